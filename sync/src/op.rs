@@ -1,0 +1,217 @@
+//! What can be asked of a store, in batches.
+
+use std::sync::Arc;
+
+use crate::{
+    Appended, Delivery, Message, SessionId, SessionRecord, StoreError, SubscriptionRecord,
+    WillRecord,
+};
+
+/// Longest topic, filter or client id, in bytes: what an MQTT string can hold.
+const TEXT_MAX: usize = 65_535;
+/// Most subscription identifiers on one delivery.
+const SUBSCRIPTION_IDS_MAX: usize = 65_535;
+
+/// One change.
+///
+/// An operation on a session that the store does not hold (never put, or deleted before) changes
+/// nothing and is not an error: a publish may race with the end of a session.
+#[derive(Debug)]
+pub enum Op {
+    /// Creates or replaces a session. An id that was deleted must not come back.
+    PutSession(SessionRecord),
+    /// Deletes a session with its subscriptions, its queue and its QoS 2 packet ids.
+    DeleteSession(SessionId),
+    /// Creates or replaces a subscription.
+    PutSubscription(SessionId, SubscriptionRecord),
+    /// Deletes the subscription with this filter.
+    DeleteSubscription(SessionId, Box<str>),
+    /// Appends a message to the session's queue; the store assigns the sequence number.
+    Enqueue {
+        /// Whose queue.
+        session: SessionId,
+        /// How it is to be delivered.
+        delivery: Delivery,
+        /// What is to be delivered.
+        message: Arc<Message>,
+    },
+    /// PUBREC has come: turns a live entry into [`QueueState::Released`](crate::QueueState::Released)
+    /// and drops its message.
+    Release {
+        /// Whose queue.
+        session: SessionId,
+        /// An entry that has not been dequeued: else it would come back without its message.
+        seq: u64,
+    },
+    /// Removes an entry: acknowledged, expired or moved.
+    Dequeue {
+        /// Whose queue.
+        session: SessionId,
+        /// The entry; nothing happens if it is gone.
+        seq: u64,
+    },
+    /// Remembers a QoS 2 packet id that the session's client has published and not yet released.
+    PutInboundQos2 {
+        /// Whose publish.
+        session: SessionId,
+        /// Its packet id.
+        packet_id: u16,
+    },
+    /// Forgets a QoS 2 packet id: the client has released it.
+    DeleteInboundQos2 {
+        /// Whose publish.
+        session: SessionId,
+        /// Its packet id.
+        packet_id: u16,
+    },
+    /// Sets the retained message of its topic.
+    PutRetained(Arc<Message>),
+    /// Removes the retained message of a topic.
+    DeleteRetained(Box<str>),
+    /// Sets the will of a client.
+    PutWill(WillRecord),
+    /// Removes the will of a client.
+    DeleteWill {
+        /// The client.
+        client_id: Arc<str>,
+    },
+}
+
+impl Op {
+    /// Bytes of memory that the operation holds until it is durable, roughly.
+    pub(crate) fn weight(&self) -> usize {
+        const BASE: usize = 96;
+        BASE + match self {
+            Self::PutSession(record) => record.client_id.len(),
+            Self::PutSubscription(_, record) => record.filter.len(),
+            Self::DeleteSubscription(_, text) | Self::DeleteRetained(text) => text.len(),
+            Self::Enqueue { message, .. } | Self::PutRetained(message) => message.size(),
+            Self::PutWill(will) => will.client_id.len() + will.message.size(),
+            Self::DeleteWill { client_id } => client_id.len(),
+            Self::DeleteSession(_)
+            | Self::Release { .. }
+            | Self::Dequeue { .. }
+            | Self::PutInboundQos2 { .. }
+            | Self::DeleteInboundQos2 { .. } => 0,
+        }
+    }
+
+    /// Refuses what no store could keep, before anything of its batch is applied.
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
+        match self {
+            Self::PutSession(record) => check_text("client id", &record.client_id),
+            Self::PutSubscription(_, record) => check_text("topic filter", &record.filter),
+            Self::DeleteSubscription(_, filter) => check_text("topic filter", filter),
+            Self::Enqueue {
+                delivery, message, ..
+            } => {
+                check_delivery(delivery)?;
+                check_message(message)
+            }
+            Self::PutRetained(message) => {
+                check_message(message)?;
+                check_text("topic of a retained message", message.topic())
+            }
+            Self::DeleteRetained(topic) => check_text("topic of a retained message", topic),
+            Self::PutWill(will) => {
+                check_text("client id", &will.client_id)?;
+                check_message(&will.message)
+            }
+            Self::DeleteWill { client_id } => check_text("client id", client_id),
+            Self::DeleteSession(_)
+            | Self::Release { .. }
+            | Self::Dequeue { .. }
+            | Self::PutInboundQos2 { .. }
+            | Self::DeleteInboundQos2 { .. } => Ok(()),
+        }
+    }
+}
+
+fn check_text(what: &str, text: &str) -> Result<(), StoreError> {
+    if (1..=TEXT_MAX).contains(&text.len()) {
+        return Ok(());
+    }
+    Err(StoreError::InvalidOp {
+        reason: format!("a {what} has {} bytes, not 1 to {TEXT_MAX}", text.len()),
+    })
+}
+
+fn check_delivery(delivery: &Delivery) -> Result<(), StoreError> {
+    if let Some(share) = &delivery.share {
+        check_text("shared filter", share)?;
+    }
+    if delivery.subscription_ids.len() > SUBSCRIPTION_IDS_MAX {
+        return Err(StoreError::InvalidOp {
+            reason: format!(
+                "a delivery has {} subscription identifiers, more than {SUBSCRIPTION_IDS_MAX}",
+                delivery.subscription_ids.len()
+            ),
+        });
+    }
+    Ok(())
+}
+
+fn check_message(message: &Message) -> Result<(), StoreError> {
+    /// More than any MQTT packet can carry, and safely within the 32-bit lengths of records.
+    const SIZE_MAX: usize = 1 << 30;
+    if message.size() <= SIZE_MAX {
+        return Ok(());
+    }
+    Err(StoreError::InvalidOp {
+        reason: format!(
+            "a message weighs {} bytes, more than {SIZE_MAX}",
+            message.size()
+        ),
+    })
+}
+
+/// Changes that become durable together or not at all.
+///
+/// The batches of one submitter are applied in the order in which it submitted them.
+#[derive(Default)]
+pub struct Batch {
+    /// The changes, applied in order. An empty batch is a barrier: it is committed after all before it.
+    pub ops: Vec<Op>,
+    /// Told once, when the fate of the batch is known.
+    pub on_commit: Option<Box<dyn Committed>>,
+}
+
+impl Batch {
+    /// A batch that tells nobody.
+    #[must_use]
+    pub fn new(ops: Vec<Op>) -> Self {
+        Self {
+            ops,
+            on_commit: None,
+        }
+    }
+
+    /// A batch that tells `on_commit`.
+    #[must_use]
+    pub fn with_callback(ops: Vec<Op>, on_commit: Box<dyn Committed>) -> Self {
+        Self {
+            ops,
+            on_commit: Some(on_commit),
+        }
+    }
+
+    pub(crate) fn weight(&self) -> usize {
+        self.ops.iter().map(Op::weight).sum()
+    }
+}
+
+/// Told what became of a [`Batch`]: exactly one of the two, once, on the store's writer thread, in
+/// the order of submission over all batches.
+///
+/// Must not block and must not wait for the store. A panic in it stops the store.
+pub trait Committed: Send {
+    /// The batch is durable. `appended` has one element for each [`Op::Enqueue`], in order.
+    fn committed(self: Box<Self>, appended: Vec<Appended>);
+
+    /// The batch is not acknowledged.
+    ///
+    /// [`StoreError::InvalidOp`]: nothing of it was applied, the store goes on. Any other error: the
+    /// store takes no more changes until it is opened again, and after that the batch is there
+    /// either as a whole or not at all (the disk may have it although writing ended in an error).
+    fn failed(self: Box<Self>, error: &StoreError);
+}
