@@ -39,9 +39,13 @@ use crate::{
 pub struct EmbeddedOptions {
     /// When a batch counts as durable. Default [`Durability::Always`].
     pub durability: Durability,
-    /// Bytes of table blocks that are kept in memory for reading. Default 16 MiB. The tables' write
-    /// buffers come on top, and may reach about 200 MiB under sustained load.
+    /// Bytes of table blocks that are kept in memory for reading. Default 16 MiB.
     pub cache_bytes: u64,
+    /// Bytes of changes to queues that gather in memory before they are written as a table, and a
+    /// quarter of it for changes to sessions, retained messages, wills and shared messages each. Default
+    /// 32 MiB. Worst memory, when the disk is slow: about four times this for each of the five.
+    /// Takes effect when the store is created.
+    pub write_buffer_bytes: u64,
 }
 
 impl Default for EmbeddedOptions {
@@ -49,6 +53,7 @@ impl Default for EmbeddedOptions {
         Self {
             durability: Durability::default(),
             cache_bytes: 16 << 20,
+            write_buffer_bytes: 32 << 20,
         }
     }
 }
@@ -74,7 +79,7 @@ impl EmbeddedStore {
     pub fn open(path: impl AsRef<Path>, options: &EmbeddedOptions) -> Result<Self, StoreError> {
         let layout = Layout::prepare(path.as_ref())?;
         let mark = Acknowledged::read(&layout.acknowledged())?;
-        let tables = open_tables(&layout, mark.as_ref(), options.cache_bytes)?;
+        let tables = open_tables(&layout, mark.as_ref(), options)?;
         let (recovered, state) = recover::read_all_guarded(&tables, &layout.data())?;
         info!(
             path = %layout.root().display(),
@@ -110,7 +115,7 @@ impl EmbeddedStore {
 fn open_tables(
     layout: &Layout,
     mark: Option<&Mark>,
-    cache_bytes: u64,
+    options: &EmbeddedOptions,
 ) -> Result<Tables, StoreError> {
     let data = layout.data();
     if !layout.has_data()? {
@@ -121,7 +126,7 @@ fn open_tables(
             ));
         }
         // Dropped at once, as the engine remembers its path.
-        Tables::create(&layout.data_new(), cache_bytes)?;
+        Tables::create(&layout.data_new(), options)?;
         layout.adopt_new_data()?;
     }
     layout.check_data(keys::TABLES.len())?;
@@ -132,7 +137,7 @@ fn open_tables(
             "dropped an unfinished commit at the end of the journal: it was never acknowledged"
         );
     }
-    let tables = Tables::open(&data, cache_bytes)?;
+    let tables = Tables::open(&data, options)?;
     let found = recover::last_commit(&tables)?;
     let required = mark.map_or(0, Mark::required);
     let required = required.max(summary.last_commit.unwrap_or(0));

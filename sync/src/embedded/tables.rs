@@ -5,14 +5,11 @@ use std::path::Path;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, LsmError};
 
+use super::EmbeddedOptions;
 use super::keys::{STATE_TABLE_ID, TABLES};
 use crate::StoreError;
 use crate::pipeline::guarded;
 
-/// Memory of a table before it goes to disk: the queue's, through which everything flows.
-const QUEUE_MEMTABLE_BYTES: u64 = 32 << 20;
-/// The same for the other tables.
-const OTHER_MEMTABLE_BYTES: u64 = 8 << 20;
 /// Journals kept before tables are flushed to get rid of them: bounds the time of a restart.
 const JOURNAL_BYTES_MAX: u64 = 256 << 20;
 /// Open files of tables.
@@ -33,13 +30,13 @@ pub(crate) struct Tables {
 
 impl Tables {
     /// Creates a database at `path`, which must not exist.
-    pub(crate) fn create(path: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
-        open(path, cache_bytes, true)
+    pub(crate) fn create(path: &Path, options: &EmbeddedOptions) -> Result<Self, StoreError> {
+        open(path, options, true)
     }
 
     /// Opens the database at `path`, which must hold all tables.
-    pub(crate) fn open(path: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
-        open(path, cache_bytes, false)
+    pub(crate) fn open(path: &Path, options: &EmbeddedOptions) -> Result<Self, StoreError> {
+        open(path, options, false)
     }
 
     pub(crate) fn all(&self) -> [&Keyspace; 5] {
@@ -54,11 +51,11 @@ impl Tables {
 }
 
 /// The engine panics on some kinds of damage, hence the guard.
-fn open(path: &Path, cache_bytes: u64, create: bool) -> Result<Tables, StoreError> {
+fn open(path: &Path, options: &EmbeddedOptions, create: bool) -> Result<Tables, StoreError> {
     let place = path.display().to_string();
     let opened = guarded(|| {
         let db = Database::builder(path)
-            .cache_size(cache_bytes)
+            .cache_size(options.cache_bytes)
             .worker_threads(WORKER_THREADS)
             .max_cached_files(Some(OPEN_FILES_MAX))
             .max_journaling_size(JOURNAL_BYTES_MAX)
@@ -72,7 +69,7 @@ fn open(path: &Path, cache_bytes: u64, create: bool) -> Result<Tables, StoreErro
                     format!("table {name} is missing"),
                 ));
             }
-            db.keyspace(name, || options(name))
+            db.keyspace(name, || table_options(name, options.write_buffer_bytes))
                 .map_err(|error| open_error(path, &error))
         };
         let tables = Tables {
@@ -101,12 +98,12 @@ fn open(path: &Path, cache_bytes: u64, create: bool) -> Result<Tables, StoreErro
     })
 }
 
-fn options(name: &str) -> KeyspaceCreateOptions {
-    let memtable = match name {
-        "queue" => QUEUE_MEMTABLE_BYTES,
-        _ => OTHER_MEMTABLE_BYTES,
+fn table_options(name: &str, write_buffer_bytes: u64) -> KeyspaceCreateOptions {
+    let bytes = match name {
+        "queue" => write_buffer_bytes,
+        _ => write_buffer_bytes / 4,
     };
-    KeyspaceCreateOptions::default().max_memtable_size(memtable)
+    KeyspaceCreateOptions::default().max_memtable_size(bytes)
 }
 
 fn open_error(path: &Path, error: &fjall::Error) -> StoreError {

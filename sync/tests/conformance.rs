@@ -1,0 +1,49 @@
+//! Every store runs the same suite.
+
+use std::sync::Arc;
+
+use dunlin_sync::testing::Place;
+use dunlin_sync::{EmbeddedOptions, EmbeddedStore, MemoryStore, Store};
+
+struct Embedded {
+    directory: tempfile::TempDir,
+    options: EmbeddedOptions,
+}
+
+impl Embedded {
+    fn new() -> Self {
+        Self::with(EmbeddedOptions::default())
+    }
+
+    fn with(options: EmbeddedOptions) -> Self {
+        Self {
+            directory: tempfile::tempdir().unwrap(),
+            options,
+        }
+    }
+
+    /// Tables so small that every part of the engine is at work.
+    fn busy() -> Self {
+        Self::with(EmbeddedOptions {
+            write_buffer_bytes: 16 << 10,
+            ..EmbeddedOptions::default()
+        })
+    }
+}
+
+impl Place for Embedded {
+    fn open(&self) -> Arc<dyn Store> {
+        let store = EmbeddedStore::open(self.directory.path().join("store"), &self.options);
+        Arc::new(store.unwrap())
+    }
+}
+
+fn memory() -> Arc<dyn Store> {
+    Arc::new(MemoryStore::new().unwrap())
+}
+
+dunlin_sync::store_conformance!(memory_store => memory);
+dunlin_sync::store_conformance!(embedded => Embedded::new());
+dunlin_sync::store_reopen_conformance!(embedded_reopened => Embedded::new());
+dunlin_sync::store_conformance!(embedded_with_small_tables => Embedded::busy());
+dunlin_sync::store_reopen_conformance!(embedded_with_small_tables_reopened => Embedded::busy());
