@@ -1,4 +1,8 @@
 //! Every store runs the same suite.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that meets the unexpected has to stop"
+)]
 
 use std::sync::Arc;
 

@@ -1,5 +1,9 @@
 //! Random changes to an embedded store and to maps in memory, with reopening at random moments:
 //! both must hold the same.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that meets the unexpected has to stop"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -1,4 +1,8 @@
 //! What a user meets who opens the wrong thing: each case has its code and says what to do.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that meets the unexpected has to stop"
+)]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

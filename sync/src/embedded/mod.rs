@@ -2,13 +2,14 @@
 //!
 //! Everything is kept in the tables of an embedded storage engine (fjall, a log-structured merge
 //! tree): a round of batches is one engine batch, written to its journal and flushed before anybody
-//! is told. What the engine would pass over in silence is checked here: see [`journal`] and
-//! [`acknowledged`].
+//! is told. What the engine would pass over in silence is checked here: see [`journal`],
+//! [`manifest`] and [`acknowledged`].
 
 mod acknowledged;
 mod journal;
 mod keys;
 mod layout;
+mod manifest;
 mod recover;
 mod tables;
 mod values;
@@ -130,6 +131,7 @@ fn open_tables(
         layout.adopt_new_data()?;
     }
     layout.check_data(keys::TABLES.len())?;
+    manifest::verify(&data, keys::TABLES.len())?;
     let summary = journal::verify(&data, mark)?;
     if summary.torn_bytes > 0 {
         warn!(
