@@ -81,6 +81,10 @@ impl<'a> Publish<'a> {
     }
 
     pub(super) fn body_len(&self, version: Version) -> Result<usize, EncodeError> {
+        self.body_len_with(version, self.payload.len())
+    }
+
+    fn body_len_with(&self, version: Version, payload_len: usize) -> Result<usize, EncodeError> {
         check_len("topic name", self.topic.as_bytes())?;
         match (self.qos, self.packet_id) {
             (QoS::AtMostOnce, Some(_)) => return Err(EncodeError::UnexpectedPacketId),
@@ -95,7 +99,7 @@ impl<'a> Publish<'a> {
         } else {
             0
         };
-        Ok(2 + self.topic.len() + packet_id + properties + self.payload.len())
+        Ok(2 + self.topic.len() + packet_id + properties + payload_len)
     }
 
     /// Appends the packet to `out` and says where it is. One reservation, so at most one allocation.
@@ -108,10 +112,37 @@ impl<'a> Publish<'a> {
         version: Version,
         out: &mut Vec<u8>,
     ) -> Result<PublishLayout, EncodeError> {
-        let remaining = super::check_packet_len(self.body_len(version)?)?;
+        let layout = self.encode_header(version, self.payload.len(), self.payload.len(), out)?;
+        out.extend_from_slice(self.payload);
+        Ok(layout)
+    }
+
+    /// Appends all of the packet but its payload, which is `payload_len` bytes long and is sent from elsewhere.
+    /// `self.payload` is not looked at, and the layout's `len` counts the payload.
+    ///
+    /// # Errors
+    ///
+    /// As of [`encode_publish_into`].
+    pub fn encode_without_payload(
+        &self,
+        version: Version,
+        payload_len: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<PublishLayout, EncodeError> {
+        self.encode_header(version, payload_len, 0, out)
+    }
+
+    fn encode_header(
+        &self,
+        version: Version,
+        payload_len: usize,
+        payload_room: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<PublishLayout, EncodeError> {
+        let remaining = super::check_packet_len(self.body_len_with(version, payload_len)?)?;
         let start = out.len();
         let len = 1 + varint_len(remaining as usize) + remaining as usize;
-        out.reserve(len);
+        out.reserve(len - payload_len + payload_room);
         out.push(self.first_byte());
         put_varint(out, remaining);
         put_binary(out, self.topic.as_bytes());
@@ -123,7 +154,6 @@ impl<'a> Publish<'a> {
         if version.is_v5() {
             super::put_properties(out, self.properties.as_bytes());
         }
-        out.extend_from_slice(self.payload);
         Ok(PublishLayout {
             start,
             packet_id_at,
