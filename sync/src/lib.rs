@@ -7,7 +7,8 @@
 //! submitters and a single one never waits for company.
 //!
 //! Two stores exist: [`EmbeddedStore`] on a directory of the local disk, and [`MemoryStore`], which
-//! keeps nothing across a restart. Both run the conformance suite in [`testing`].
+//! keeps nothing across a restart. Both run the conformance suite in the module
+//! `testing` (feature `testing`).
 //!
 //! Deliberately absent: MQTT packet ids (the broker derives them from queue sequence numbers),
 //! clocks (every time is passed in by the caller, in unix time) and any knowledge of topics beyond

@@ -23,8 +23,10 @@ use crate::{
 const TAIL_BLOCK: u64 = 64;
 /// Session ids are reserved in blocks of this size.
 const SESSION_BLOCK: u64 = 1024;
-/// A message that goes to more than one queue in a batch is stored once from this size on; below,
-/// copies are cheaper than the reference, its count and its removal.
+/// A message that goes to more than one queue in a batch is stored once from this size on. With ten
+/// queues that costs the writer no more CPU than copies from 100 bytes on (1.7 µs per queue against
+/// 1.8; 1.7 against 2.7 at 1,000; 2.7 against 16 at 16,000), but a reference holds about 20 bytes of
+/// memory for as long as its entry is queued, and for two queues it saves nothing below about this.
 const SHARE_BYTES_MIN: usize = 1024;
 /// Keys of a deleted session, or bodies without a reference, removed in one go.
 const SWEEP_KEYS: usize = 512;
