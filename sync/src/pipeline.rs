@@ -153,7 +153,10 @@ impl Pipeline {
     pub(crate) fn close(&self) -> Result<(), StoreError> {
         self.shared.inbox.lock().closing = true;
         self.shared.wake.notify_one();
+        // A callback may hold the last handle of the store: the thread cannot wait for itself, and
+        // ends by itself.
         if let Some(thread) = self.thread.lock().take()
+            && thread.thread().id() != std::thread::current().id()
             && let Err(panic) = thread.join()
         {
             self.shared.fail(&panicked(&*panic));

@@ -5,9 +5,10 @@
 )]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dunlin_sync::testing::Place;
-use dunlin_sync::{EmbeddedOptions, EmbeddedStore, MemoryStore, Store};
+use dunlin_sync::{Durability, EmbeddedOptions, EmbeddedStore, MemoryStore, Store};
 
 struct Embedded {
     directory: tempfile::TempDir,
@@ -24,6 +25,13 @@ impl Embedded {
             directory: tempfile::tempdir().unwrap(),
             options,
         }
+    }
+
+    fn lasting(durability: Durability) -> Self {
+        Self::with(EmbeddedOptions {
+            durability,
+            ..EmbeddedOptions::default()
+        })
     }
 
     /// Tables so small that every part of the engine is at work.
@@ -49,5 +57,8 @@ fn memory() -> Arc<dyn Store> {
 dunlin_sync::store_conformance!(memory_store => memory);
 dunlin_sync::store_conformance!(embedded => Embedded::new());
 dunlin_sync::store_reopen_conformance!(embedded_reopened => Embedded::new());
+dunlin_sync::store_reopen_conformance!(embedded_without_flush_reopened => Embedded::lasting(Durability::Os));
+dunlin_sync::store_conformance!(embedded_with_interval => Embedded::lasting(Durability::Interval(Duration::from_millis(5))));
+dunlin_sync::store_reopen_conformance!(embedded_with_interval_reopened => Embedded::lasting(Durability::Interval(Duration::from_millis(5))));
 dunlin_sync::store_conformance!(embedded_with_small_tables => Embedded::busy());
 dunlin_sync::store_reopen_conformance!(embedded_with_small_tables_reopened => Embedded::busy());

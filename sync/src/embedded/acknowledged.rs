@@ -27,7 +27,7 @@ const LEN: usize = CHECKED_LEN + 8;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Mark {
     /// Identifies the boot of the machine in which this was written; 0 if unknown.
-    boot: u128,
+    pub(crate) boot: u128,
     /// Last commit that was acknowledged.
     pub(crate) committed: u64,
     /// Last commit that was on disk by a flush.
@@ -156,7 +156,7 @@ impl Acknowledged {
     }
 }
 
-fn boot_id() -> u128 {
+pub(crate) fn boot_id() -> u128 {
     std::fs::read("/proc/sys/kernel/random/boot_id")
         .map(|text| xxh3_128(&text))
         .unwrap_or(0)

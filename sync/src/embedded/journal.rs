@@ -312,3 +312,179 @@ fn item(reader: &mut Reader<'_>) -> Result<Option<u64>, CodecError> {
     }
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::acknowledged::boot_id;
+    use super::*;
+
+    /// A batch that carries a commit number and something to make it longer.
+    fn batch_bytes(commit: u64) -> Vec<u8> {
+        let mut items = Vec::new();
+        for (table, key, value) in [
+            (2, &b"some queue entry"[..], &[7; 100][..]),
+            (keys::STATE_TABLE_ID, keys::COMMIT, &commit.to_be_bytes()),
+        ] {
+            items.extend_from_slice(&[ITEM, 0, 0]);
+            items.extend_from_slice(&u64::to_le_bytes(table));
+            items.extend_from_slice(&(key.len() as u16).to_le_bytes());
+            items.extend_from_slice(&(value.len() as u32).to_le_bytes());
+            items.extend_from_slice(&(value.len() as u32).to_le_bytes());
+            items.extend_from_slice(key);
+            items.extend_from_slice(value);
+        }
+        let mut bytes = vec![START];
+        bytes.extend_from_slice(&2_u32.to_le_bytes());
+        bytes.extend_from_slice(&(10 + commit).to_le_bytes());
+        bytes.extend_from_slice(&items);
+        bytes.push(END);
+        bytes.extend_from_slice(&xxh3_64(&items).to_le_bytes());
+        bytes.extend_from_slice(TRAILER);
+        bytes
+    }
+
+    struct Journals(tempfile::TempDir);
+
+    impl Journals {
+        /// Files `0.jnl` and so on, with reserved space behind what is given.
+        fn new(files: &[Vec<u8>]) -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            for (number, bytes) in files.iter().enumerate() {
+                let mut bytes = bytes.clone();
+                bytes.resize(bytes.len() + 1000, 0);
+                std::fs::write(directory.path().join(format!("{number}.jnl")), bytes).unwrap();
+            }
+            Self(directory)
+        }
+
+        fn verify(&self, mark: Option<&Mark>) -> Result<Summary, StoreError> {
+            verify(self.0.path(), mark)
+        }
+    }
+
+    fn commits(range: std::ops::RangeInclusive<u64>) -> Vec<u8> {
+        range.flat_map(batch_bytes).collect()
+    }
+
+    fn after_power_loss(synced: u64, always: bool) -> Mark {
+        Mark {
+            boot: boot_id() ^ 1,
+            committed: 100,
+            synced,
+            always,
+        }
+    }
+
+    /// Commits 5 to 9, of which 7 is unreadable.
+    fn hole() -> Vec<u8> {
+        let mut bytes = commits(5..=6);
+        bytes.extend(std::iter::repeat_n(0, batch_bytes(7).len()));
+        bytes.extend(commits(8..=9));
+        bytes
+    }
+
+    #[test]
+    fn whole_journals_are_counted_through() {
+        let journals = Journals::new(&[commits(5..=9), commits(10..=12), Vec::new()]);
+        let summary = journals.verify(None).unwrap();
+        assert_eq!(summary.last_commit, Some(12));
+        assert_eq!(summary.torn_bytes, 0);
+    }
+
+    #[test]
+    fn journals_without_commits_leave_the_count_to_the_tables() {
+        let summary = Journals::new(&[Vec::new()]).verify(None).unwrap();
+        assert_eq!(summary.last_commit, None);
+    }
+
+    #[test]
+    fn a_commit_missing_between_two_is_damage() {
+        let mut bytes = commits(5..=6);
+        bytes.extend(commits(8..=9));
+        let error = Journals::new(&[bytes]).verify(None).unwrap_err();
+        assert!(
+            error.to_string().contains("commit 8 follows commit 6"),
+            "{error}"
+        );
+        let error = Journals::new(&[commits(5..=6), commits(8..=9)])
+            .verify(None)
+            .unwrap_err();
+        assert!(error.to_string().contains("1.jnl byte 0"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_journal_is_damage() {
+        let journals = Journals::new(&[commits(5..=6), commits(7..=8), commits(9..=10)]);
+        std::fs::remove_file(journals.0.path().join("1.jnl")).unwrap();
+        let error = journals.verify(None).unwrap_err();
+        assert!(
+            error.to_string().contains("journals 1 to 1 are missing"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn an_older_journal_that_does_not_end_cleanly_is_damage() {
+        let mut torn = commits(5..=6);
+        torn.extend_from_slice(&batch_bytes(7)[..50]);
+        let error = Journals::new(&[torn, commits(7..=8)])
+            .verify(None)
+            .unwrap_err();
+        assert_eq!(error.code(), "DUN-1007");
+    }
+
+    #[test]
+    fn a_torn_end_is_what_a_crash_leaves() {
+        let mut torn = commits(5..=6);
+        torn.extend_from_slice(&batch_bytes(7)[..50]);
+        let mark = Mark {
+            boot: boot_id(),
+            committed: 6,
+            synced: 6,
+            always: true,
+        };
+        let journals = Journals::new(&[torn]);
+        assert_eq!(journals.verify(Some(&mark)).unwrap().last_commit, Some(6));
+        let mark = Mark {
+            committed: 7,
+            ..mark
+        };
+        let error = journals.verify(Some(&mark)).unwrap_err();
+        assert_eq!(error.code(), "DUN-1008");
+    }
+
+    #[test]
+    fn whole_batches_behind_a_hole_are_damage_when_each_commit_was_flushed() {
+        let journals = Journals::new(&[hole()]);
+        let error = journals
+            .verify(Some(&after_power_loss(6, true)))
+            .unwrap_err();
+        assert_eq!(error.code(), "DUN-1007");
+        assert_eq!(journals.verify(None).unwrap_err().code(), "DUN-1007");
+    }
+
+    #[test]
+    fn a_hole_after_power_loss_is_normal_behind_the_last_flush_only() {
+        let journals = Journals::new(&[hole()]);
+        let summary = journals.verify(Some(&after_power_loss(6, false))).unwrap();
+        assert_eq!(summary.last_commit, Some(6));
+        let error = journals
+            .verify(Some(&after_power_loss(7, false)))
+            .unwrap_err();
+        assert_eq!(error.code(), "DUN-1008");
+    }
+
+    #[test]
+    fn arbitrary_bytes_are_no_batch_and_no_panic() {
+        use proptest::prelude::*;
+        proptest!(|(bytes in proptest::collection::vec(any::<u8>(), 0..300))| {
+            prop_assert!(batch(&bytes).is_err());
+        });
+        proptest!(|(at in 0..batch_bytes(5).len(), bit in 0..8)| {
+            let mut bytes = batch_bytes(5);
+            bytes[at] ^= 1_u8 << bit;
+            // The engine's number is outside the checksum: bytes 5 to 12.
+            prop_assert_eq!(batch(&bytes).is_ok(), (5..13).contains(&at));
+        });
+    }
+}

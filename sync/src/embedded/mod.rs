@@ -284,3 +284,32 @@ fn load(
         message,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Driver, LIMIT, samples};
+
+    #[test]
+    fn commits_of_the_interval_mode_are_flushed_within_it_without_further_ones() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = EmbeddedOptions {
+            durability: Durability::Interval(std::time::Duration::from_millis(20)),
+            ..EmbeddedOptions::default()
+        };
+        let store = EmbeddedStore::open(directory.path(), &options).unwrap();
+        let driver = Driver::new(Arc::new(store));
+        driver.commit(vec![crate::Op::PutRetained(samples::message("x"))]);
+        let mark = || {
+            let file = directory.path().join("acknowledged");
+            Acknowledged::read(&file).unwrap().unwrap()
+        };
+        let start = std::time::Instant::now();
+        while mark().synced != 1 {
+            assert!(start.elapsed() < LIMIT, "{:?}", mark());
+            std::thread::yield_now();
+        }
+        assert!(mark().same_boot());
+        assert!(!mark().always);
+    }
+}

@@ -10,7 +10,9 @@ use super::samples::{
     enqueue, enqueue_message, full_delivery, full_message, message, message_on, session,
 };
 use super::{Driver, LIMIT, Place};
-use crate::{Appended, Batch, Committed, Delivery, Op, QueueState, SessionId, StoreError, Ticket};
+use crate::{
+    Appended, Batch, Committed, Delivery, Op, QueueState, SessionId, Store, StoreError, Ticket,
+};
 
 /// Large enough to be stored once for many queues, if a store does so.
 const LARGE: usize = 20_000;
@@ -383,6 +385,38 @@ pub fn closing_commits_what_was_submitted(place: &dyn Place) {
         outcome.recv_timeout(LIMIT).unwrap().unwrap();
     }
     assert_eq!(driver.read_all(id).len(), 500);
+}
+
+/// The last handle of a store may be dropped by a callback.
+pub fn the_last_handle_of_a_store_may_be_dropped_by_a_callback(place: &dyn Place) {
+    struct Holder(Option<Arc<dyn Store>>, std::sync::mpsc::SyncSender<()>);
+    impl Committed for Holder {
+        fn committed(mut self: Box<Self>, _: Vec<Appended>) {
+            drop(self.0.take());
+            self.1.send(()).unwrap();
+        }
+        fn failed(self: Box<Self>, _: &StoreError) {}
+    }
+    let store = place.open();
+    let (sender, receiver) = sync_channel(1);
+    // Keeps the thread busy until the other handle is gone.
+    let gate = Arc::new(std::sync::Barrier::new(2));
+    struct Gate(Arc<std::sync::Barrier>);
+    impl Committed for Gate {
+        fn committed(self: Box<Self>, _: Vec<Appended>) {
+            self.0.wait();
+        }
+        fn failed(self: Box<Self>, _: &StoreError) {}
+    }
+    store.submit(Batch::with_callback(
+        Vec::new(),
+        Box::new(Gate(Arc::clone(&gate))),
+    ));
+    let holder = Holder(Some(Arc::clone(&store)), sender);
+    store.submit(Batch::with_callback(Vec::new(), Box::new(holder)));
+    drop(store);
+    gate.wait();
+    receiver.recv_timeout(LIMIT).unwrap();
 }
 
 /// A panic in a callback stops the store but not reading.

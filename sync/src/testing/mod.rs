@@ -178,6 +178,7 @@ macro_rules! store_conformance {
             the_state_at_opening_is_handed_out_once,
             after_close_every_batch_is_answered_with_closed,
             closing_commits_what_was_submitted,
+            the_last_handle_of_a_store_may_be_dropped_by_a_callback,
             a_panic_in_a_callback_stops_the_store_but_not_reading,
             many_submitters_keep_their_own_order,
         ]);
