@@ -20,7 +20,8 @@ mod run;
 mod schedule;
 mod tally;
 
-pub use client::Login;
-pub use report::Report;
+pub use client::{Login, TlsFiles};
+pub use report::{Report, StationReport};
 pub use run::{Options, run};
 pub use schedule::Speed;
+pub use tally::Counts;

@@ -1,9 +1,15 @@
 //! The load tester: fleets of simulated devices and benchmarks, for any MQTT broker.
+//!
+//! `loadtest fleet` replays real measurements as telemetry ([`fleet`]); `loadtest expected` computes what a
+//! query over them must answer ([`expected`]); `loadtest bench` measures what a broker costs.
 
+pub mod cli;
 pub mod data;
 pub mod error;
 pub mod expected;
+pub mod fleet;
 pub mod generate;
 pub mod latency;
+pub mod limits;
 pub mod proc;
 pub mod scenario;

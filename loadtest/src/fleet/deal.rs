@@ -47,17 +47,29 @@ impl Device {
 }
 
 /// All devices of a scenario, and how many messages they will publish (with gaps of their own: at most).
-pub(crate) fn devices(scenario: &Scenario, count: usize, speed: Speed) -> Result<(Vec<Device>, u64), Error> {
+pub(crate) fn devices(
+    scenario: &Scenario,
+    count: usize,
+    speed: Speed,
+) -> Result<(Vec<Device>, u64), Error> {
     let mut devices = Vec::new();
     let mut messages = 0;
-    for (number, (station, share)) in scenario.stations.iter().zip(scenario.share_out(count)?).enumerate() {
+    for (number, (station, share)) in scenario
+        .stations
+        .iter()
+        .zip(scenario.share_out(count)?)
+        .enumerate()
+    {
         let mut dealt: Vec<Vec<Reading>> = Vec::new();
         match station.spread {
             Spread::Partition => {
                 dealt.resize_with(share, Vec::new);
                 for (turn, reading) in station.series(0).enumerate() {
                     messages += 1;
-                    dealt.get_mut(turn % share).into_iter().for_each(|hand| hand.push(reading.clone()));
+                    dealt
+                        .get_mut(turn % share)
+                        .into_iter()
+                        .for_each(|hand| hand.push(reading.clone()));
                 }
             }
             Spread::Replicate => messages += (station.steps() * share) as u64,
@@ -74,14 +86,28 @@ pub(crate) fn devices(scenario: &Scenario, count: usize, speed: Speed) -> Result
     Ok((devices, messages))
 }
 
-fn device(station: &Station, number: usize, member: usize, share: usize, speed: Speed, readings: Readings) -> Device {
+fn device(
+    station: &Station,
+    number: usize,
+    member: usize,
+    share: usize,
+    speed: Speed,
+    readings: Readings,
+) -> Device {
     let width = share.saturating_sub(1).to_string().len().max(3);
     let name = format!("{}-{member:0width$}", station.name);
     Device {
-        topic: station.topic.replace("{station}", &station.name).replace("{device}", &name),
+        topic: station
+            .topic
+            .replace("{station}", &station.name)
+            .replace("{device}", &name),
         schedule: Schedule::new(station.begin(), station.pace, speed),
         // Names have no character that JSON would escape.
-        head: format!(r#"{{"station":"{}","device":"{name}","time":""#, station.name).into(),
+        head: format!(
+            r#"{{"station":"{}","device":"{name}","time":""#,
+            station.name
+        )
+        .into(),
         name,
         station: number,
         readings,
@@ -121,18 +147,27 @@ mod tests {
         let (_, payload) = device.next_message().unwrap();
         assert_eq!(
             String::from_utf8_lossy(&payload),
-            r#"{"station":"seattle","device":"seattle-007","time":"2010-01-01T07:00:00Z","temperature":38.7,"unit":"F"}"#
+            r#"{"station":"seattle","device":"seattle-007","time":"2010-01-01T07:00:00Z","temperature":38.6,"unit":"F"}"#
         );
     }
 
     #[test]
     fn replicated_devices_have_series_of_their_own() {
         let text = include_str!("../../scenarios/synthetic.toml");
-        let scenario = Scenario::parse("t", text, std::path::Path::new("."), Overrides::default()).unwrap();
+        let scenario =
+            Scenario::parse("t", text, std::path::Path::new("."), Overrides::default()).unwrap();
         let (mut devices, count) = devices(&scenario, 2, Speed::Times(1.0)).unwrap();
         assert_eq!(count, 7200);
-        let mut payloads = devices.iter_mut().map(|device| device.next_message().unwrap().1);
-        let tail = |payload: Box<[u8]>| String::from_utf8_lossy(&payload).split_once("time").unwrap().1.to_owned();
+        let mut payloads = devices
+            .iter_mut()
+            .map(|device| device.next_message().unwrap().1);
+        let tail = |payload: Box<[u8]>| {
+            String::from_utf8_lossy(&payload)
+                .split_once("time")
+                .unwrap()
+                .1
+                .to_owned()
+        };
         let (first, second) = (payloads.next().map(tail), payloads.next().map(tail));
         assert_ne!(first, second);
     }

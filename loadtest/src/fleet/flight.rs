@@ -52,7 +52,12 @@ pub(crate) struct Flight {
 
 impl Flight {
     pub(crate) fn new(window: u16) -> Self {
-        Self { entries: VecDeque::new(), sent: 0, window: usize::from(window.max(1)), next_id: 0 }
+        Self {
+            entries: VecDeque::new(),
+            sent: 0,
+            window: usize::from(window.max(1)),
+            next_id: 0,
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -76,7 +81,13 @@ impl Flight {
     /// Takes a message up; to be called only while there is room.
     pub(crate) fn publish(&mut self, payload: Box<[u8]>, due: Instant) {
         let id = self.free_id();
-        self.entries.push_back(Pending { id, stage: Stage::Publish, payload, due, sent_before: false });
+        self.entries.push_back(Pending {
+            id,
+            stage: Stage::Publish,
+            payload,
+            due,
+            sent_before: false,
+        });
     }
 
     /// The next packet to send on this connection: a PUBLISH (with DUP where it was sent before) or, in
@@ -94,7 +105,9 @@ impl Flight {
 
     /// PUBACK (QoS 1) or PUBREC (QoS 2).
     pub(crate) fn handle_received(&mut self, id: PacketId, reason: ReasonCode, qos: QoS) -> Answer {
-        let Some(place) = self.find(id) else { return Answer::Unexpected };
+        let Some(place) = self.find(id) else {
+            return Answer::Unexpected;
+        };
         if reason.is_error() {
             self.remove(place);
             return Answer::Refused(reason);
@@ -119,7 +132,11 @@ impl Flight {
     /// PUBCOMP. An unknown packet id (0x92) ends the exchange too: the broker had forgotten the id after it
     /// had taken the message over.
     pub(crate) fn handle_complete(&mut self, id: PacketId) -> Answer {
-        match self.find(id).and_then(|place| self.entries.get(place).map(|entry| (place, entry.stage, entry.due))) {
+        match self.find(id).and_then(|place| {
+            self.entries
+                .get(place)
+                .map(|entry| (place, entry.stage, entry.due))
+        }) {
             Some((place, Stage::Release, due)) => {
                 self.remove(place);
                 Answer::Done { due, nobody: false }
@@ -128,14 +145,12 @@ impl Flight {
         }
     }
 
-    /// When the oldest message in flight was due.
-    pub(crate) fn oldest(&self) -> Option<Instant> {
-        self.entries.front().map(|entry| entry.due)
-    }
-
     fn find(&self, id: PacketId) -> Option<usize> {
         // Acknowledgements come in order: mostly this is the first.
-        self.entries.iter().take(self.sent).position(|entry| entry.id == id)
+        self.entries
+            .iter()
+            .take(self.sent)
+            .position(|entry| entry.id == id)
     }
 
     fn remove(&mut self, place: usize) {
@@ -147,7 +162,9 @@ impl Flight {
         loop {
             self.next_id = self.next_id.wrapping_add(1);
             // Ends: the window is below 65,535, so some id is free.
-            if let Some(id) = PacketId::new(self.next_id).filter(|id| self.entries.iter().all(|entry| entry.id != *id)) {
+            if let Some(id) = PacketId::new(self.next_id)
+                .filter(|id| self.entries.iter().all(|entry| entry.id != *id))
+            {
                 return id;
             }
         }
@@ -167,7 +184,12 @@ mod tests {
     }
 
     fn send_all(flight: &mut Flight) -> Vec<(u16, bool, Stage)> {
-        std::iter::from_fn(|| flight.poll_send().map(|(entry, again)| (entry.id.get(), again, entry.stage))).collect()
+        std::iter::from_fn(|| {
+            flight
+                .poll_send()
+                .map(|(entry, again)| (entry.id.get(), again, entry.stage))
+        })
+        .collect()
     }
 
     fn id(number: u16) -> PacketId {
@@ -191,7 +213,12 @@ mod tests {
         flight.reconnected(10);
         flight.publish(Box::new([9]), Instant::now());
         let sent = send_all(&mut flight);
-        assert_eq!(sent.iter().map(|(id, again, _)| (*id, *again)).collect::<Vec<_>>(), [(1, true), (3, true), (4, true), (5, false)]);
+        assert_eq!(
+            sent.iter()
+                .map(|(id, again, _)| (*id, *again))
+                .collect::<Vec<_>>(),
+            [(1, true), (3, true), (4, true), (5, false)]
+        );
     }
 
     #[test]
@@ -208,9 +235,15 @@ mod tests {
     fn qos_2_is_done_at_pubcomp_and_resumes_with_pubrel() {
         let mut flight = flight(10, 2);
         send_all(&mut flight);
-        assert_eq!(flight.handle_received(id(1), ReasonCode::SUCCESS, QoS::ExactlyOnce), Answer::Release);
+        assert_eq!(
+            flight.handle_received(id(1), ReasonCode::SUCCESS, QoS::ExactlyOnce),
+            Answer::Release
+        );
         flight.reconnected(10);
-        assert_eq!(send_all(&mut flight), [(1, true, Stage::Release), (2, true, Stage::Publish)]);
+        assert_eq!(
+            send_all(&mut flight),
+            [(1, true, Stage::Release), (2, true, Stage::Publish)]
+        );
         assert!(matches!(flight.handle_complete(id(1)), Answer::Done { .. }));
         assert_eq!(flight.handle_complete(id(2)), Answer::Unexpected);
         assert_eq!(flight.len(), 1);
@@ -219,9 +252,15 @@ mod tests {
     #[test]
     fn an_acknowledgement_of_what_was_not_sent_is_unexpected() {
         let mut flight = flight(10, 1);
-        assert_eq!(flight.handle_received(id(1), ReasonCode::SUCCESS, QoS::AtLeastOnce), Answer::Unexpected);
+        assert_eq!(
+            flight.handle_received(id(1), ReasonCode::SUCCESS, QoS::AtLeastOnce),
+            Answer::Unexpected
+        );
         send_all(&mut flight);
-        assert_eq!(flight.handle_received(id(7), ReasonCode::SUCCESS, QoS::AtLeastOnce), Answer::Unexpected);
+        assert_eq!(
+            flight.handle_received(id(7), ReasonCode::SUCCESS, QoS::AtLeastOnce),
+            Answer::Unexpected
+        );
     }
 
     #[test]

@@ -60,8 +60,12 @@ mod tests {
     #[test]
     fn pace_multiplies_speed() {
         let at = Timestamp(4 * HOUR);
-        let one = Schedule::new(Timestamp(0), 1.0, Speed::Times(100.0)).due(at).unwrap();
-        let four = Schedule::new(Timestamp(0), 4.0, Speed::Times(100.0)).due(at).unwrap();
+        let one = Schedule::new(Timestamp(0), 1.0, Speed::Times(100.0))
+            .due(at)
+            .unwrap();
+        let four = Schedule::new(Timestamp(0), 4.0, Speed::Times(100.0))
+            .due(at)
+            .unwrap();
         assert_eq!(one, four * 4);
     }
 

@@ -47,7 +47,10 @@ pub(crate) struct Tally {
 
 impl Tally {
     pub(crate) fn new(stations: usize) -> Self {
-        Self { stations: vec![Counts::default(); stations], ..Self::default() }
+        Self {
+            stations: vec![Counts::default(); stations],
+            ..Self::default()
+        }
     }
 
     /// The counts of a station; its number comes from the scenario.
