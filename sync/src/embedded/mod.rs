@@ -11,6 +11,7 @@ mod keys;
 mod layout;
 mod manifest;
 mod recover;
+mod sweep;
 mod tables;
 mod values;
 mod writer;

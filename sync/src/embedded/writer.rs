@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fjall::{Keyspace, OwnedWriteBatch, PersistMode, Readable};
+use fjall::{Keyspace, OwnedWriteBatch, PersistMode};
 
 use super::acknowledged::Acknowledged;
 use super::keys;
 use super::recover::{NumberMap, WriterState};
-use super::tables::{Tables, read_error, write_error};
+use super::sweep::Sweep;
+use super::tables::{Tables, write_error};
 use super::values;
 use crate::pipeline::{Backend, Next};
 use crate::{
@@ -28,8 +29,6 @@ const SESSION_BLOCK: u64 = 1024;
 /// 1.8; 1.7 against 2.7 at 1,000; 2.7 against 16 at 16,000), but a reference holds about 20 bytes of
 /// memory for as long as its entry is queued, and for two queues it saves nothing below about this.
 const SHARE_BYTES_MIN: usize = 1024;
-/// Keys of a deleted session, or bodies without a reference, removed in one go.
-const SWEEP_KEYS: usize = 512;
 /// Tables waiting to be written, per table, at which the writer waits itself. The engine would wait
 /// at 4, but for ever if the thread that writes them has failed.
 const UNWRITTEN_TABLES_MAX: usize = 2;
@@ -44,24 +43,13 @@ pub(crate) struct Writer {
     pub(crate) durability: Durability,
     pub(crate) acknowledged: Acknowledged,
     pub(crate) state: WriterState,
-    batch: OwnedWriteBatch,
+    pub(super) batch: OwnedWriteBatch,
     scratch: Vec<u8>,
     /// Deleted sessions whose keys are still there, with the place to go on from.
-    sweep: VecDeque<Sweep>,
+    pub(super) sweep: VecDeque<Sweep>,
     /// Acknowledged since this moment without a flush.
     unsynced_since: Option<Instant>,
 }
-
-struct Sweep {
-    session: SessionId,
-    /// Tables that are done: `state` with its kinds of keys, then `queue`.
-    stage: usize,
-    /// Sequence number to go on from in `queue`, so that removed keys are not walked again.
-    from_seq: u64,
-}
-
-/// Kinds of keys in `state` of which a session has many.
-const SWEPT_KINDS: [u8; 3] = [keys::FILTER, keys::LONG_FILTER, keys::INBOUND];
 
 impl Writer {
     pub(crate) fn new(
@@ -318,7 +306,7 @@ impl Writer {
     }
 
     /// Commits the batch that has gathered, if there is anything in it.
-    fn commit_batch(&mut self, mode: PersistMode) -> Result<(), StoreError> {
+    pub(super) fn commit_batch(&mut self, mode: PersistMode) -> Result<(), StoreError> {
         if self.batch.is_empty() {
             return Ok(());
         }
@@ -368,50 +356,6 @@ impl Writer {
         self.acknowledged.synced()
     }
 
-    /// Removes some of what deleted sessions have left; whether there is more.
-    fn sweep(&mut self) -> Result<bool, StoreError> {
-        let bodies_left = self.state.orphan_bodies.len().saturating_sub(SWEEP_KEYS);
-        for body in self.state.orphan_bodies.split_off(bodies_left) {
-            self.batch.remove(&self.tables.bodies, body.to_be_bytes());
-        }
-        if let Some(mut sweep) = self.sweep.pop_front() {
-            let done = self.sweep_session(&mut sweep)?;
-            if !done {
-                self.sweep.push_front(sweep);
-            }
-        }
-        self.commit_batch(PersistMode::Buffer)?;
-        Ok(!self.sweep.is_empty() || !self.state.orphan_bodies.is_empty())
-    }
-
-    fn sweep_session(&mut self, sweep: &mut Sweep) -> Result<bool, StoreError> {
-        let snapshot = self.tables.db.snapshot();
-        let mut left = SWEEP_KEYS;
-        while let Some(kind) = SWEPT_KINDS.get(sweep.stage) {
-            let prefix = keys::of_session(*kind, sweep.session);
-            for guard in snapshot.prefix(&self.tables.state, prefix).take(left) {
-                let key = guard.key().map_err(|error| read_error("state", &error))?;
-                self.batch.remove(&self.tables.state, key);
-                left -= 1;
-            }
-            if left == 0 {
-                return Ok(false);
-            }
-            sweep.stage += 1;
-        }
-        let range =
-            keys::entry(sweep.session, sweep.from_seq)..=keys::entry(sweep.session, u64::MAX);
-        for guard in snapshot.range(&self.tables.queue, range).take(left) {
-            let key = guard.key().map_err(|error| read_error("queue", &error))?;
-            if let Some((_, seq)) = keys::parse_entry(&key) {
-                sweep.from_seq = seq + 1;
-            }
-            self.batch.remove(&self.tables.queue, key);
-            left -= 1;
-        }
-        Ok(left > 0)
-    }
-
     /// What is left of the interval, if commits wait for a flush.
     fn sync_due(&self) -> Option<Duration> {
         let Durability::Interval(interval) = self.durability else {
@@ -419,16 +363,6 @@ impl Writer {
         };
         let since = self.unsynced_since?;
         Some(interval.saturating_sub(since.elapsed()))
-    }
-}
-
-impl Sweep {
-    fn new(session: SessionId) -> Self {
-        Self {
-            session,
-            stage: 0,
-            from_seq: 0,
-        }
     }
 }
 
