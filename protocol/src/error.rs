@@ -64,13 +64,13 @@ pub enum DecodeError {
         flags: u8,
     },
     /// The packet, or a block inside it, ends before this field does.
-    #[error("packet ends within {field}")]
+    #[error("{field} is cut off")]
     Truncated {
         /// The field that was being read.
         field: &'static str,
     },
     /// Bytes are left after the last field.
-    #[error("packet has {count} bytes after its last field")]
+    #[error("{count} bytes too many after the last field")]
     TrailingBytes {
         /// How many.
         count: usize,

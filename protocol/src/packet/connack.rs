@@ -27,12 +27,7 @@ pub struct ConnAck<'a> {
 impl<'a> ConnAck<'a> {
     pub(super) fn read(body: &'a [u8], version: Version) -> Result<Self, DecodeError> {
         let mut cursor = Cursor::new(body);
-        let flags = cursor.u8("connack flags")?;
-        // [MQTT-3.2.2-1].
-        if flags & !SESSION_PRESENT != 0 {
-            return Err(DecodeError::ConnAckFlags { flags });
-        }
-        let session_present = flags != 0;
+        let session_present = read_flags(cursor.u8("connack flags")?, version)?;
         let reason = ReasonCode(cursor.u8("connack reason code")?);
         check_reason(reason, version)?;
         // [MQTT-3.2.2-6]; [MQTT-3.2.2-4] of MQTT 3.1.1.
@@ -72,6 +67,15 @@ impl<'a> ConnAck<'a> {
         } else {
             out.push(self.reason.0);
         }
+    }
+}
+
+/// Whether a session was there [MQTT-3.2.2-1]. MQTT 3.1 reserves the whole byte and gives it no meaning.
+fn read_flags(flags: u8, version: Version) -> Result<bool, DecodeError> {
+    match (version, flags) {
+        (Version::V31, _) | (_, 0) => Ok(false),
+        (_, SESSION_PRESENT) => Ok(true),
+        _ => Err(DecodeError::ConnAckFlags { flags }),
     }
 }
 

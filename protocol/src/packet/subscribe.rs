@@ -99,7 +99,7 @@ impl SubscribeOptions {
         })
     }
 
-    /// Reads the byte of MQTT 3.1.1, which has nothing but the QoS [MQTT-3.8.3-4].
+    /// Reads the byte of MQTT 3.1.1, which has nothing but the QoS ([MQTT-3.8.3-4] of MQTT 3.1.1).
     fn from_byte_v3(byte: u8) -> Result<Self, DecodeError> {
         if byte & !QOS != 0 {
             return Err(DecodeError::SubscriptionOptions { options: byte });
