@@ -1,0 +1,142 @@
+//! The users file: one `name:hash` per line, as mosquitto has it.
+
+use std::{
+    collections::HashMap,
+    io::{self, Write},
+    path::Path,
+};
+
+use super::password::Hashed;
+
+/// Names and their hashes.
+#[derive(Debug, Default, Clone)]
+pub struct Users {
+    by_name: HashMap<Box<str>, Hashed>,
+    /// Checked for names that do not exist, so that time does not tell which do.
+    decoy: Option<Hashed>,
+}
+
+/// A line that cannot be used: its number from 1, and why.
+pub type LineFault = (usize, String);
+
+impl Users {
+    /// Reads the text of a users file; empty lines and lines that begin with `#` are skipped.
+    #[must_use]
+    pub fn parse(text: &str) -> (Self, Vec<LineFault>) {
+        let mut users = Self::default();
+        let mut faults = Vec::new();
+        for (index, line) in text.lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            if let Err(fault) = users.add(line) {
+                faults.push((index + 1, fault));
+            }
+        }
+        (users, faults)
+    }
+
+    fn add(&mut self, line: &str) -> Result<(), String> {
+        let (name, hash) = line.split_once(':').ok_or("there is no colon: a line is name:hash")?;
+        check_name(name)?;
+        let hash = Hashed::parse(hash)?;
+        self.decoy.get_or_insert_with(|| hash.clone());
+        match self.by_name.insert(name.into(), hash) {
+            None => Ok(()),
+            Some(_) => Err(format!("user {name:?} stands twice in the file")),
+        }
+    }
+
+    /// How many users there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_name.is_empty()
+    }
+
+    /// Whether name and password belong together. Slow on purpose.
+    #[must_use]
+    pub fn verify(&self, name: &str, password: &[u8]) -> bool {
+        match (self.by_name.get(name), &self.decoy) {
+            (Some(hash), _) => hash.verify(password),
+            (None, Some(decoy)) => {
+                let _same_time = decoy.verify(password);
+                false
+            }
+            (None, None) => false,
+        }
+    }
+}
+
+/// A name that a line can hold.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_name(name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        return Err("the user name is empty".to_owned());
+    }
+    if name.len() > 1_024 {
+        return Err(format!("the user name has {} bytes: 1024 are the most", name.len()));
+    }
+    if name.contains(|c: char| c == ':' || c.is_control()) {
+        return Err("a user name cannot hold a colon or a control character".to_owned());
+    }
+    Ok(())
+}
+
+/// Writes a user into a users file, in place of the line that has the name; makes the file if there
+/// is none. The file is replaced as a whole, so a reader sees the old one or the new one.
+///
+/// # Errors
+/// When the file cannot be read or written.
+pub fn put(path: &Path, name: &str, hash: &str) -> io::Result<()> {
+    let old = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(error),
+    };
+    let mut text = String::with_capacity(old.len() + name.len() + hash.len() + 2);
+    let mut written = false;
+    for line in old.lines() {
+        if line.split_once(':').is_some_and(|(other, _)| other.trim() == name) {
+            if !written {
+                text.push_str(&format!("{name}:{hash}\n"));
+                written = true;
+            }
+        } else {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    if !written {
+        text.push_str(&format!("{name}:{hash}\n"));
+    }
+    replace(path, text.as_bytes())
+}
+
+fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+    let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+    name.push(".new");
+    let fresh = path.with_file_name(name);
+    // Only the owner may read it, unless the old file said otherwise.
+    let mode = std::fs::metadata(path).map_or(0o600, |old| old.permissions().mode() & 0o777);
+    let result = (|| {
+        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&fresh)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        std::fs::rename(&fresh, path)
+    })();
+    if result.is_err() {
+        // What was begun is of no use; that it cannot be removed either changes nothing.
+        let _kept = std::fs::remove_file(&fresh).is_err();
+    }
+    result
+}

@@ -1,0 +1,223 @@
+//! Where clients may connect.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use super::{reader::Section, setting::word_setting};
+use crate::error::Code;
+
+/// What is spoken below MQTT on a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenerKind {
+    /// Plain TCP.
+    Tcp,
+    /// TLS over TCP.
+    Tls,
+    /// WebSocket over TCP.
+    Ws,
+    /// WebSocket over TLS.
+    Wss,
+}
+word_setting!(ListenerKind {
+    "tcp" => ListenerKind::Tcp,
+    "tls" => ListenerKind::Tls,
+    "ws" => ListenerKind::Ws,
+    "wss" => ListenerKind::Wss,
+});
+
+impl ListenerKind {
+    /// Whether a certificate is needed.
+    #[must_use]
+    pub fn is_tls(self) -> bool {
+        matches!(self, Self::Tls | Self::Wss)
+    }
+
+    /// Whether MQTT travels in WebSocket frames.
+    #[must_use]
+    pub fn is_websocket(self) -> bool {
+        matches!(self, Self::Ws | Self::Wss)
+    }
+
+    /// The word used in the configuration, in logs and in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Ws => "ws",
+            Self::Wss => "wss",
+        }
+    }
+}
+
+/// Whether a PROXY protocol header comes first on every connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// None is read; one that comes is a fault.
+    Off,
+    /// The text form only.
+    V1,
+    /// The binary form only.
+    V2,
+    /// Either form.
+    Any,
+}
+word_setting!(ProxyProtocol {
+    "off" => ProxyProtocol::Off,
+    "v1" => ProxyProtocol::V1,
+    "v2" => ProxyProtocol::V2,
+    "any" => ProxyProtocol::Any,
+});
+
+/// Whether clients show a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// They are not asked.
+    None,
+    /// They are asked, and may refuse; a certificate that is shown must be valid.
+    Optional,
+    /// Without a valid certificate the handshake fails.
+    Required,
+}
+word_setting!(ClientAuth {
+    "none" => ClientAuth::None,
+    "optional" => ClientAuth::Optional,
+    "required" => ClientAuth::Required,
+});
+
+/// Which part of a client certificate is the user name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NameFrom {
+    /// The common name of the subject.
+    Cn,
+    /// The first DNS name, e-mail address or URI of the subject's alternative names.
+    San,
+}
+word_setting!(NameFrom { "cn" => NameFrom::Cn, "san" => NameFrom::San });
+
+/// TLS of one listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// PEM file: the server's certificate, then its intermediates.
+    pub certificate: PathBuf,
+    /// PEM file: the private key (PKCS#8, PKCS#1 or SEC1).
+    pub key: PathBuf,
+    /// PEM file: the authorities that client certificates must come from.
+    pub client_ca: Option<PathBuf>,
+    /// Whether clients show a certificate.
+    pub client_auth: ClientAuth,
+    /// Where the user name is taken from; `None` leaves the name to the CONNECT packet.
+    pub name_from: Option<NameFrom>,
+}
+
+/// One listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerConfig {
+    /// Its name in logs, metrics and messages; unique.
+    pub name: String,
+    /// What it binds.
+    pub address: SocketAddr,
+    /// What is spoken below MQTT.
+    pub kind: ListenerKind,
+    /// TLS; present exactly when the kind is TLS.
+    pub tls: Option<TlsConfig>,
+    /// Whether a PROXY header comes first.
+    pub proxy_protocol: ProxyProtocol,
+    /// The path of a WebSocket listener, such as `/mqtt`.
+    pub path: String,
+    /// Connections open at once on this listener; `None` leaves it to the limit of the broker.
+    pub max_connections: Option<usize>,
+    /// Whether clients without a name are accepted here; `None` leaves it to `[auth]`.
+    pub anonymous: Option<bool>,
+    /// Its place in the configuration, such as `listener[0]`.
+    pub(crate) key: String,
+}
+
+impl ListenerConfig {
+    /// A plain TCP listener, as `listen` and `--listen` make it.
+    #[must_use]
+    pub fn tcp(address: SocketAddr) -> Self {
+        Self {
+            name: format!("tcp-{}", address.port()),
+            address,
+            kind: ListenerKind::Tcp,
+            tls: None,
+            proxy_protocol: ProxyProtocol::Off,
+            path: "/mqtt".to_owned(),
+            max_connections: None,
+            anonymous: None,
+            key: "listen".to_owned(),
+        }
+    }
+
+    /// Reads one `[[listener]]`; `None` after a fault that leaves nothing to listen on.
+    pub(super) fn read(section: &mut Section<'_>, index: usize) -> Option<Self> {
+        let kind = section.get("type", ListenerKind::Tcp, &());
+        let address = section.optional::<SocketAddr>("address", &());
+        if address.is_none() && !section.has("address") {
+            section.problem(Code::Contradiction, "address", "the listener has no address: add address = \"127.0.0.1:1883\"");
+        }
+        let default_name = address.map_or_else(
+            || format!("listener-{}", index + 1),
+            |address| format!("{}-{}", kind.as_str(), address.port()),
+        );
+        let name = section.get("name", default_name, &());
+        let path = section.get("path", "/mqtt".to_owned(), &());
+        if !kind.is_websocket() {
+            section.hide("path");
+            if section.has("path") {
+                let text = format!("listener {name:?} is of type \"{}\", which has no path: remove it, or use type \"ws\" or \"wss\"", kind.as_str());
+                section.problem(Code::Contradiction, "path", text);
+            }
+        } else if !path.starts_with('/') {
+            section.problem(Code::WrongValue, "path", format!("path is {path:?}: must begin with \"/\""));
+        }
+        let proxy_protocol = section.get("proxy_protocol", ProxyProtocol::Off, &());
+        let max_connections = section.optional("max_connections", &(1..=10_000_000));
+        let anonymous = section.optional("anonymous", &());
+        let tls = Self::read_tls(section, kind, &name);
+        let key = section.path("address");
+        let key = key.trim_end_matches(".address").to_owned();
+        Some(Self { name, address: address?, kind, tls, proxy_protocol, path, max_connections, anonymous, key })
+    }
+
+    fn read_tls(section: &mut Section<'_>, kind: ListenerKind, name: &str) -> Option<TlsConfig> {
+        let given = section.has("tls");
+        if !kind.is_tls() {
+            if given {
+                let text = format!("listener {name:?} is of type \"{0}\", which has no TLS: remove the table, or use type \"{1}\"", kind.as_str(), if kind.is_websocket() { "wss" } else { "tls" });
+                section.problem(Code::Contradiction, "tls", text);
+                section.with_table("tls", |tls| TlsConfig::read(tls));
+            }
+            return None;
+        }
+        if !given {
+            let text = format!("listener {name:?} is of type \"{}\" and has no certificate: add tls = {{ certificate = \"server.pem\", key = \"server.key\" }}", kind.as_str());
+            section.problem(Code::Contradiction, "tls", text);
+        }
+        let tls = section.with_table("tls", TlsConfig::read);
+        tls.filter(|_| given)
+    }
+}
+
+impl TlsConfig {
+    fn read(section: &mut Section<'_>) -> Option<Self> {
+        let certificate = section.optional::<String>("certificate", &());
+        let key = section.optional::<String>("key", &());
+        let client_ca = section.optional::<String>("client_ca", &()).map(PathBuf::from);
+        let default = if client_ca.is_some() { ClientAuth::Required } else { ClientAuth::None };
+        let client_auth = section.get("client_auth", default, &());
+        let name_from = section.optional("name_from", &());
+        for (name, missing) in [("certificate", certificate.is_none()), ("key", key.is_none())] {
+            if missing && !section.has(name) && (certificate.is_some() || key.is_some()) {
+                section.problem(Code::Contradiction, name, format!("tls has no {name}: add {name} = \"…\" with the path of a PEM file"));
+            }
+        }
+        if client_auth != ClientAuth::None && client_ca.is_none() && !section.has("client_ca") {
+            section.problem(Code::Contradiction, "client_auth", "client_auth asks for certificates, and nothing says which are good: add client_ca = \"…\" with the path of a PEM file");
+        }
+        if name_from.is_some() && client_auth == ClientAuth::None {
+            section.problem(Code::Contradiction, "name_from", "name_from needs certificates of the clients: add client_auth = \"required\" and client_ca");
+        }
+        Some(Self { certificate: certificate?.into(), key: key?.into(), client_ca, client_auth, name_from })
+    }
+}

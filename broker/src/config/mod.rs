@@ -1,0 +1,316 @@
+//! The configuration: read from its layers, checked as a whole, printed on request.
+//!
+//! A TOML file, then environment variables, then flags; the later layer wins. Every problem is found
+//! before any is reported, and all are reported before a port is bound. The reader knows a key only
+//! by asking for it, so a key that the broker does not use cannot pass as known.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+mod access;
+pub mod features;
+mod layers;
+pub mod limits;
+mod listener;
+mod prepare;
+mod reader;
+pub(crate) mod report;
+pub(crate) mod setting;
+
+pub use access::{AccessRule, AuthConfig, Effect, RuleAction};
+pub use features::Features;
+pub use layers::{Override, OverrideValue, Sources};
+pub use limits::{Limits, QueueFull};
+pub use listener::{ClientAuth, ListenerConfig, ListenerKind, NameFrom, ProxyProtocol, TlsConfig};
+pub use prepare::{Loaded, load};
+pub use report::{Problem, Problems};
+
+pub(crate) use report::Report;
+
+use crate::error::Code;
+use reader::Section;
+use setting::{Setting, parse_address, word_setting};
+
+/// Where durable state is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreConfig {
+    /// In a folder on this machine.
+    Embedded {
+        /// The folder; made when it does not exist.
+        path: PathBuf,
+        /// When a write counts as done.
+        durability: Durability,
+    },
+    /// In memory only: gone when the process ends.
+    Memory,
+}
+
+/// When a write to the store counts as done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// When the disk has it.
+    Always,
+    /// When the system has it; the disk has it at most this many milliseconds later.
+    Interval(u32),
+    /// When the system has it: it survives kill -9 and not the loss of power.
+    Os,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum StoreKind {
+    Embedded,
+    Memory,
+}
+word_setting!(StoreKind { "embedded" => StoreKind::Embedded, "memory" => StoreKind::Memory });
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum DurabilityKind {
+    Always,
+    Interval,
+    Os,
+}
+word_setting!(DurabilityKind {
+    "always" => DurabilityKind::Always,
+    "interval" => DurabilityKind::Interval,
+    "os" => DurabilityKind::Os,
+});
+
+/// The health and metrics endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpsConfig {
+    /// What it binds; `None` switches it off.
+    pub listen: Option<SocketAddr>,
+}
+
+/// How the log is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    /// A level (`info`), or directives such as `info,dunlin_broker::net=debug`.
+    pub level: String,
+    /// The form of a line.
+    pub format: LogFormat,
+}
+
+/// The form of a line of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Human on a terminal, JSON otherwise.
+    Auto,
+    /// For people.
+    Human,
+    /// One JSON object per line.
+    Json,
+}
+word_setting!(LogFormat {
+    "auto" => LogFormat::Auto,
+    "human" => LogFormat::Human,
+    "json" => LogFormat::Json,
+});
+
+/// A configuration that has passed every check that needs no other file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where clients may connect.
+    pub listeners: Vec<ListenerConfig>,
+    /// Worker threads that serve connections.
+    pub workers: usize,
+    /// How long connections are given to end after SIGTERM.
+    pub drain_timeout: Duration,
+    /// Every bound.
+    pub limits: Limits,
+    /// What is offered.
+    pub features: Features,
+    /// Where durable state is kept.
+    pub store: StoreConfig,
+    /// Who may connect, and do what.
+    pub auth: AuthConfig,
+    /// Health and metrics.
+    pub ops: OpsConfig,
+    /// The log.
+    pub log: LogConfig,
+}
+
+impl Config {
+    /// Reads and merges the layers. Faults go to the report; the result is then not to be used.
+    /// The table is the effective configuration.
+    pub(crate) fn read(sources: &Sources, report: &mut Report) -> (Self, toml::Table) {
+        let values = layers::merge(sources, report);
+        let mut root = Section::root(&values, report);
+        let config = Self::read_root(&mut root);
+        let effective = root.end();
+        config.check(report);
+        warn_about_single_underscores(sources, report);
+        (config, effective)
+    }
+
+    fn read_root(root: &mut Section<'_>) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            workers: root.get("workers", cores, &(1..=1_024)),
+            drain_timeout: Duration::from_millis(root.get("drain_timeout_ms", 10_000_u64, &(0..=3_600_000))),
+            limits: root.table("limits"),
+            features: root.table("features"),
+            store: root.with_table("store", read_store),
+            auth: root.with_table("auth", AuthConfig::read),
+            ops: root.with_table("ops", read_ops),
+            log: root.with_table("log", read_log),
+            listeners: read_listeners(root),
+        }
+    }
+
+    /// Checks what one key alone cannot show.
+    fn check(&self, report: &mut Report) {
+        for (index, listener) in self.listeners.iter().enumerate() {
+            let earlier = &self.listeners[..index];
+            if earlier.iter().any(|other| other.name == listener.name) {
+                let text = format!("two listeners are named {:?}: give each a name of its own", listener.name);
+                report.problem_at(Code::ListenerConflict, &listener.key, text);
+            }
+            let fixed = listener.address.port() != 0;
+            if let Some(other) = earlier.iter().find(|other| fixed && other.address == listener.address) {
+                let text = format!("listeners {:?} and {:?} have the same address {}", other.name, listener.name, listener.address);
+                report.problem_at(Code::ListenerConflict, &listener.key, text);
+            }
+            if Some(listener.address) == self.ops.listen && fixed {
+                let text = format!("listener {:?} and ops.listen have the same address {}", listener.name, listener.address);
+                report.problem_at(Code::ListenerConflict, &listener.key, text);
+            }
+            self.check_who_may_connect(listener, report);
+        }
+    }
+
+    /// A broker that others can reach is not open to all by silence.
+    fn check_who_may_connect(&self, listener: &ListenerConfig, report: &mut Report) {
+        let by_certificate = listener
+            .tls
+            .as_ref()
+            .is_some_and(|tls| tls.client_auth == ClientAuth::Required);
+        let said = listener.anonymous.or(self.auth.anonymous).is_some() || self.auth.users.is_some();
+        if !said && !by_certificate && !listener.address.ip().is_loopback() {
+            let text = format!(
+                "listener {:?} on {} can be reached from other machines, and nothing says who may connect: \
+                 either name a users file (auth.users = \"users.txt\", made by `broker passwd`), \
+                 or let everybody in (auth.anonymous = true)",
+                listener.name, listener.address
+            );
+            report.problem_at(Code::WhoMayConnect, &listener.key, text);
+        }
+        if listener.anonymous.or(self.auth.anonymous) == Some(false) && self.auth.users.is_none() && !listener.tls.as_ref().is_some_and(|tls| tls.name_from.is_some()) {
+            let text = format!(
+                "nobody can connect to listener {:?}: anonymous is false, and there is neither a users file (auth.users) nor a name from certificates (tls.name_from)",
+                listener.name
+            );
+            report.problem_at(Code::WhoMayConnect, &listener.key, text);
+        }
+    }
+
+    /// Whether a client without a name may use a listener: what the listener says, else what `[auth]`
+    /// says, else yes when there is no users file (the check has made sure that only this machine
+    /// can reach the listener, or that certificates are required).
+    #[must_use]
+    pub fn anonymous_allowed(&self, listener: &ListenerConfig) -> bool {
+        listener.anonymous.or(self.auth.anonymous).unwrap_or(self.auth.users.is_none())
+    }
+}
+
+fn read_listeners(root: &mut Section<'_>) -> Vec<ListenerConfig> {
+    let addresses = root.optional::<Vec<String>>("listen", &());
+    let mut index = 0;
+    let tables = root.tables("listener", |section| {
+        index += 1;
+        ListenerConfig::read(section, index - 1)
+    });
+    let mut listeners: Vec<_> = tables.iter().flatten().flatten().cloned().collect();
+    // A flag or variable replaces what the file lists in either form.
+    if addresses.is_some() && root.report.place("listen").is_some_and(|place| !is_in_file(&place)) {
+        listeners.clear();
+        root.hide("listener");
+    }
+    let local = SocketAddr::from(([127, 0, 0, 1], 1883));
+    let addresses = match (addresses, &tables) {
+        (Some(addresses), _) => addresses,
+        (None, Some(_)) => Vec::new(),
+        (None, None) if root.has("listen") || root.has("listener") => return listeners,
+        (None, None) => {
+            root.show("listen", vec![local.to_string()].show());
+            vec![local.to_string()]
+        }
+    };
+    if addresses.is_empty() && tables.as_ref().is_none_or(Vec::is_empty) {
+        let key = if root.has("listen") { "listen" } else { "listener" };
+        root.problem(Code::Contradiction, key, "there is no listener: add one, or remove the empty list");
+    }
+    for address in &addresses {
+        match parse_address(address) {
+            Some(address) => {
+                let mut listener = ListenerConfig::tcp(address);
+                if listeners.iter().any(|other| other.name == listener.name) {
+                    listener.name = format!("tcp-{address}-{}", listeners.len() + 1);
+                }
+                listeners.push(listener);
+            }
+            None => {
+                let text = format!("listen has {address:?}: must be an address and a port, such as \"127.0.0.1:1883\" or \"[::]:1883\"");
+                root.problem(Code::WrongValue, "listen", text);
+            }
+        }
+    }
+    listeners
+}
+
+fn is_in_file(place: &str) -> bool {
+    !place.starts_with("--") && !place.starts_with("environment variable ")
+}
+
+fn read_store(section: &mut Section<'_>) -> StoreConfig {
+    let kind = section.get("kind", StoreKind::Embedded, &());
+    let path = section.get("path", "dunlin-data".to_owned(), &());
+    let durability = section.get("durability", DurabilityKind::Always, &());
+    let interval = section.get("interval_ms", 100, &(1..=60_000));
+    if kind == StoreKind::Memory {
+        for key in ["path", "durability", "interval_ms"] {
+            section.hide(key);
+        }
+        return StoreConfig::Memory;
+    }
+    if durability != DurabilityKind::Interval {
+        section.hide("interval_ms");
+        if section.has("interval_ms") {
+            section.problem(Code::Contradiction, "interval_ms", "store.interval_ms has a meaning only with store.durability = \"interval\"");
+        }
+    }
+    let durability = match durability {
+        DurabilityKind::Always => Durability::Always,
+        DurabilityKind::Interval => Durability::Interval(interval),
+        DurabilityKind::Os => Durability::Os,
+    };
+    StoreConfig::Embedded { path: path.into(), durability }
+}
+
+fn read_ops(section: &mut Section<'_>) -> OpsConfig {
+    let enabled = section.get("enabled", true, &());
+    let listen = section.get("listen", SocketAddr::from(([127, 0, 0, 1], 9100)), &());
+    OpsConfig { listen: enabled.then_some(listen) }
+}
+
+fn read_log(section: &mut Section<'_>) -> LogConfig {
+    let level = section.get("level", "info".to_owned(), &());
+    if let Err(error) = crate::logging::check_level(&level) {
+        section.problem(Code::Log, "level", format!("log.level is {level:?}: {error}"));
+    }
+    LogConfig { level, format: section.get("format", LogFormat::Auto, &()) }
+}
+
+/// `DUNLIN_LIMITS_MAX_INFLIGHT` sets nothing, and says so. Other names that begin with `DUNLIN_` are
+/// somebody else's (Kubernetes makes such names of its services).
+fn warn_about_single_underscores(sources: &Sources, report: &mut Report) {
+    for (name, _) in &sources.environment {
+        let Some(rest) = name.strip_prefix("DUNLIN_").filter(|rest| !rest.starts_with('_')) else { continue };
+        let wanted = rest.to_lowercase();
+        let meant = report.known().iter().find(|path| path.replace('.', "_") == wanted.replace("__", "_"));
+        if let Some(path) = meant.cloned() {
+            let right = path.replace('.', "__").to_uppercase();
+            let text = format!("has no effect: did you mean DUNLIN__{right} (two underscores between the parts)?");
+            report.warning(Code::Override, Some(format!("environment variable {name}")), text);
+        }
+    }
+}

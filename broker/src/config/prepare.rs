@@ -1,0 +1,99 @@
+//! The last step before anything starts: the files that the configuration names are read too, and
+//! what is wrong with them is reported along with the rest.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use super::{AuthConfig, Config, Problem, Problems, Report, Sources};
+use crate::{
+    auth::{Auth, Rules, Users},
+    error::Code,
+    net::tls,
+};
+
+/// A configuration with which the broker can start.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// All of it as TOML, defaults included. It holds no secret: passwords and keys are in files of
+    /// their own, of which only the paths are named.
+    pub effective: toml::Table,
+    /// What can be lived with.
+    pub warnings: Vec<Problem>,
+    /// TLS of each listener, in the order of `config.listeners`.
+    pub tls: Vec<Option<Arc<rustls::ServerConfig>>>,
+    /// Who may connect, and do what.
+    pub auth: Auth,
+}
+
+/// Reads, merges and checks everything.
+///
+/// # Errors
+/// All that is wrong, in the order of the file.
+pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
+    let mut report = Report::default();
+    let (config, effective) = Config::read(sources, &mut report);
+    let tls = config.listeners.iter().map(|listener| load_tls(listener, &mut report)).collect();
+    let users = config.auth.users.as_deref().and_then(|path| load_users(path, &mut report));
+    let rules = compile_rules(&config.auth, &mut report);
+    let warnings = report.finish()?;
+    let patience = Duration::from_millis(u64::from(config.limits.connect_timeout_ms));
+    let auth = Auth::new(users, rules, config.limits.password_checks, patience);
+    Ok(Loaded { config, effective, warnings, tls, auth })
+}
+
+fn load_tls(listener: &super::ListenerConfig, report: &mut Report) -> Option<Arc<rustls::ServerConfig>> {
+    let key_of = |key: &str| format!("{}.tls.{key}", listener.key);
+    match tls::load(listener.tls.as_ref()?) {
+        Ok(loaded) => {
+            for warning in loaded.warnings {
+                report.warning_at(warning.code, &key_of(warning.key), warning.text);
+            }
+            Some(loaded.config)
+        }
+        Err(faults) => {
+            for fault in faults {
+                report.problem_at(fault.code, &key_of(fault.key), fault.text);
+            }
+            None
+        }
+    }
+}
+
+fn load_users(path: &Path, report: &mut Report) -> Option<Users> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => {
+            let hint = if error.kind() == std::io::ErrorKind::NotFound { format!(": make it with `broker passwd {} NAME`", path.display()) } else { String::new() };
+            report.problem_at(Code::UsersFile, "auth.users", format!("cannot read the users file {}: {error}{hint}", path.display()));
+            return None;
+        }
+    };
+    let (users, faults) = Users::parse(&text);
+    for (line, fault) in faults {
+        report.problem(Code::UsersLine, Some(format!("{}:{line}:1", path.display())), fault);
+    }
+    if is_open_to_all(path) {
+        let text = format!("every user of this machine can read {}: `chmod 600 {0}`", path.display());
+        report.warning_at(Code::UsersFileMode, "auth.users", text);
+    }
+    Some(users)
+}
+
+fn is_open_to_all(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o004 != 0)
+}
+
+fn compile_rules(auth: &AuthConfig, report: &mut Report) -> Rules {
+    match Rules::compile(&auth.rules, auth.default) {
+        Ok(rules) => rules,
+        Err(faults) => {
+            for (index, fault) in faults {
+                let key = auth.rules.get(index).map_or("auth.rules", |rule| rule.key.as_str());
+                report.problem_at(Code::AccessRule, &format!("{key}.topics"), fault);
+            }
+            Rules::default()
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! The log: for people on a terminal, JSON otherwise.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::{EnvFilter, fmt, util::TryInitError};
+
+use crate::config::{LogConfig, LogFormat};
+
+/// Whether a level, or a list of directives, can be understood.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_level(level: &str) -> Result<(), String> {
+    let levels = "must be error, warn, info, debug, trace or off, or directives such as \"info,dunlin_broker::net=debug\"";
+    // A lone word that is no level would be taken for the name of a module, and nothing be logged.
+    let lone_word = !level.contains(['=', ',']);
+    if lone_word && level.parse::<tracing_subscriber::filter::LevelFilter>().is_err() {
+        return Err(levels.to_owned());
+    }
+    EnvFilter::try_new(level).map(|_| ()).map_err(|error| format!("{levels} ({error})"))
+}
+
+/// Starts the log on standard error. `RUST_LOG`, when given, replaces the configured level.
+///
+/// # Errors
+/// When the level cannot be understood, or a log has been started before.
+pub fn start(config: &LogConfig, rust_log: Option<&str>) -> Result<(), LogError> {
+    let level = rust_log.filter(|level| !level.is_empty()).unwrap_or(&config.level);
+    check_level(level).map_err(LogError::Level)?;
+    let filter = EnvFilter::try_new(level).map_err(|error| LogError::Level(error.to_string()))?;
+    let terminal = std::io::stderr().is_terminal();
+    let json = match config.format {
+        LogFormat::Auto => !terminal,
+        LogFormat::Json => true,
+        LogFormat::Human => false,
+    };
+    let subscriber = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    use tracing_subscriber::util::SubscriberInitExt;
+    if json {
+        subscriber.json().flatten_event(true).finish().try_init()?;
+    } else {
+        subscriber.with_ansi(terminal).with_target(false).finish().try_init()?;
+    }
+    Ok(())
+}
+
+/// The log could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The level cannot be understood.
+    #[error("the log level {0}")]
+    Level(String),
+    /// A log has been started before.
+    #[error(transparent)]
+    Started(#[from] TryInitError),
+}

@@ -1,0 +1,193 @@
+//! What happens to one socket before MQTT: PROXY header, TLS, WebSocket; on a worker, under the
+//! connect timeout.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use super::{
+    Accepted, ListenerInfo, Slot, Transport,
+    proxy::{self, ProxyError},
+    sniff::{Sniffed, sniff},
+    tls, websocket,
+};
+use crate::{
+    config::{ListenerKind, NameFrom, ProxyProtocol},
+    ops::Metrics,
+};
+
+/// How sockets of one listener become connections.
+#[derive(Debug)]
+pub struct Acceptor {
+    /// The listener.
+    pub info: Arc<ListenerInfo>,
+    /// TLS, where the listener has it. Swapped as a whole, so that certificates can be renewed while
+    /// the broker runs.
+    pub tls: Option<ArcSwap<ServerConfig>>,
+    /// Where the user name is taken from.
+    pub name_from: Option<NameFrom>,
+    /// Whether a PROXY header comes first.
+    pub proxy: ProxyProtocol,
+    /// The path of a WebSocket listener.
+    pub path: String,
+    /// From the accepted socket to the complete CONNECT.
+    pub connect_timeout: Duration,
+    /// Bytes of one WebSocket message.
+    pub max_message: usize,
+    /// Where refusals are counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Why a socket did not become a connection.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("no complete handshake within the connect timeout of {0:?}")]
+    Timeout(Duration),
+    #[error("closed before it said anything")]
+    Silent,
+    #[error("{0}")]
+    Proxy(#[from] ProxyError),
+    #[error("{0}")]
+    NotMqtt(String),
+    #[error("TLS handshake: {0}")]
+    Tls(std::io::Error),
+    #[error("client certificate: {0}")]
+    Name(String),
+    #[error("WebSocket handshake: {0}")]
+    WebSocket(Box<tokio_tungstenite::tungstenite::Error>),
+    #[error("the socket failed: {0}")]
+    Socket(#[from] std::io::Error),
+}
+
+impl Refused {
+    /// The word in the metric.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Timeout(_) => "timeout",
+            Self::Silent | Self::Socket(_) => "closed",
+            Self::Proxy(_) => "proxy",
+            Self::NotMqtt(_) => "not mqtt",
+            Self::Tls(_) | Self::Name(_) => "tls",
+            Self::WebSocket(_) => "websocket",
+        }
+    }
+}
+
+impl Acceptor {
+    /// Makes a connection of a socket; `None` when it is none, which has then been logged and counted.
+    /// Must run on the runtime that will serve the connection. Not cancel safe: the socket is lost.
+    pub async fn accept(
+        &self,
+        socket: std::net::TcpStream,
+        peer: SocketAddr,
+        accepted_at: Instant,
+        slot: Slot,
+    ) -> Option<Accepted> {
+        let mut from = peer;
+        let handshake = self.handshake(socket, &mut from);
+        let left = self.connect_timeout.saturating_sub(accepted_at.elapsed());
+        let result = match tokio::time::timeout(left, handshake).await {
+            Ok(result) => result,
+            Err(_) => Err(Refused::Timeout(self.connect_timeout)),
+        };
+        match result {
+            Ok((transport, tls_name)) => {
+                let listener = Arc::clone(&self.info);
+                Some(Accepted { transport, peer: from, listener, tls_name, accepted_at, slot })
+            }
+            Err(refused) => {
+                self.metrics.refused(refused.reason());
+                let listener = &*self.info.name;
+                match refused {
+                    // Somebody has to change a setting: worth a line by default.
+                    Refused::NotMqtt(_) | Refused::Proxy(_) | Refused::Name(_) => {
+                        tracing::info!(listener, peer = %from, "connection refused: {refused}");
+                    }
+                    _ => tracing::debug!(listener, peer = %from, "connection refused: {refused}"),
+                }
+                None
+            }
+        }
+    }
+
+    async fn handshake(
+        &self,
+        socket: std::net::TcpStream,
+        peer: &mut SocketAddr,
+    ) -> Result<(Transport, Option<Arc<str>>), Refused> {
+        let mut tcp = TcpStream::from_std(socket)?;
+        tcp.set_nodelay(true)?;
+        if self.proxy != ProxyProtocol::Off
+            && let Some(client) = proxy::read(&mut tcp, self.proxy).await?
+        {
+            *peer = client;
+        }
+        match self.info.kind {
+            // What does not begin with CONNECT is noticed when it is read.
+            ListenerKind::Tcp => Ok((Transport::Tcp(tcp), None)),
+            ListenerKind::Ws => {
+                self.look(&mut tcp, |found| matches!(found, Sniffed::Mqtt | Sniffed::Tls | Sniffed::Proxy)).await?;
+                Ok((Transport::Ws(Box::new(self.websocket(tcp).await?)), None))
+            }
+            ListenerKind::Tls => {
+                let (stream, name) = self.tls(tcp).await?;
+                Ok((Transport::Tls(Box::new(stream)), name))
+            }
+            ListenerKind::Wss => {
+                let (stream, name) = self.tls(tcp).await?;
+                Ok((Transport::Wss(Box::new(self.websocket(stream).await?)), name))
+            }
+        }
+    }
+
+    /// Looks at the first bytes without taking them, and refuses what is meant for another listener.
+    async fn look(&self, tcp: &mut TcpStream, wrong: impl Fn(Sniffed) -> bool) -> Result<(), Refused> {
+        let mut first = [0; 3];
+        let len = tcp.peek(&mut first).await?;
+        if len == 0 {
+            return Err(Refused::Silent);
+        }
+        let Some(found) = sniff(first.get(..len).unwrap_or_default()).filter(|found| wrong(*found)) else {
+            return Ok(());
+        };
+        let answer = found.answer(&self.info);
+        if !answer.is_empty() {
+            tcp.write_all(&answer).await?;
+            tcp.shutdown().await?;
+        }
+        Err(Refused::NotMqtt(found.message(&self.info)))
+    }
+
+    async fn tls(&self, mut tcp: TcpStream) -> Result<(TlsStream<TcpStream>, Option<Arc<str>>), Refused> {
+        self.look(&mut tcp, |found| found != Sniffed::Tls).await?;
+        let Some(config) = &self.tls else {
+            return Err(Refused::Tls(std::io::Error::other("the listener has no certificate")));
+        };
+        let stream = TlsAcceptor::from(config.load_full()).accept(tcp).await.map_err(Refused::Tls)?;
+        let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let name = match (certificate, self.name_from) {
+            (Some(certificate), Some(from)) => Some(tls::peer_name(certificate, from).map_err(Refused::Name)?),
+            _ => None,
+        };
+        Ok((stream, name))
+    }
+
+    async fn websocket<S>(&self, stream: S) -> Result<websocket::WsStream<S>, Refused>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        websocket::accept(stream, &self.path, self.max_message)
+            .await
+            .map_err(|error| Refused::WebSocket(Box::new(error)))
+    }
+}

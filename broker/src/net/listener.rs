@@ -1,0 +1,238 @@
+//! Bound sockets and their accept loops.
+//!
+//! An accept loop does nothing that can wait for a client. Errors of accept never end it: they are
+//! counted, and where the system is out of files the loop waits a moment so as not to spin.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{net::TcpListener, task::JoinSet};
+
+use super::{Serve, Slot, acceptor::Acceptor, slots::Slots};
+use crate::{error::Code, ops::Metrics, shutdown::Shutdown, workers::Workers};
+
+/// Connections that the kernel holds for us before they are accepted.
+const BACKLOG: i32 = 4_096;
+/// Pause after an error of accept.
+const ERROR_PAUSE: Duration = Duration::from_millis(100);
+/// The log says at most this often that accepting fails.
+const ERROR_LOG: Duration = Duration::from_secs(10);
+
+/// An address that cannot be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("{code} cannot listen on {address} (listener {name:?}): {advice}")]
+pub struct BindError {
+    /// The page in the error catalogue.
+    pub code: Code,
+    /// The listener's name.
+    pub name: String,
+    /// What was to be bound.
+    pub address: SocketAddr,
+    /// What is wrong and what to do.
+    pub advice: String,
+    /// What the system said.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Binds an address. Not shared with another process: a port in use must be noticed.
+///
+/// # Errors
+/// When the system does not give it; the error says what to do.
+pub fn bind(name: &str, address: SocketAddr) -> Result<std::net::TcpListener, BindError> {
+    let bound = (|| {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        // Lets a restarted broker have its port back while old connections fade in the kernel.
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(std::net::TcpListener::from(socket))
+    })();
+    bound.map_err(|source: io::Error| {
+        let port = address.port();
+        let (code, advice) = match source.kind() {
+            io::ErrorKind::AddrInUse => (
+                Code::AddressInUse,
+                format!("the port is in use by another process: stop that one (`ss -ltnp 'sport = :{port}'` shows it), or choose another port"),
+            ),
+            io::ErrorKind::PermissionDenied => (
+                Code::AddressDenied,
+                "this user may not bind the port: choose one from 1024 up, or give the capability CAP_NET_BIND_SERVICE".to_owned(),
+            ),
+            io::ErrorKind::AddrNotAvailable => (
+                Code::AddressUnknown,
+                "the address does not belong to this machine: use one that `ip address` shows, or 0.0.0.0 for all".to_owned(),
+            ),
+            _ => (Code::AddressOther, source.to_string()),
+        };
+        BindError { code, name: name.to_owned(), address, advice, source }
+    })
+}
+
+/// A bound listener that does not accept yet.
+#[derive(Debug)]
+pub struct Bound {
+    /// The socket.
+    pub socket: std::net::TcpListener,
+    /// What becomes of its connections.
+    pub acceptor: Arc<Acceptor>,
+    /// The bounds its connections take a place in: the broker's, and its own.
+    pub slots: Box<[Arc<Slots>]>,
+    /// New connections per second; 0 is no bound.
+    pub connect_rate: u32,
+}
+
+/// Accepts on every listener until the shutdown, and hands each connection to a worker. Returns when
+/// every listener is closed.
+///
+/// # Errors
+/// When a socket cannot be registered with the runtime.
+pub async fn run(
+    listeners: Vec<Bound>,
+    workers: Arc<Workers>,
+    shutdown: Shutdown,
+    serve: Serve,
+) -> io::Result<()> {
+    let mut loops = JoinSet::new();
+    for listener in listeners {
+        let socket = TcpListener::from_std(listener.socket)?;
+        let accept = AcceptLoop {
+            socket,
+            metrics: Arc::clone(&listener.acceptor.metrics),
+            acceptor: listener.acceptor,
+            slots: listener.slots,
+            pace: Pace::new(listener.connect_rate),
+            workers: Arc::clone(&workers),
+            serve: Arc::clone(&serve),
+            logged: None,
+        };
+        let shutdown = shutdown.clone();
+        loops.spawn(async move {
+            tokio::select! {
+                () = accept.run() => {}
+                () = shutdown.wait() => {}
+            }
+        });
+    }
+    while let Some(ended) = loops.join_next().await {
+        if let Err(error) = ended {
+            // Without its listener the broker is of no use: better a clean end than half of one.
+            tracing::error!(%error, "an accept loop has panicked: stopping");
+            shutdown.trigger();
+        }
+    }
+    Ok(())
+}
+
+struct AcceptLoop {
+    socket: TcpListener,
+    acceptor: Arc<Acceptor>,
+    slots: Box<[Arc<Slots>]>,
+    pace: Pace,
+    workers: Arc<Workers>,
+    serve: Serve,
+    metrics: Arc<Metrics>,
+    /// When an error was last written to the log.
+    logged: Option<Instant>,
+}
+
+impl AcceptLoop {
+    async fn run(mut self) {
+        loop {
+            if let Some(pause) = self.pace.take(Instant::now()) {
+                tokio::time::sleep(pause).await;
+                continue;
+            }
+            // The socket leaves this runtime at once: it will be registered with its worker's.
+            let accepted = self.socket.accept().await;
+            match accepted.and_then(|(socket, peer)| Ok((socket.into_std()?, peer))) {
+                Ok((socket, peer)) => self.hand_over(socket, peer),
+                Err(error) => {
+                    self.metrics.accept_errors.inc();
+                    if self.note(&error) {
+                        tokio::time::sleep(ERROR_PAUSE).await;
+                    }
+                }
+            }
+        }
+    }
+
+    fn hand_over(&self, socket: std::net::TcpStream, peer: SocketAddr) {
+        let accepted_at = Instant::now();
+        self.metrics.sockets_accepted.inc();
+        let listener = &*self.acceptor.info.name;
+        let Some(slot) = Slot::take(&self.slots) else {
+            self.metrics.refused("full");
+            tracing::debug!(listener, %peer, "connection refused: max_connections are open");
+            return;
+        };
+        let (acceptor, serve) = (Arc::clone(&self.acceptor), Arc::clone(&self.serve));
+        let job = move || async move {
+            // In a box of its own, so that its memory is gone once the handshake is done.
+            let handshake = Box::pin(acceptor.accept(socket, peer, accepted_at, slot));
+            if let Some(accepted) = handshake.await {
+                serve(accepted).await;
+            }
+        };
+        if let Err(error) = self.workers.spawn_on_least_loaded(job) {
+            self.metrics.refused("busy");
+            tracing::debug!(listener, %peer, "connection refused: {error}");
+        }
+    }
+
+    /// Logs an error of accept, not too often. True when it pays to wait before the next attempt.
+    fn note(&mut self, error: &io::Error) -> bool {
+        use rustix::io::Errno;
+        let code = error.raw_os_error();
+        let of_client = [Errno::CONNABORTED, Errno::INTR, Errno::PROTO, Errno::PERM];
+        if of_client.iter().any(|errno| code == Some(errno.raw_os_error())) {
+            return false;
+        }
+        let due = self.logged.is_none_or(|last| last.elapsed() >= ERROR_LOG);
+        if due {
+            self.logged = Some(Instant::now());
+            let out_of_files = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+            let listener = &*self.acceptor.info.name;
+            if out_of_files.iter().any(|errno| code == Some(errno.raw_os_error())) {
+                tracing::error!(code = %Code::OutOfFiles, listener, %error, "no more connections can be accepted: raise the limit of open files (ulimit -n, LimitNOFILE), or lower limits.max_connections");
+            } else {
+                tracing::warn!(listener, %error, "accepting a connection failed");
+            }
+        }
+        true
+    }
+}
+
+/// Lets a fixed number of connections through per second, with bursts of a tenth of that.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    gap: Option<Duration>,
+    slack: Duration,
+    /// When the next one would be due if they came evenly.
+    due: Option<Instant>,
+}
+
+impl Pace {
+    pub(crate) fn new(per_second: u32) -> Self {
+        let gap = (per_second > 0).then(|| Duration::from_secs(1) / per_second);
+        Self { gap, slack: Duration::from_millis(100), due: None }
+    }
+
+    /// Takes one; or says how long to wait before asking again, with none taken.
+    pub(crate) fn take(&mut self, now: Instant) -> Option<Duration> {
+        let gap = self.gap?;
+        let due = self.due.unwrap_or(now);
+        let early = due.saturating_duration_since(now);
+        if early > self.slack {
+            return Some(early - self.slack);
+        }
+        self.due = Some(due.max(now) + gap);
+        None
+    }
+}

@@ -1,0 +1,57 @@
+//! From a bound address to a byte stream that carries MQTT.
+//!
+//! The accept loop does nothing but accept: the socket goes to a worker at once, and PROXY header,
+//! TLS and WebSocket handshakes happen there, under the connect timeout. What comes out is an
+//! [`Accepted`]: one byte stream whatever is below it, and what is known about the peer.
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use futures_util::future::BoxFuture;
+
+pub mod acceptor;
+pub mod listener;
+mod proxy;
+pub mod slots;
+pub mod sniff;
+pub mod tls;
+mod transport;
+pub mod websocket;
+
+use crate::config::ListenerKind;
+pub use slots::Slot;
+pub use transport::Transport;
+
+/// What is known about a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerInfo {
+    /// Its name in logs and metrics.
+    pub name: Arc<str>,
+    /// What is spoken below MQTT.
+    pub kind: ListenerKind,
+    /// What it has bound; the port is never 0.
+    pub address: SocketAddr,
+    /// Whether clients without a name are accepted.
+    pub anonymous: bool,
+    /// Where the WebSocket listeners are, in words for a person; empty when there are none.
+    pub websocket_hint: Arc<str>,
+}
+
+/// A connection that is ready for its CONNECT packet.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The byte stream.
+    pub transport: Transport,
+    /// Who is at the other end; what the PROXY header says, if there is one.
+    pub peer: SocketAddr,
+    /// Where it came in.
+    pub listener: Arc<ListenerInfo>,
+    /// The name in the client's certificate, where the listener takes one from it.
+    pub tls_name: Option<Arc<str>>,
+    /// When the socket was accepted: the connect timeout runs from here to the end of CONNECT.
+    pub accepted_at: Instant,
+    /// Holds the connection's place within `max_connections`; to be dropped with the connection.
+    pub slot: Slot,
+}
+
+/// Serves one connection to its end. Called on a worker.
+pub type Serve = Arc<dyn Fn(Accepted) -> BoxFuture<'static, ()> + Send + Sync>;

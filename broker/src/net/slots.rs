@@ -1,0 +1,76 @@
+//! Places for connections: the bounds `max_connections` of the broker and of one listener.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use prometheus_client::metrics::gauge::Gauge;
+
+/// A bounded number of places.
+#[derive(Debug)]
+pub struct Slots {
+    taken: AtomicUsize,
+    max: usize,
+    shown: Option<Gauge>,
+}
+
+impl Slots {
+    /// `max` places.
+    #[must_use]
+    pub fn new(max: usize) -> Arc<Self> {
+        Arc::new(Self { taken: AtomicUsize::new(0), max, shown: None })
+    }
+
+    /// `max` places, the taken ones shown by a gauge.
+    #[must_use]
+    pub fn shown(max: usize, gauge: Gauge) -> Arc<Self> {
+        Arc::new(Self { taken: AtomicUsize::new(0), max, shown: Some(gauge) })
+    }
+
+    /// Places taken now.
+    #[must_use]
+    pub fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    fn take(&self) -> bool {
+        let more = |taken: usize| (taken < self.max).then_some(taken + 1);
+        let taken = self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok();
+        if let Some(gauge) = self.shown.as_ref().filter(|_| taken) {
+            gauge.inc();
+        }
+        taken
+    }
+
+    fn give_back(&self) {
+        self.taken.fetch_sub(1, Ordering::Relaxed);
+        if let Some(gauge) = &self.shown {
+            gauge.dec();
+        }
+    }
+}
+
+/// One place in each of several bounds; given back when dropped.
+#[derive(Debug)]
+pub struct Slot(Box<[Arc<Slots>]>);
+
+impl Slot {
+    /// Takes a place in every one of `bounds`; `None`, with none taken, when one of them is full.
+    #[must_use]
+    pub fn take(bounds: &[Arc<Slots>]) -> Option<Self> {
+        for (index, slots) in bounds.iter().enumerate() {
+            if !slots.take() {
+                bounds[..index].iter().for_each(|taken| taken.give_back());
+                return None;
+            }
+        }
+        Some(Self(bounds.into()))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|slots| slots.give_back());
+    }
+}

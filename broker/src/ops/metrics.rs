@@ -1,0 +1,407 @@
+//! Every metric of the broker: all names are in this file.
+//!
+//! The hot path adds up what it does and tells it here once per batch ([`Metrics::received`],
+//! [`Metrics::delivered`]), so that no cache line is shared per message.
+
+use std::{fmt, time::Duration};
+
+use prometheus_client::{
+    encoding::text::encode,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+    },
+    registry::{Registry, Unit},
+};
+
+use dunlin_protocol::ReasonCode;
+use parking_lot::Mutex;
+
+use super::sys::{self, LoadAverages, Snapshot};
+
+/// A label with a fixed set of values.
+pub trait Label: Copy + 'static {
+    /// The label's name.
+    const NAME: &'static str;
+    /// Every value with its text, in the order of [`Label::index`].
+    const VALUES: &'static [&'static str];
+    /// The position of this value in [`Label::VALUES`].
+    fn index(self) -> usize;
+}
+
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident ($label:literal) { $( $(#[$vdoc:meta])* $value:ident = $text:literal, )* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name { $( $(#[$vdoc])* $value, )* }
+        impl Label for $name {
+            const NAME: &'static str = $label;
+            const VALUES: &'static [&'static str] = &[$($text,)*];
+            fn index(self) -> usize { self as usize }
+        }
+    };
+}
+
+label! {
+    /// Why a message was not delivered to one subscriber.
+    Dropped ("reason") {
+        /// The queue of a persistent session was full.
+        QueueFull = "queue_full",
+        /// A slow reader, QoS 0.
+        OutboxFull = "outbox_full",
+        /// Its expiry interval had passed.
+        Expired = "expired",
+        /// Larger than the subscriber's Maximum Packet Size.
+        TooLarge = "too_large",
+    }
+}
+
+/// One counter per value of a label.
+pub struct Counters<L> {
+    counters: Box<[Counter]>,
+    label: std::marker::PhantomData<fn(L)>,
+}
+
+impl<L> fmt::Debug for Counters<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.counters.iter().map(|counter| counter.get())).finish()
+    }
+}
+
+impl<L: Label> Counters<L> {
+    /// Adds to the counter of one value.
+    pub fn add(&self, value: L, n: u64) {
+        if let Some(counter) = self.counters.get(value.index()) {
+            add(counter, n);
+        }
+    }
+
+    /// What has been counted for one value.
+    #[must_use]
+    pub fn get(&self, value: L) -> u64 {
+        self.counters.get(value.index()).map_or(0, Counter::get)
+    }
+
+    /// What has been counted for all values.
+    #[must_use]
+    pub fn sum(&self) -> u64 {
+        self.counters.iter().map(|counter| counter.get()).sum()
+    }
+}
+
+/// Counters by a reason in words or a reason code: a label of which the broker itself makes every
+/// value, so that there are few.
+type ByReason = Family<[(&'static str, String); 1], Counter>;
+
+macro_rules! metrics {
+    ($( $(#[doc = $help:literal])+ $field:ident : $ty:tt $(<$label:ident>)? = $name:literal $(, $unit:ident)? ; )*) => {
+        /// The metrics. Names, as they are scraped, begin with `dunlin_`.
+        #[derive(Debug)]
+        pub struct Metrics {
+            registry: Registry,
+            averages: Mutex<LoadAverages>,
+            $( $(#[doc = $help])+ pub $field: $ty $(<$label>)?, )*
+        }
+
+        impl Default for Metrics {
+            fn default() -> Self {
+                let mut registry = Registry::with_prefix("dunlin");
+                $(
+                    let $field = <$ty $(<$label>)? as Kind>::register(
+                        &mut registry, $name, concat!($($help),+).trim().trim_end_matches('.'), metrics!(@unit $($unit)?),
+                    );
+                )*
+                Self { registry, averages: Mutex::default(), $( $field, )* }
+            }
+        }
+    };
+    (@unit) => { None };
+    (@unit $unit:ident) => { Some(Unit::$unit) };
+}
+
+/// A kind of metric that can be registered under a name.
+trait Kind {
+    fn register(registry: &mut Registry, name: &str, help: &str, unit: Option<Unit>) -> Self;
+}
+
+macro_rules! plain_kind {
+    ($($ty:ty => $make:expr),* $(,)?) => {$(
+        impl Kind for $ty {
+            fn register(registry: &mut Registry, name: &str, help: &str, unit: Option<Unit>) -> Self {
+                let metric: $ty = $make;
+                match unit {
+                    Some(unit) => registry.register_with_unit(name, help, unit, metric.clone()),
+                    None => registry.register(name, help, metric.clone()),
+                }
+                metric
+            }
+        }
+    )*};
+}
+plain_kind! {
+    Counter => Counter::default(),
+    Gauge => Gauge::default(),
+    ByReason => ByReason::default(),
+}
+
+impl<L: Label> Kind for Counters<L> {
+    fn register(registry: &mut Registry, name: &str, help: &str, unit: Option<Unit>) -> Self {
+        let family = Family::<[(&'static str, &'static str); 1], Counter>::default();
+        match unit {
+            Some(unit) => registry.register_with_unit(name, help, unit, family.clone()),
+            None => registry.register(name, help, family.clone()),
+        }
+        let counters = L::VALUES.iter().map(|text| family.get_or_create_owned(&[(L::NAME, *text)])).collect();
+        Self { counters, label: std::marker::PhantomData }
+    }
+}
+
+metrics! {
+    /// Sockets open now, from accept to close.
+    sockets_open: Gauge = "sockets_open";
+    /// Sockets accepted.
+    sockets_accepted: Counter = "sockets_accepted";
+    /// Errors of accept, such as too many open files.
+    accept_errors: Counter = "accept_errors";
+    /// Clients connected now, their CONNECT accepted.
+    clients_connected: Gauge = "clients_connected";
+    /// Most clients connected at once since the start.
+    clients_connected_max: Gauge = "clients_connected_max";
+    /// Clients connected since the start.
+    connections: Counter = "connections";
+    /// Connections refused before or at CONNECT.
+    connections_refused: ByReason = "connections_refused";
+    /// Packets received.
+    packets_received: Counter = "packets_received";
+    /// Packets sent that carry or acknowledge a message.
+    packets_sent: Counter = "packets_sent";
+    /// Bytes received.
+    received: Counter = "received", Bytes;
+    /// Bytes sent.
+    sent: Counter = "sent", Bytes;
+    /// PUBLISH packets received.
+    publishes_received: Counter = "publishes_received";
+    /// Payload bytes of the PUBLISH packets received.
+    publishes_received_payload: Counter = "publishes_received_payload", Bytes;
+    /// PUBLISH packets sent.
+    publishes_sent: Counter = "publishes_sent";
+    /// Bytes of the PUBLISH packets sent.
+    publishes_sent_packets: Counter = "publishes_sent_packets", Bytes;
+    /// PUBLISH packets sent again after a reconnect.
+    retransmissions: Counter = "retransmissions";
+    /// Acknowledgements sent.
+    acknowledgements_sent: Counter = "acknowledgements_sent";
+    /// Messages not delivered to a subscriber.
+    publishes_dropped: Counters<Dropped> = "publishes_dropped";
+    /// Publishes refused by an access rule.
+    publishes_refused: Counter = "publishes_refused";
+    /// Retained messages refused because a bound was reached.
+    retained_refused: Counter = "retained_refused";
+    /// Sessions, persistent or not.
+    sessions: Gauge = "sessions";
+    /// Persistent sessions.
+    sessions_stored: Gauge = "sessions_stored";
+    /// Persistent sessions ended by their expiry.
+    sessions_expired: Counter = "sessions_expired";
+    /// Subscriptions of all sessions.
+    subscriptions: Gauge = "subscriptions";
+    /// Groups of shared subscriptions.
+    shared_groups: Gauge = "shared_groups";
+    /// Retained messages.
+    retained_messages: Gauge = "retained_messages";
+    /// Bytes of retained messages.
+    retained: Gauge = "retained", Bytes;
+    /// Bytes on their way to the store.
+    store_pending: Gauge = "store_pending", Bytes;
+    /// Packets that broke the protocol, by reason code.
+    protocol_errors: ByReason = "protocol_errors";
+    /// Connections closed after one and a half times the keep alive.
+    keep_alive_timeouts: Counter = "keep_alive_timeouts";
+    /// Connections ended by a newer one with the same client id.
+    takeovers: Counter = "takeovers";
+    /// Wills published.
+    wills_published: Counter = "wills_published";
+}
+
+/// Figures that are counted where they are kept, and shown now and then.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Gauges {
+    /// Clients connected.
+    pub connections: usize,
+    /// Sessions, persistent or not.
+    pub sessions: usize,
+    /// Persistent sessions.
+    pub sessions_stored: usize,
+    /// Subscriptions.
+    pub subscriptions: usize,
+    /// Groups of shared subscriptions.
+    pub shared_groups: usize,
+    /// Retained messages.
+    pub retained: usize,
+    /// Bytes of retained messages.
+    pub retained_bytes: u64,
+    /// Bytes on their way to the store.
+    pub store_pending_bytes: usize,
+}
+
+impl Metrics {
+    /// The text that Prometheus scrapes (OpenMetrics 1.0).
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = String::with_capacity(16 * 1024);
+        match encode(&mut text, &self.registry) {
+            Ok(()) => text,
+            // Writing to a String does not fail.
+            Err(fmt::Error) => "# EOF\n".to_owned(),
+        }
+    }
+
+    /// Sets the figures that are counted elsewhere.
+    pub fn set_gauges(&self, gauges: &Gauges) {
+        let set = |gauge: &Gauge, value: usize| {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
+        set(&self.sessions, gauges.sessions);
+        set(&self.sessions_stored, gauges.sessions_stored);
+        set(&self.subscriptions, gauges.subscriptions);
+        set(&self.shared_groups, gauges.shared_groups);
+        set(&self.retained_messages, gauges.retained);
+        set(&self.store_pending, gauges.store_pending_bytes);
+        self.retained.set(i64::try_from(gauges.retained_bytes).unwrap_or(i64::MAX));
+    }
+
+    /// A client has connected.
+    pub fn connection_opened(&self) {
+        self.connections.inc();
+        let now = self.clients_connected.inc() + 1;
+        self.clients_connected_max.inner().fetch_max(now, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// A client that had connected is gone.
+    pub fn connection_closed(&self) {
+        self.clients_connected.dec();
+    }
+
+    /// A connection has been refused. The reason is one of a fixed set of words.
+    pub fn refused(&self, reason: &str) {
+        let label = reason.to_lowercase().replace([' ', '-'], "_");
+        self.connections_refused.get_or_create(&[("reason", label)]).inc();
+    }
+
+    /// A client broke the protocol.
+    pub fn protocol_error(&self, reason: ReasonCode) {
+        let label = format!("0x{:02x}", reason.0);
+        self.protocol_errors.get_or_create(&[("reason", label)]).inc();
+    }
+
+    /// One batch of packets has been received.
+    pub fn received(&self, packets: u64, bytes: u64, publishes: u64, payload_bytes: u64) {
+        add(&self.packets_received, packets);
+        add(&self.received, bytes);
+        add(&self.publishes_received, publishes);
+        add(&self.publishes_received_payload, payload_bytes);
+    }
+
+    /// One write to a socket.
+    pub fn written(&self, bytes: u64) {
+        add(&self.sent, bytes);
+    }
+
+    /// Messages have been put into outboxes: how many, their bytes, how many of them once more.
+    pub fn delivered(&self, messages: u64, bytes: u64, again: u64) {
+        add(&self.packets_sent, messages);
+        add(&self.publishes_sent, messages);
+        add(&self.publishes_sent_packets, bytes);
+        add(&self.retransmissions, again);
+    }
+
+    /// Acknowledgements have been put into an outbox.
+    pub fn acknowledged(&self, acknowledgements: u64) {
+        add(&self.packets_sent, acknowledgements);
+        add(&self.acknowledgements_sent, acknowledgements);
+    }
+
+    /// Messages have not been delivered to a subscriber, by reason.
+    pub fn dropped(&self, queue_full: u64, outbox_full: u64, expired: u64, too_large: u64) {
+        self.publishes_dropped.add(Dropped::QueueFull, queue_full);
+        self.publishes_dropped.add(Dropped::OutboxFull, outbox_full);
+        self.publishes_dropped.add(Dropped::Expired, expired);
+        self.publishes_dropped.add(Dropped::TooLarge, too_large);
+    }
+
+    /// A publish was refused by an access rule.
+    pub fn publish_refused(&self) {
+        self.publishes_refused.inc();
+    }
+
+    /// Retained messages were refused because a bound was reached.
+    pub fn retained_refused(&self, messages: u64) {
+        self.retained_refused.inc_by(messages);
+    }
+
+    /// A persistent session has ended by its expiry.
+    pub fn session_expired(&self) {
+        self.sessions_expired.inc();
+    }
+
+    /// A connection was ended by a newer one with the same client id.
+    pub fn takeover(&self) {
+        self.takeovers.inc();
+    }
+
+    /// A will was published.
+    pub fn will_published(&self) {
+        self.wills_published.inc();
+    }
+
+    /// A connection was closed after one and a half times the keep alive.
+    pub fn keep_alive_timeout(&self) {
+        self.keep_alive_timeouts.inc();
+    }
+
+    /// The `$SYS` topics and their values now. To be called at each publication: the load averages
+    /// take the time since the last call into account.
+    #[must_use]
+    pub fn sys_topics(&self, uptime: Duration) -> Vec<(String, String)> {
+        let snapshot = self.snapshot(uptime);
+        let mut averages = self.averages.lock();
+        averages.update(&snapshot);
+        sys::topics(&snapshot, &averages)
+    }
+
+    fn snapshot(&self, uptime: Duration) -> Snapshot {
+        let gauge = |gauge: &Gauge| u64::try_from(gauge.get()).unwrap_or(0);
+        let stored = gauge(&self.sessions_stored);
+        let connected = gauge(&self.clients_connected);
+        Snapshot {
+            uptime,
+            clients_connected: connected,
+            clients_maximum: gauge(&self.clients_connected_max),
+            sessions: gauge(&self.sessions).max(stored).max(connected),
+            sessions_expired: self.sessions_expired.get(),
+            messages_received: self.packets_received.get(),
+            messages_sent: self.packets_sent.get(),
+            publishes_received: self.publishes_received.get(),
+            publishes_sent: self.publishes_sent.get(),
+            publishes_dropped: self.publishes_dropped.sum(),
+            publish_bytes_received: self.publishes_received_payload.get(),
+            publish_bytes_sent: self.publishes_sent_packets.get(),
+            bytes_received: self.received.get(),
+            bytes_sent: self.sent.get(),
+            subscriptions: gauge(&self.subscriptions),
+            shared_groups: gauge(&self.shared_groups),
+            retained: gauge(&self.retained_messages),
+            retained_bytes: gauge(&self.retained),
+            connections: self.connections.get(),
+            sockets: self.sockets_accepted.get(),
+        }
+    }
+}
+
+/// Most batches have nothing of most kinds: a shared line is not touched for nothing.
+fn add(counter: &Counter, n: u64) {
+    if n > 0 {
+        counter.inc_by(n);
+    }
+}
