@@ -78,7 +78,7 @@ pub fn check_plain_filter(filter: &str) -> Result<(), TopicError> {
     if !has_forbidden(filter.as_bytes()) {
         return Ok(());
     }
-    let mut levels = filter.as_bytes().split(|&byte| byte == b'/').peekable();
+    let mut levels = levels(filter).peekable();
     while let Some(level) = levels.next() {
         check_level(level, levels.peek().is_none())?;
     }
@@ -140,18 +140,23 @@ pub fn matches(filter: &str, topic: &str) -> bool {
     if topic.starts_with('$') && filter.starts_with(['+', '#']) {
         return false;
     }
-    let mut topic_levels = topic.split('/');
-    for level in filter.split('/') {
+    let mut topic_levels = levels(topic);
+    for level in levels(filter) {
         match (level, topic_levels.next()) {
             // Matches the parent too: `sport/#` is for `sport`.
-            ("#", _) => return true,
+            (b"#", _) => return true,
             (_, None) => return false,
-            ("+", Some(_)) => {}
+            (b"+", Some(_)) => {}
             (level, Some(name)) if level == name => {}
             _ => return false,
         }
     }
     topic_levels.next().is_none()
+}
+
+/// Levels as bytes: a `/` is never part of another character, and nothing here needs characters.
+fn levels(text: &str) -> impl Iterator<Item = &[u8]> {
+    text.as_bytes().split(|&byte| byte == b'/')
 }
 
 #[cold]

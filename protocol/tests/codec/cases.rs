@@ -9,7 +9,7 @@
 //! that is versions, who sends it, bytes (see `input`), what must come of it, and the statements of the specification
 //! that it bears witness to. What is decoded is also encoded again, and must give the same bytes; where another form
 //! is the canonical one it stands behind `=>`. `UPDATE_CASES=1` rewrites what stands between `->` and `//`: read the
-//! difference.
+//! difference. `FUZZ_SEEDS=folder` writes the bytes of every case there, for the fuzzer to start from.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,7 @@ use crate::{input, text};
 #[test]
 fn every_case_file_holds() {
     let update = std::env::var_os("UPDATE_CASES").is_some();
+    let seeds = seed_folder();
     let mut wrong = Vec::new();
     let mut cases = 0;
     for path in case_files() {
@@ -41,6 +42,11 @@ fn every_case_file_holds() {
                     .map(|(versions, outcome)| case.line(versions, outcome))
                     .collect();
                 after += &lines.join("\n");
+                if let Some(folder) = &seeds {
+                    let name = format!("case-{cases:04}");
+                    fs::write(folder.join(name), input::parse(case.input))
+                        .expect("a seed can be written");
+                }
                 cases += 1;
             }
             after.push('\n');
@@ -57,6 +63,12 @@ fn every_case_file_holds() {
         wrong.len(),
         wrong.join("\n")
     );
+}
+
+fn seed_folder() -> Option<PathBuf> {
+    let folder = PathBuf::from(std::env::var_os("FUZZ_SEEDS")?);
+    fs::create_dir_all(&folder).expect("the folder of seeds can be made");
+    Some(folder)
 }
 
 fn case_files() -> Vec<PathBuf> {
