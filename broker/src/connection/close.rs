@@ -1,0 +1,183 @@
+//! How a connection ends: what the client is told, and what becomes of its session.
+
+use std::time::Duration;
+
+use dunlin_protocol::{
+    DecodeError, Disconnect, Packet, PropertiesBuf, Property, ReasonCode, Version,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::run::Connection;
+use crate::hub::Departure;
+use crate::hub::wake::CloseRequest;
+use crate::net::Transport;
+
+/// How long the last bytes may take to leave, and how long is listened afterwards: a socket that is
+/// closed with unread input is reset, and the reset can overtake the DISCONNECT.
+const LINGER: Duration = Duration::from_secs(1);
+/// Bytes that are read and thrown away while lingering.
+const LINGER_BYTES: usize = 1 << 20;
+
+/// Why a connection ends.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Closing {
+    /// The client said so; with `will`, it wants its will published.
+    Disconnected {
+        will: bool,
+        expiry_interval: Option<u32>,
+    },
+    /// The socket ended or failed.
+    Lost(String),
+    /// Nothing came for one and a half times the keep alive. [MQTT-3.1.2-22]
+    KeepAlive,
+    /// The client broke the protocol.
+    Violation(ReasonCode, String),
+    /// See [`CloseRequest`].
+    Asked(CloseRequest),
+}
+
+impl From<DecodeError> for Closing {
+    fn from(error: DecodeError) -> Self {
+        Self::Violation(error.reason_code(), error.to_string())
+    }
+}
+
+impl Closing {
+    /// What an MQTT 5 client is told.
+    pub(super) fn reason_code(&self) -> Option<ReasonCode> {
+        match self {
+            Self::Disconnected { .. } | Self::Lost(_) => None,
+            Self::KeepAlive => Some(ReasonCode::KEEP_ALIVE_TIMEOUT),
+            Self::Violation(reason, _) => Some(*reason),
+            Self::Asked(CloseRequest::TakenOver) => Some(ReasonCode::SESSION_TAKEN_OVER),
+            Self::Asked(CloseRequest::ServerShutdown) => Some(ReasonCode::SERVER_SHUTTING_DOWN),
+            Self::Asked(CloseRequest::StoreFailed) => Some(ReasonCode::UNSPECIFIED_ERROR),
+        }
+    }
+
+    fn departure(&self) -> Departure {
+        match self {
+            Self::Disconnected {
+                will,
+                expiry_interval,
+            } => Departure {
+                will: *will,
+                expiry_interval: *expiry_interval,
+            },
+            _ => Departure {
+                will: true,
+                expiry_interval: None,
+            },
+        }
+    }
+
+    fn text(&self) -> &str {
+        match self {
+            Self::Violation(_, text) => text,
+            _ => "",
+        }
+    }
+}
+
+impl Connection {
+    /// Lets go of the session, then tells the client.
+    pub(super) async fn finish(mut self, closing: Closing) {
+        self.log(&closing);
+        self.hub
+            .detach(&self.session, &self.wake, closing.departure());
+        self.hub.metrics.connection_closed();
+        if let Some(reason) = closing.reason_code() {
+            if self.version.is_v5() {
+                let text = if self.problem_information {
+                    closing.text()
+                } else {
+                    ""
+                };
+                self.local
+                    .extend(&disconnect(reason, text, self.max_packet));
+            }
+            let mut out = Vec::new();
+            self.writing.append(&mut self.local);
+            drain_into(&mut self.writing, &mut out);
+            say_goodbye(&mut self.transport, &out).await;
+        } else if let Err(error) = tokio::time::timeout(LINGER, self.transport.shutdown()).await {
+            tracing::trace!(%error, "a closed connection did not shut down in time");
+        }
+    }
+
+    fn log(&self, closing: &Closing) {
+        let client = &*self.session.client_id;
+        match closing {
+            Closing::Disconnected { .. } => {
+                tracing::debug!(client, peer = %self.peer, "client disconnected")
+            }
+            Closing::Lost(why) => {
+                tracing::debug!(client, peer = %self.peer, why, "connection lost")
+            }
+            Closing::KeepAlive => {
+                self.hub.metrics.keep_alive_timeout();
+                tracing::info!(client, peer = %self.peer, keep_alive_s = self.keep_alive_seconds, "client silent for one and a half times its keep alive");
+            }
+            Closing::Violation(reason, why) => {
+                self.hub.metrics.protocol_error(*reason);
+                tracing::info!(client, peer = %self.peer, reason = %format_args!("{:#04x} {}", reason.0, reason.name()), why, "client broke the protocol");
+            }
+            Closing::Asked(request) => {
+                tracing::debug!(client, peer = %self.peer, ?request, "connection closed by the broker")
+            }
+        }
+    }
+}
+
+fn drain_into(from: &mut crate::core::out_buffer::OutBuffer, out: &mut Vec<u8>) {
+    while !from.is_empty() {
+        let mut slices = [std::io::IoSlice::new(&[]); 8];
+        let filled = from.io_slices(&mut slices);
+        let mut taken = 0;
+        for slice in slices.iter().take(filled) {
+            out.extend_from_slice(slice);
+            taken += slice.len();
+        }
+        from.consume(taken);
+    }
+}
+
+/// A DISCONNECT within what the client takes.
+pub(super) fn disconnect(reason: ReasonCode, text: &str, max_packet: u32) -> Vec<u8> {
+    let mut properties = PropertiesBuf::default();
+    let pushed = text.is_empty() || properties.push(Property::ReasonString(text)).is_ok();
+    let mut out = Vec::new();
+    let packet = Packet::Disconnect(Disconnect {
+        reason,
+        properties: properties.as_properties(),
+    });
+    if !pushed || packet.encode(Version::V5, &mut out).is_err() || out.len() > max_packet as usize {
+        // [MQTT-3.14.2-3]: without the text rather than longer than the client takes.
+        out = vec![0xE0, 1, reason.0];
+    }
+    out
+}
+
+/// Writes the last bytes, ends the sending side and listens until the client has ended its own.
+pub(super) async fn say_goodbye(transport: &mut Transport, bytes: &[u8]) {
+    let goodbye = async {
+        transport.write_all(bytes).await?;
+        transport.shutdown().await?;
+        let mut left = LINGER_BYTES;
+        let mut sink = [0u8; 2048];
+        while left > 0 {
+            let read = transport.read(&mut sink).await?;
+            if read == 0 {
+                break;
+            }
+            left = left.saturating_sub(read);
+        }
+        Ok::<_, std::io::Error>(())
+    };
+    // A client that is gone cannot be told anything.
+    match tokio::time::timeout(LINGER, goodbye).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::trace!(%error, "the last bytes of a connection did not leave"),
+        Err(_) => tracing::trace!("a connection was closed before its client did"),
+    }
+}

@@ -1,0 +1,497 @@
+//! The first packet: CONNECT, what is wrong with it, and CONNACK.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dunlin_protocol::{
+    ConnAck, Connect, DecodeError, Packet, PropertiesBuf, Property, QoS, ReasonCode, Sender,
+    Version, decode, peek_frame, topic,
+};
+use dunlin_sync::Message;
+use tokio::io::AsyncReadExt;
+
+use super::close::say_goodbye;
+use super::run::{Connection, Established};
+use crate::auth::{Action, Credentials, Principal};
+use crate::core::frames::{Forwarded, Incoming, Origin, Topic, keep};
+use crate::core::link::LinkOptions;
+use crate::hub::{ConnectRequest, Hub, WillRequest};
+use crate::net::{Accepted, sniff};
+
+/// Bytes read at a time before CONNECT is whole.
+const READ: usize = 2048;
+/// Longest client id that the broker makes up: "auto-" and 20 characters.
+const RANDOM_ID_LEN: usize = 20;
+
+/// A CONNECT that is refused: its answer, and the log's words.
+struct Refusal {
+    version: Version,
+    reason: ReasonCode,
+    why: String,
+}
+
+impl Refusal {
+    fn new(version: Version, reason: ReasonCode, why: impl Into<String>) -> Self {
+        Self {
+            version,
+            reason,
+            why: why.into(),
+        }
+    }
+}
+
+/// Reads CONNECT and answers it. `None`: the connection is over.
+pub(super) async fn handshake(hub: &Arc<Hub>, mut accepted: Accepted) -> Option<Connection> {
+    let timeout = Duration::from_millis(u64::from(hub.limits.connect_timeout_ms));
+    let deadline = tokio::time::Instant::from_std(accepted.accepted_at) + timeout;
+    let mut buffer = Vec::new();
+    let frame_len = match tokio::time::timeout_at(
+        deadline,
+        read_connect(hub, &mut accepted, &mut buffer),
+    )
+    .await
+    {
+        Ok(Some(frame_len)) => frame_len,
+        Ok(None) => return None,
+        Err(_) => {
+            hub.metrics.refused("timeout");
+            tracing::info!(peer = %accepted.peer, timeout_ms = hub.limits.connect_timeout_ms, "no whole CONNECT within the connect timeout");
+            return None;
+        }
+    };
+    let rest = buffer.split_off(frame_len);
+    match establish(hub, &accepted, &buffer).await {
+        Ok((established, connack)) => Some(Connection::new(
+            hub.clone(),
+            accepted,
+            established,
+            connack,
+            rest,
+        )),
+        Err(refusal) => {
+            hub.metrics.refused(refusal.reason.name());
+            tracing::info!(
+                peer = %accepted.peer,
+                reason = %format_args!("{:#04x} {}", refusal.reason.0, refusal.reason.name()),
+                why = refusal.why,
+                "connection refused"
+            );
+            let connack = refuse(&refusal);
+            say_goodbye(&mut accepted.transport, &connack).await;
+            None
+        }
+    }
+}
+
+/// Reads until the first packet is whole; gives back its length. `None`: this is no MQTT client.
+async fn read_connect(hub: &Hub, accepted: &mut Accepted, buffer: &mut Vec<u8>) -> Option<usize> {
+    loop {
+        buffer.reserve(READ);
+        match accepted.transport.read_buf(buffer).await {
+            Ok(0) => {
+                tracing::debug!(peer = %accepted.peer, bytes = buffer.len(), "closed before CONNECT");
+                return None;
+            }
+            Err(error) => {
+                tracing::debug!(peer = %accepted.peer, %error, "lost before CONNECT");
+                return None;
+            }
+            Ok(_) => {}
+        }
+        if buffer.first() != Some(&0x10) {
+            not_connect(hub, accepted, buffer).await;
+            return None;
+        }
+        match peek_frame(buffer, hub.limits.max_packet_size) {
+            Ok(Some(header)) if buffer.len() >= header.total_len => return Some(header.total_len),
+            Ok(_) => {}
+            Err(error) => {
+                hub.metrics.refused(error.reason_code().name());
+                tracing::info!(peer = %accepted.peer, %error, "the first packet is malformed");
+                if let Some(version) = claimed_version(buffer).filter(|version| version.is_v5()) {
+                    let refusal = Refusal::new(version, error.reason_code(), "");
+                    say_goodbye(&mut accepted.transport, &refuse(&refusal)).await;
+                }
+                return None;
+            }
+        }
+    }
+}
+
+/// [MQTT-3.1.0-1]: whatever is not CONNECT ends the connection; what a browser sent gets an answer
+/// that a human can read.
+async fn not_connect(hub: &Hub, accepted: &mut Accepted, buffer: &[u8]) {
+    match sniff::not_mqtt(buffer) {
+        Some(sniffed) => {
+            hub.metrics.refused("not mqtt");
+            tracing::warn!(peer = %accepted.peer, listener = %accepted.listener.name, "{}", sniffed.message(&accepted.listener));
+            say_goodbye(&mut accepted.transport, &sniffed.answer(&accepted.listener)).await;
+        }
+        None => {
+            hub.metrics.refused("first packet is not connect");
+            tracing::info!(peer = %accepted.peer, first_byte = buffer.first().copied().unwrap_or(0), "the first packet is not CONNECT");
+        }
+    }
+}
+
+/// The version that a CONNECT claims, if its header says one: it decides the form of the answer.
+fn claimed_version(buffer: &[u8]) -> Option<Version> {
+    let body_at = 1
+        + buffer
+            .get(1..5)?
+            .iter()
+            .take_while(|byte| **byte & 0x80 != 0)
+            .count()
+        + 1;
+    let name_len = usize::from(u16::from_be_bytes([
+        *buffer.get(body_at)?,
+        *buffer.get(body_at + 1)?,
+    ]));
+    match buffer.get(body_at + 2 + name_len)? {
+        0..=4 => Some(Version::V311),
+        _ => Some(Version::V5),
+    }
+}
+
+/// The CONNACK of a refusal. MQTT 3 has return codes for five reasons; the others close without one.
+fn refuse(refusal: &Refusal) -> Vec<u8> {
+    let mut out = Vec::new();
+    if !refusal.version.is_v5() {
+        let code = refusal.reason.connack_v3();
+        if code != 0
+            && refusal.reason != ReasonCode::MALFORMED_PACKET
+            && refusal.reason != ReasonCode::PROTOCOL_ERROR
+        {
+            out.extend_from_slice(&[0x20, 2, 0, code]);
+        }
+        return out;
+    }
+    let mut properties = PropertiesBuf::default();
+    let with_text = !refusal.why.is_empty()
+        && properties
+            .push(Property::ReasonString(&refusal.why))
+            .is_ok();
+    let connack = ConnAck {
+        session_present: false,
+        reason: refusal.reason,
+        properties: properties.as_properties(),
+    };
+    if !with_text
+        || Packet::ConnAck(connack)
+            .encode(Version::V5, &mut out)
+            .is_err()
+    {
+        out = vec![0x20, 3, 0, refusal.reason.0, 0];
+    }
+    out
+}
+
+async fn establish(
+    hub: &Arc<Hub>,
+    accepted: &Accepted,
+    frame: &[u8],
+) -> Result<(Established, Vec<u8>), Refusal> {
+    let claimed = claimed_version(frame).unwrap_or(Version::V311);
+    let connect = match decode(frame, Version::V311, Sender::Client) {
+        Ok(Packet::Connect(connect)) => connect,
+        Ok(_) => {
+            return Err(Refusal::new(
+                claimed,
+                ReasonCode::PROTOCOL_ERROR,
+                "the first packet is not CONNECT",
+            ));
+        }
+        Err(error) => return Err(refuse_malformed(claimed, error)),
+    };
+    let version = connect.version;
+    check(hub, &connect)?;
+    let (client_id, assigned) = client_id(hub, &connect)?;
+    let credentials = Credentials {
+        client_id: client_id.clone(),
+        username: connect.username.map(Arc::from),
+        password: connect.password.map(<[u8]>::to_vec),
+        tls_name: accepted.tls_name.clone(),
+        peer: accepted.peer,
+        listener: accepted.listener.clone(),
+    };
+    let principal = hub
+        .auth
+        .authenticate(credentials)
+        .await
+        .map_err(|reason| Refusal::new(version, reason, "the credentials were not accepted"))?;
+    let will = will(hub, &connect, &client_id, &principal)?;
+    let request = request(hub, &connect, client_id, will);
+    let expiry_interval = request.expiry_interval;
+    let attached = hub
+        .attach(request)
+        .await
+        .map_err(|error| Refusal::new(version, error.reason_code(), format!("{error:?}")))?;
+
+    let server_keep_alive = server_keep_alive(hub, &connect);
+    let connack = connack(
+        hub,
+        &connect,
+        &attached,
+        assigned,
+        expiry_interval,
+        server_keep_alive,
+    );
+    let established = Established {
+        attached,
+        version,
+        keep_alive_seconds: server_keep_alive.unwrap_or(connect.keep_alive),
+        max_packet: max_packet(&connect),
+        problem_information: connect
+            .properties
+            .request_problem_information()
+            .unwrap_or(true),
+        expiry_interval,
+        principal,
+    };
+    Ok((established, connack))
+}
+
+fn refuse_malformed(claimed: Version, error: DecodeError) -> Refusal {
+    Refusal::new(claimed, error.reason_code(), error.to_string())
+}
+
+/// What is refused whoever the client is.
+fn check(hub: &Hub, connect: &Connect<'_>) -> Result<(), Refusal> {
+    let version = connect.version;
+    if version == Version::V31 && !hub.features.allow_mqtt31 {
+        return Err(Refusal::new(
+            version,
+            ReasonCode::UNSUPPORTED_PROTOCOL_VERSION,
+            "MQTT 3.1 is switched off: features.allow_mqtt31",
+        ));
+    }
+    if let Some(method) = connect.properties.authentication_method() {
+        let why = format!("authentication method {method:?} is not offered here");
+        return Err(Refusal::new(
+            version,
+            ReasonCode::BAD_AUTHENTICATION_METHOD,
+            why,
+        ));
+    }
+    if let Some(will) = &connect.will {
+        if will.retain && !hub.features.retain_available {
+            return Err(Refusal::new(
+                version,
+                ReasonCode::RETAIN_NOT_SUPPORTED,
+                "retained messages are switched off",
+            ));
+        }
+        if will.qos as u8 > hub.features.maximum_qos {
+            return Err(Refusal::new(
+                version,
+                ReasonCode::QOS_NOT_SUPPORTED,
+                "the will's QoS is above the maximum",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn client_id(hub: &Hub, connect: &Connect<'_>) -> Result<(Arc<str>, bool), Refusal> {
+    if !connect.client_id.is_empty() {
+        return Ok((Arc::from(connect.client_id), false));
+    }
+    if !hub.features.allow_empty_client_id {
+        return Err(Refusal::new(
+            connect.version,
+            ReasonCode::CLIENT_IDENTIFIER_NOT_VALID,
+            "a client id is required",
+        ));
+    }
+    let random = crate::random::alphanumeric(RANDOM_ID_LEN)
+        .map_err(|error| Refusal::new(connect.version, ReasonCode::UNSPECIFIED_ERROR, error))?;
+    Ok((Arc::from(format!("auto-{random}")), true))
+}
+
+fn will(
+    hub: &Hub,
+    connect: &Connect<'_>,
+    client_id: &Arc<str>,
+    principal: &Principal,
+) -> Result<Option<WillRequest>, Refusal> {
+    let Some(will) = &connect.will else {
+        return Ok(None);
+    };
+    let levels = will.topic.split('/').count();
+    if levels > usize::from(hub.limits.max_topic_levels) || topic::check_name(will.topic).is_err() {
+        return Err(Refusal::new(
+            connect.version,
+            ReasonCode::TOPIC_NAME_INVALID,
+            format!("the will topic has {levels} levels"),
+        ));
+    }
+    let action = Action::Publish {
+        qos: will.qos,
+        retain: will.retain,
+    };
+    if will.topic.starts_with("$SYS") || !hub.auth.allows(principal, client_id, action, will.topic)
+    {
+        return Err(Refusal::new(
+            connect.version,
+            ReasonCode::NOT_AUTHORIZED,
+            format!("not allowed to publish the will to {:?}", will.topic),
+        ));
+    }
+    let mut properties = PropertiesBuf::default();
+    for property in will.properties.iter() {
+        if !matches!(
+            property,
+            Property::WillDelayInterval(_) | Property::MessageExpiryInterval(_)
+        ) && properties.push(property).is_err()
+        {
+            return Err(Refusal::new(
+                connect.version,
+                ReasonCode::MALFORMED_PACKET,
+                "a will property is too long",
+            ));
+        }
+    }
+    let publish = Incoming {
+        topic: Topic::Borrowed(will.topic),
+        qos: will.qos,
+        retain: will.retain,
+        properties: Forwarded::Borrowed(properties.as_bytes()),
+        // Counted from publication, see `WillRequest::expiry`.
+        expiry: None,
+        payload: will.payload,
+    };
+    let origin = Origin {
+        received_at: hub.clock.now_us(),
+        publisher: Some(client_id.clone()),
+    };
+    let message: Message = keep(&publish, &origin);
+    Ok(Some(WillRequest {
+        delay: will.properties.will_delay_interval().unwrap_or(0),
+        expiry: will.properties.message_expiry_interval(),
+        message: Arc::new(message),
+    }))
+}
+
+fn request(
+    hub: &Hub,
+    connect: &Connect<'_>,
+    client_id: Arc<str>,
+    will: Option<WillRequest>,
+) -> ConnectRequest {
+    let limits = &hub.limits;
+    let asked = match connect.version {
+        Version::V5 => connect.properties.session_expiry_interval().unwrap_or(0),
+        // [MQTT-3.1.2-5] of 3.1.1: the session lasts; here as long as any may.
+        _ if !connect.clean_start => u32::MAX,
+        _ => 0,
+    };
+    let receive_maximum = connect.properties.receive_maximum().unwrap_or(u16::MAX);
+    let aliases = connect.properties.topic_alias_maximum().unwrap_or(0);
+    ConnectRequest {
+        client_id,
+        clean_start: connect.clean_start,
+        expiry_interval: asked.min(limits.max_session_expiry),
+        link: LinkOptions {
+            version: connect.version,
+            max_packet: max_packet(connect),
+            outbox_bytes: limits.outbox_bytes as usize,
+            aliases: aliases.min(limits.outbound_topic_aliases),
+        },
+        quota: receive_maximum.min(limits.max_inflight),
+        will,
+    }
+}
+
+fn max_packet(connect: &Connect<'_>) -> u32 {
+    connect.properties.maximum_packet_size().unwrap_or(u32::MAX)
+}
+
+/// [MQTT-3.1.2-21]: an MQTT 5 client is told of a shorter keep alive and must use it; an older one
+/// cannot be told and keeps its own.
+fn server_keep_alive(hub: &Hub, connect: &Connect<'_>) -> Option<u16> {
+    let max = hub.limits.max_keep_alive;
+    let too_long = connect.keep_alive == 0 || connect.keep_alive > max;
+    (max > 0 && connect.version.is_v5() && too_long).then_some(max)
+}
+
+fn connack(
+    hub: &Hub,
+    connect: &Connect<'_>,
+    attached: &crate::hub::Attached,
+    assigned: bool,
+    expiry_interval: u32,
+    server_keep_alive: Option<u16>,
+) -> Vec<u8> {
+    let mut properties = PropertiesBuf::default();
+    let mut push = |property: Property<'_>| {
+        if let Err(error) = properties.push(property) {
+            tracing::error!(%error, "a CONNACK property could not be encoded");
+        }
+    };
+    let (limits, features) = (&hub.limits, &hub.features);
+    if connect.version.is_v5() {
+        if expiry_interval != connect.properties.session_expiry_interval().unwrap_or(0) {
+            push(Property::SessionExpiryInterval(expiry_interval));
+        }
+        push(Property::ReceiveMaximum(limits.receive_maximum));
+        match features.maximum_qos {
+            0 => push(Property::MaximumQoS(QoS::AtMostOnce)),
+            1 => push(Property::MaximumQoS(QoS::AtLeastOnce)),
+            _ => {}
+        }
+        if !features.retain_available {
+            push(Property::RetainAvailable(false));
+        }
+        push(Property::MaximumPacketSize(limits.max_packet_size));
+        if assigned {
+            push(Property::AssignedClientIdentifier(
+                &attached.session.client_id,
+            ));
+        }
+        push(Property::TopicAliasMaximum(limits.topic_alias_maximum));
+        for (available, property) in [
+            (
+                features.wildcard_subscriptions,
+                Property::WildcardSubscriptionAvailable(false),
+            ),
+            (
+                features.subscription_identifiers,
+                Property::SubscriptionIdentifierAvailable(false),
+            ),
+            (
+                features.shared_subscriptions,
+                Property::SharedSubscriptionAvailable(false),
+            ),
+        ] {
+            if !available {
+                push(property);
+            }
+        }
+        if let Some(seconds) = server_keep_alive {
+            push(Property::ServerKeepAlive(seconds));
+        }
+        if features.response_information
+            && connect.properties.request_response_information() == Some(true)
+        {
+            let base = format!("responses/{}", attached.session.client_id);
+            push(Property::ResponseInformation(&base));
+        }
+    }
+    // [MQTT-3.1.3 of 3.1]: MQTT 3.1 has no session present flag.
+    let session_present = attached.present && connect.version != Version::V31;
+    let packet = ConnAck {
+        session_present,
+        reason: ReasonCode::SUCCESS,
+        properties: properties.as_properties(),
+    };
+    let mut out = Vec::new();
+    if let Err(error) = Packet::ConnAck(packet).encode(connect.version, &mut out) {
+        tracing::error!(%error, "a CONNACK could not be encoded");
+    }
+    out
+}
+
+/// When a connection that was accepted at `now` is idle for too long.
+pub(super) fn keep_alive_limit(seconds: u16) -> Option<Duration> {
+    (seconds > 0).then(|| Duration::from_millis(u64::from(seconds) * 1500))
+}

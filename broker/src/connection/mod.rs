@@ -1,0 +1,35 @@
+//! One client's connection: a task that reads, hands on, acknowledges and writes.
+//!
+//! The task never waits for one direction: a client that does not read still has its packets
+//! handled until a bound says otherwise. Nothing is held while nothing happens: bytes are read into
+//! a buffer of the thread, and what is left of an incomplete packet is all that a connection keeps.
+//!
+//! - [`handshake`]: CONNECT, its answer, the claim of the session.
+//! - [`packets`]: what each packet means.
+//! - [`acks`]: acknowledgements that wait for the store, in order.
+//! - [`run`]: the loop, the socket, the clock.
+//! - [`close`]: how it ends.
+
+mod acks;
+mod close;
+mod handshake;
+mod packets;
+mod run;
+mod throttle;
+
+use std::sync::Arc;
+
+use crate::hub::Hub;
+use crate::net::Accepted;
+
+/// Serves one connection until it is closed.
+///
+/// Not cancel safe: a dropped future leaves the session claimed until the process ends. Ask the
+/// connection to close instead ([`Hub::drain`]).
+pub async fn serve(hub: Arc<Hub>, accepted: Accepted) {
+    let Some(mut connection) = handshake::handshake(&hub, accepted).await else {
+        return;
+    };
+    let closing = connection.run().await;
+    connection.finish(closing).await;
+}

@@ -1,0 +1,460 @@
+//! The loop of a connection's task.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io::IoSlice;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use dunlin_protocol::Version;
+use dunlin_sync::Op;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+use super::acks::Acks;
+use super::close::Closing;
+use super::handshake::keep_alive_limit;
+use super::throttle::Throttle;
+use crate::auth::Principal;
+use crate::core::out_buffer::OutBuffer;
+use crate::core::outbound::Tally;
+use crate::hub::session::Session;
+use crate::hub::wake::{CloseRequest, Wake};
+use crate::hub::{Attached, Hub};
+use crate::net::{Accepted, Slot, Transport};
+
+/// Reads and writes of one turn before other tasks get theirs.
+const TURNS: usize = 4;
+/// Buffers per `writev`.
+const SLICES: usize = 16;
+/// Turns that a publisher gives away while receivers have not run; then it reads on regardless.
+const YIELDS_MAX: u32 = 64;
+/// How long nothing is read when the store is behind.
+const STORE_PAUSE: Duration = Duration::from_millis(2);
+/// Acknowledgements that may wait for the store before nothing more is read.
+const ACKS_MAX: usize = 65_535;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What the handshake found out.
+pub(super) struct Established {
+    pub(super) attached: Attached,
+    pub(super) version: Version,
+    pub(super) keep_alive_seconds: u16,
+    pub(super) max_packet: u32,
+    pub(super) problem_information: bool,
+    pub(super) expiry_interval: u32,
+    pub(super) principal: Principal,
+}
+
+/// A connected client.
+pub(super) struct Connection {
+    pub(super) hub: Arc<Hub>,
+    pub(super) session: Arc<Session>,
+    pub(super) wake: Arc<Wake>,
+    pub(super) transport: Transport,
+    /// The place within `max_connections`.
+    _slot: Slot,
+    pub(super) peer: SocketAddr,
+    pub(super) version: Version,
+    pub(super) max_packet: u32,
+    /// Reason strings may be sent. [MQTT-3.1.2-29]
+    pub(super) problem_information: bool,
+    /// Session Expiry Interval of CONNECT.
+    pub(super) expiry_interval: u32,
+    pub(super) keep_alive_seconds: u16,
+    pub(super) principal: Principal,
+    /// Answers, before what others deliver.
+    pub(super) local: OutBuffer,
+    /// What is being written.
+    pub(super) writing: OutBuffer,
+    pub(super) acks: Acks,
+    /// Number of the newest submission to the store that is waited for.
+    pub(super) submitted: u64,
+    /// QoS 2 publishes of the client that are not released.
+    pub(super) inbound_open: usize,
+    /// Topics by alias; only what the client has used is allocated.
+    pub(super) aliases: Vec<Option<Arc<str>>>,
+    pub(super) throttle: Option<Throttle>,
+    /// The last read brought publishes.
+    pub(super) publishing: bool,
+    /// The beginning of a packet that is not whole yet.
+    partial: Vec<u8>,
+    /// Nothing is read until then.
+    pause: Option<Pin<Box<Sleep>>>,
+    keep_alive: Option<Pin<Box<Sleep>>>,
+    last_read: Instant,
+    yields: u32,
+    needs_flush: bool,
+}
+
+/// What the loop has to wait for.
+enum Turn {
+    Close(Closing),
+    /// The stored queue is to be read on: from, and up to where it reaches.
+    Refill(u64, u64),
+}
+
+impl Connection {
+    /// `rest` is what came behind CONNECT.
+    pub(super) fn new(
+        hub: Arc<Hub>,
+        accepted: Accepted,
+        established: Established,
+        connack: Vec<u8>,
+        rest: Vec<u8>,
+    ) -> Self {
+        let Accepted {
+            transport,
+            peer,
+            slot,
+            ..
+        } = accepted;
+        let Established {
+            attached,
+            version,
+            keep_alive_seconds,
+            max_packet,
+            problem_information,
+            expiry_interval,
+            principal,
+        } = established;
+        let now = Instant::now();
+        let mut local = OutBuffer::default();
+        local.extend(&connack);
+        let inbound_open = attached.session.lock().inbound.len();
+        hub.metrics.connection_opened();
+        tracing::debug!(client = %attached.session.client_id, %peer, ?version, present = attached.present, "client connected");
+        Self {
+            throttle: Throttle::new(hub.limits.publish_rate, now),
+            hub,
+            session: attached.session,
+            wake: attached.wake,
+            transport,
+            _slot: slot,
+            peer,
+            version,
+            max_packet,
+            problem_information,
+            expiry_interval,
+            keep_alive_seconds,
+            principal,
+            local,
+            writing: OutBuffer::default(),
+            acks: Acks::default(),
+            submitted: 0,
+            inbound_open,
+            aliases: Vec::new(),
+            publishing: false,
+            partial: rest,
+            pause: None,
+            keep_alive: keep_alive_limit(keep_alive_seconds)
+                .map(|limit| Box::pin(tokio::time::sleep(limit))),
+            last_read: now,
+            yields: 0,
+            needs_flush: false,
+        }
+    }
+
+    /// Runs until the connection ends.
+    pub(super) async fn run(&mut self) -> Closing {
+        let rest = std::mem::take(&mut self.partial);
+        if !rest.is_empty()
+            && let Err(closing) = self.take_in(&rest)
+        {
+            return closing;
+        }
+        loop {
+            match poll_fn(|cx| self.poll_turn(cx)).await {
+                Turn::Close(closing) => return closing,
+                Turn::Refill(from, tail) => {
+                    if let Err(closing) = self.refill(from, tail).await {
+                        return closing;
+                    }
+                }
+            }
+        }
+    }
+
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
+        self.wake.begin(cx.waker());
+        if let Some(request) = self.wake.close_request() {
+            return Poll::Ready(Turn::Close(Closing::Asked(request)));
+        }
+        for _ in 0..TURNS {
+            loop {
+                let behind = !self.writing.is_empty();
+                if let Some((from, tail)) = self.collect() {
+                    return Poll::Ready(Turn::Refill(from, tail));
+                }
+                if let Err(error) = self.poll_write(cx) {
+                    return Poll::Ready(Turn::Close(Closing::Lost(error.to_string())));
+                }
+                // What was delivered behind bytes that have only now left is still to be collected.
+                if !behind || !self.writing.is_empty() {
+                    break;
+                }
+            }
+            match self.poll_read(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(closing)) => {
+                    self.collect_answers();
+                    return Poll::Ready(Turn::Close(closing));
+                }
+                Poll::Pending => return self.poll_keep_alive(cx).map(Turn::Close),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Brings together what is to be written: answers that are free to go, and what others have
+    /// delivered to the session. Gives back what the stored queue is to be read for.
+    fn collect(&mut self) -> Option<(u64, u64)> {
+        self.collect_answers();
+        if !self.writing.is_empty() {
+            return None;
+        }
+        let mut ops = Vec::new();
+        let mut tally = Tally::default();
+        let mut feed = false;
+        let refill = {
+            let mut state = self.session.lock();
+            let state = &mut *state;
+            self.writing.append(&mut self.local);
+            if let Some(link) = &mut state.delivering.link {
+                self.writing.append(&mut link.out);
+            }
+            state.blocked = false;
+            if !state.delivering.outbound.is_idle() {
+                state.delivering.pump(self.hub.clock.now_ms(), &mut tally);
+                if let Some(link) = &mut state.delivering.link {
+                    self.writing.append(&mut link.out);
+                }
+            }
+            ops.append(&mut state.delivering.ops);
+            feed |= !state.backlog.is_empty() && self.acks.is_empty();
+            state
+                .delivering
+                .outbound
+                .wants_refill(&self.hub.queue_bounds)
+        };
+        if self.wake.clear_congested() {
+            self.hub.congested.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.hub.count(tally);
+        if feed {
+            let more = self.hub.feed_retained(&self.session, &mut ops);
+            if more
+                || self
+                    .session
+                    .lock()
+                    .delivering
+                    .link
+                    .as_ref()
+                    .is_some_and(|link| !link.out.is_empty())
+            {
+                self.wake.wake();
+            }
+        }
+        self.submit(ops, false);
+        refill
+    }
+
+    fn collect_answers(&mut self) {
+        if self.acks.is_empty() {
+            return;
+        }
+        let committed = self.wake.committed();
+        let tail = self.local.tail();
+        let before = tail.len();
+        let released = self.acks.release(committed, self.version, tail);
+        let written = tail.len() - before;
+        self.local.appended(written);
+        self.hub.metrics.acknowledged(released);
+    }
+
+    /// Writes until nothing is left or the socket is full.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> std::io::Result<()> {
+        while !self.writing.is_empty() {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let filled = self.writing.io_slices(&mut slices);
+            match Pin::new(&mut self.transport).poll_write_vectored(cx, &slices[..filled]) {
+                Poll::Ready(Ok(0)) => return Err(std::io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(written)) => {
+                    self.writing.consume(written);
+                    self.needs_flush = true;
+                    self.hub.metrics.written(written as u64);
+                }
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => {
+                    self.session.lock().blocked = true;
+                    return Ok(());
+                }
+            }
+        }
+        if self.needs_flush {
+            match Pin::new(&mut self.transport).poll_flush(cx) {
+                Poll::Ready(flushed) => {
+                    flushed?;
+                    self.needs_flush = false;
+                }
+                Poll::Pending => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads once and handles what came. `Pending`: nothing is there, or nothing may be read now.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closing>> {
+        if !self.may_read(cx) {
+            return Poll::Pending;
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            let size = self.hub.limits.read_buffer as usize;
+            if scratch.len() < size {
+                scratch.resize(size, 0);
+            }
+            let mut read = ReadBuf::new(&mut scratch[..size]);
+            match Pin::new(&mut self.transport).poll_read(cx, &mut read) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(Err(error)) => Poll::Ready(Err(Closing::Lost(error.to_string()))),
+                Poll::Ready(Ok(())) if read.filled().is_empty() => Poll::Ready(Err(Closing::Lost(
+                    "closed by the client without DISCONNECT".into(),
+                ))),
+                Poll::Ready(Ok(())) => {
+                    self.last_read = Instant::now();
+                    Poll::Ready(self.take_in(read.filled()))
+                }
+            }
+        })
+    }
+
+    fn may_read(&mut self, cx: &mut Context<'_>) -> bool {
+        if let Some(pause) = &mut self.pause {
+            if pause.as_mut().poll(cx).is_pending() {
+                return false;
+            }
+            self.pause = None;
+            // The silence was ours.
+            self.last_read = Instant::now();
+        }
+        // A client that does not take its answers, or whose writes are not durable yet, waits: it
+        // is woken by the socket or by the commit.
+        let unwritten = self.writing.len() + self.local.len();
+        if unwritten > self.hub.limits.outbox_bytes as usize || self.acks.len() > ACKS_MAX {
+            return false;
+        }
+        if self.hub.store.pending_bytes() > self.hub.limits.store_pending_bytes {
+            self.pause_reading(STORE_PAUSE);
+            cx.waker().wake_by_ref();
+            return false;
+        }
+        if self.hub.congested.load(Ordering::Relaxed) > 0
+            && self.publishing
+            && self.yields < YIELDS_MAX
+        {
+            self.yields += 1;
+            cx.waker().wake_by_ref();
+            return false;
+        }
+        self.yields = 0;
+        true
+    }
+
+    /// Nothing is read for `pause`.
+    pub(super) fn pause_reading(&mut self, pause: Duration) {
+        self.pause = Some(Box::pin(tokio::time::sleep(pause)));
+    }
+
+    /// Handles the packets in `bytes`, which follow what is left of earlier ones.
+    fn take_in(&mut self, bytes: &[u8]) -> Result<(), Closing> {
+        if self.partial.is_empty() {
+            let consumed = self.process(bytes)?;
+            self.partial
+                .extend_from_slice(bytes.get(consumed..).unwrap_or_default());
+            return Ok(());
+        }
+        let mut whole = std::mem::take(&mut self.partial);
+        whole.extend_from_slice(bytes);
+        let consumed = self.process(&whole)?;
+        if consumed == 0 {
+            self.partial = whole;
+        } else {
+            self.partial = whole.get(consumed..).unwrap_or_default().to_vec();
+        }
+        Ok(())
+    }
+
+    fn poll_keep_alive(&mut self, cx: &mut Context<'_>) -> Poll<Closing> {
+        let Some(limit) = keep_alive_limit(self.keep_alive_seconds) else {
+            return Poll::Pending;
+        };
+        let Some(timer) = &mut self.keep_alive else {
+            return Poll::Pending;
+        };
+        loop {
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            // The timer is not moved by every packet: it looks, when it fires, how long it is since.
+            if self.last_read.elapsed() >= limit && self.pause.is_none() {
+                return Poll::Ready(Closing::KeepAlive);
+            }
+            let due = (self.last_read + limit).max(Instant::now() + Duration::from_millis(10));
+            timer.as_mut().reset(tokio::time::Instant::from_std(due));
+        }
+    }
+
+    /// Hands operations to the store. With `wait`, later answers wait until they are durable.
+    pub(super) fn submit(&mut self, ops: Vec<Op>, wait: bool) {
+        if ops.is_empty() {
+            return;
+        }
+        let notify = wait.then(|| {
+            self.submitted += 1;
+            (self.wake.clone(), self.submitted)
+        });
+        let ticket = self.hub.submit_for(ops, notify);
+        let mut state = self.session.lock();
+        state.last_ticket = state.last_ticket.max(ticket);
+    }
+
+    async fn refill(&mut self, from: u64, tail: u64) -> Result<(), Closing> {
+        let Some(id) = self.session.store_id else {
+            return Ok(());
+        };
+        let entries_max = self.hub.queue_bounds.ready;
+        let bytes_max = self.hub.limits.outbox_bytes as usize;
+        let entries = self
+            .hub
+            .store
+            .read_queue(id, from, entries_max, bytes_max)
+            .await;
+        let entries = match entries {
+            Ok(entries) => entries,
+            Err(error) => {
+                self.hub.store_failed(&error);
+                return Err(Closing::Asked(CloseRequest::StoreFailed));
+            }
+        };
+        // Fewer by count may be for their bytes: only an empty answer says that there are no more.
+        let exhausted = entries.is_empty();
+        let mut tally = Tally::default();
+        self.session.lock().delivering.refill(
+            entries,
+            tail,
+            exhausted,
+            self.hub.clock.now_ms(),
+            &mut tally,
+        );
+        self.hub.count(tally);
+        Ok(())
+    }
+}

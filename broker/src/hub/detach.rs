@@ -1,0 +1,354 @@
+//! A connection lets go of its session; a session ends; a will is published.
+
+use std::sync::Arc;
+
+use dunlin_protocol::QoS;
+use dunlin_sync::{Delivery, Message, Op, QueueEntry, WillRecord};
+
+use super::Hub;
+use super::attach::{expires_at, session_record};
+use super::publish::{NOBODY, Outcome};
+use super::session::{Session, SessionState, Will};
+use super::timers::Timer;
+use super::wake::Wake;
+use crate::core::frames::{Frames, Incoming, Origin, is_expired};
+use crate::core::outbound::Tally;
+
+/// How a connection ended, as far as its session is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Departure {
+    /// The will is to be published: the client did not say goodbye with reason 0x00.
+    pub(crate) will: bool,
+    /// A new Session Expiry Interval from DISCONNECT.
+    pub(crate) expiry_interval: Option<u32>,
+}
+
+/// Why a session ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// Its expiry interval has passed, or it was not to outlive its connection.
+    Expired,
+    /// Its client asked for a clean start.
+    Discarded,
+}
+
+/// Entries read from a stored queue at a time when its shared messages move to other members.
+const MOVE_PORTION: usize = 256;
+
+impl Hub {
+    /// The connection is over: its session waits for the client's return, or ends.
+    pub(crate) fn detach(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        wake: &Arc<Wake>,
+        departure: Departure,
+    ) {
+        let now_ms = self.clock.now_ms();
+        let mut ops = Vec::new();
+        let mut tally = Tally::default();
+        let mut state = session.lock();
+        if !state
+            .wake
+            .as_ref()
+            .is_some_and(|mine| Arc::ptr_eq(mine, wake))
+        {
+            drop(state);
+            wake.set_gone();
+            return;
+        }
+        if wake.clear_congested() {
+            self.congested
+                .fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        }
+        self.store_backlog(session, &mut state, &mut ops, &mut tally);
+        state.wake = None;
+        state.delivering.link = None;
+        state.delivering.outbound.detach();
+        ops.append(&mut state.delivering.ops);
+        if let Some(expiry_interval) = departure.expiry_interval {
+            state.expiry_interval = expiry_interval;
+        }
+        if !departure.will && state.will.take().is_some() {
+            ops.push(Op::DeleteWill {
+                client_id: session.client_id.clone(),
+            });
+        }
+        let ends = state.expiry_interval == 0;
+        let mut will_now = None;
+        if !ends {
+            self.put_away(session, &mut state, now_ms, &mut ops, &mut will_now);
+        }
+        let shares = !ends
+            && state
+                .subscriptions
+                .keys()
+                .any(|filter| filter.starts_with("$share/"));
+        drop(state);
+        self.count(tally);
+        if !ops.is_empty() {
+            let ticket = self.submit(ops);
+            session.lock().last_ticket = ticket;
+        }
+        if let Some(will) = will_now {
+            self.publish_will(session, &will);
+        }
+        if ends {
+            self.end_session(session, Ending::Expired);
+        }
+        self.connections.lock().remove(&session.number);
+        wake.set_gone();
+        if shares {
+            self.spawn_move_shared(session);
+        }
+    }
+
+    /// The session outlives its connection: its end and its will are arranged.
+    fn put_away(
+        &self,
+        session: &Arc<Session>,
+        state: &mut SessionState,
+        now_ms: u64,
+        ops: &mut Vec<Op>,
+        will_now: &mut Option<Box<Will>>,
+    ) {
+        ops.extend(session_record(session, state, Some(now_ms)));
+        let end = expires_at(now_ms, state.expiry_interval);
+        state.expiry_timer =
+            end.map(|end| self.timers.arm(end, Timer::SessionExpiry(session.clone())));
+        let Some(delay) = state.will.as_ref().map(|will| will.delay) else {
+            return;
+        };
+        if delay == 0 {
+            *will_now = state.will.take();
+            return;
+        }
+        // [MQTT-3.1.2-8]: at the end of the delay or of the session, whichever is first.
+        let due = now_ms + u64::from(delay.min(state.expiry_interval)) * 1000;
+        if let Some(will) = &state.will {
+            ops.push(Op::PutWill(WillRecord {
+                client_id: session.client_id.clone(),
+                session: session.store_id,
+                epoch: state.epoch,
+                delay,
+                due_at: Some(due),
+                expiry_interval: will.expiry,
+                message: will.message.clone(),
+            }));
+        }
+        state.will_timer = Some(self.timers.arm(due, Timer::Will(session.clone())));
+    }
+
+    /// Ends a session that has no connection: its will is published if it still waits, what it has
+    /// not acknowledged of shared subscriptions goes to other members, the rest is forgotten.
+    pub(crate) fn end_session(self: &Arc<Self>, session: &Arc<Session>, _why: Ending) {
+        let (subscriptions, will, shared) = {
+            let mut state = session.lock();
+            if state.ended {
+                return;
+            }
+            state.ended = true;
+            self.timers.disarm(state.expiry_timer.take());
+            self.timers.disarm(state.will_timer.take());
+            let shared = state.delivering.outbound.take_shared();
+            (
+                std::mem::take(&mut state.subscriptions),
+                state.will.take(),
+                shared,
+            )
+        };
+        for filter in subscriptions.keys() {
+            self.directory.unsubscribe(session, filter);
+        }
+        self.remove_session(session);
+        if let Some(will) = will {
+            self.publish_will(session, &will);
+        }
+        if !shared.is_empty() {
+            self.redistribute(session, shared);
+        }
+        let Some(store_id) = session.store_id else {
+            return;
+        };
+        if subscriptions
+            .keys()
+            .any(|filter| filter.starts_with("$share/"))
+        {
+            let hub = self.clone();
+            let session = session.clone();
+            self.spawn(async move {
+                hub.move_shared(&session).await;
+                hub.submit(vec![Op::DeleteSession(store_id)]);
+            });
+        } else {
+            self.submit(vec![Op::DeleteSession(store_id)]);
+        }
+    }
+
+    /// Publishes a will; it is deleted in the same atomic write as what it leads to, so that it is
+    /// published once whatever happens.
+    pub(crate) fn publish_will(self: &Arc<Self>, session: &Arc<Session>, will: &Will) {
+        self.metrics.will_published();
+        let origin = Origin {
+            received_at: self.clock.now_us(),
+            publisher: Some(session.client_id.clone()),
+        };
+        let run = [Incoming::from_message(&will.message, will.expiry)];
+        let mut outcome = Outcome::default();
+        let routes = self.directory.routes(will.message.topic());
+        self.publish_run(session.number, &run, &origin, &routes, &mut outcome);
+        self.count(outcome.tally);
+        outcome.ops.push(Op::DeleteWill {
+            client_id: session.client_id.clone(),
+        });
+        self.submit(outcome.ops);
+    }
+
+    /// Gives messages of shared subscriptions that a session did not acknowledge to other members.
+    fn redistribute(
+        self: &Arc<Self>,
+        from: &Arc<Session>,
+        messages: Vec<(Arc<Message>, Delivery)>,
+    ) {
+        let now_ms = self.clock.now_ms();
+        let mut outcome = Outcome::default();
+        for (message, delivery) in messages {
+            let Some(share) = &delivery.share else {
+                continue;
+            };
+            let Some(group) = self.directory.group(share) else {
+                continue;
+            };
+            let Some((to, wanted)) = group.pick(Some(from.number), false) else {
+                continue;
+            };
+            if !is_expired(&message, now_ms) {
+                self.pass_on(&to, wanted, &message, &mut outcome);
+            }
+        }
+        self.count(outcome.tally);
+        self.submit(outcome.ops);
+    }
+
+    fn pass_on(
+        &self,
+        to: &Arc<Session>,
+        wanted: crate::core::session::Wanted,
+        message: &Arc<Message>,
+        outcome: &mut Outcome,
+    ) {
+        let expiry = crate::core::frames::remaining_expiry(message, self.clock.now_ms());
+        let origin = Origin {
+            received_at: message.received_at(),
+            publisher: message.publisher().map(Arc::from),
+        };
+        let run = [Incoming::from_message(message, expiry)];
+        self.deliver(to, &wanted, &Frames::new(&run, &origin), outcome);
+    }
+
+    fn spawn_move_shared(self: &Arc<Self>, session: &Arc<Session>) {
+        let (hub, session) = (self.clone(), session.clone());
+        self.spawn(async move { hub.move_shared(&session).await });
+    }
+
+    /// Moves what a stored session has not acknowledged of shared subscriptions to connected
+    /// members, each in one atomic write. Stops when the client is back.
+    async fn move_shared(self: &Arc<Self>, session: &Arc<Session>) {
+        let Some(store_id) = session.store_id else {
+            return;
+        };
+        let (last_ticket, (mut from, tail)) = {
+            let state = session.lock();
+            (state.last_ticket, state.delivering.outbound.stored_range())
+        };
+        if !dunlin_sync::wait_durable(&*self.store, last_ticket).await {
+            return;
+        }
+        while from < tail {
+            // While this is held the client cannot come back and read its queue: an entry is moved or
+            // read by the client, never both.
+            let _claim = self.shard(&session.client_id).claim.lock().await;
+            if session.lock().is_connected() {
+                return;
+            }
+            let entries = match self
+                .store
+                .read_queue(
+                    store_id,
+                    from,
+                    MOVE_PORTION,
+                    self.limits.max_packet_size as usize,
+                )
+                .await
+            {
+                Ok(entries) => entries,
+                Err(error) => return self.store_failed(&error),
+            };
+            let Some(last) = entries.last() else { return };
+            from = last.seq + 1;
+            for entry in entries {
+                self.move_entry(session, &entry);
+            }
+        }
+    }
+
+    fn move_entry(self: &Arc<Self>, session: &Arc<Session>, entry: &QueueEntry) {
+        let (Some(store_id), Some(message), Some(share)) =
+            (session.store_id, &entry.message, &entry.delivery.share)
+        else {
+            return;
+        };
+        if !session.lock().delivering.outbound.may_move(entry) {
+            return;
+        }
+        let Some((to, wanted)) = self
+            .directory
+            .group(share)
+            .and_then(|group| group.pick(Some(session.number), true))
+        else {
+            return;
+        };
+        let mut outcome = Outcome::default();
+        outcome.ops.push(Op::Dequeue {
+            session: store_id,
+            seq: entry.seq,
+        });
+        self.pass_on(&to, wanted, message, &mut outcome);
+        self.count(outcome.tally);
+        let ticket = self.submit(outcome.ops);
+        let mut state = session.lock();
+        state.delivering.outbound.moved(message.size() as u64);
+        state.last_ticket = ticket;
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(task);
+    }
+
+    /// Publishes a message of the broker's own, such as `$SYS`; retained ones are not stored.
+    pub(crate) fn publish_own(self: &Arc<Self>, topic: &str, payload: &[u8]) {
+        let origin = Origin {
+            received_at: self.clock.now_us(),
+            publisher: None,
+        };
+        let publish = Incoming {
+            topic: crate::core::frames::Topic::Borrowed(topic),
+            qos: QoS::AtMostOnce,
+            retain: false,
+            properties: crate::core::frames::Forwarded::Borrowed(&[]),
+            expiry: None,
+            payload,
+        };
+        let mut kept = Incoming {
+            retain: true,
+            ..publish
+        };
+        let message = Arc::new(crate::core::frames::keep(&kept, &origin));
+        self.retained.write().set(message);
+        kept.retain = false;
+        let routes = self.directory.routes(topic);
+        let mut outcome = Outcome::default();
+        self.publish_run(NOBODY, &[kept], &origin, &routes, &mut outcome);
+        self.count(outcome.tally);
+        self.submit(outcome.ops);
+    }
+}

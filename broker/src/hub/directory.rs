@@ -1,0 +1,281 @@
+//! Who wants what: the subscriptions of all sessions, and for a topic the list of its receivers.
+//!
+//! Matching takes a read lock, so its result is kept in a cache of the thread that asked, and is
+//! good for as long as no subscription has changed (one counter). A publisher that stays with its
+//! topics costs one hash and no lock. After SUBACK the counter has risen, so no publish that is
+//! accepted later misses the subscription.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dunlin_protocol::{QoS, topic};
+use foldhash::fast::RandomState;
+use parking_lot::{Mutex, RwLock};
+
+use super::session::{Session, Subscription};
+use super::share::{Member, ShareGroup};
+use crate::core::session::Wanted;
+use crate::core::topic_index::TopicIndex;
+
+/// Topics whose receivers a thread remembers.
+const CACHED_TOPICS: usize = 4096;
+/// Topics longer than this are not remembered, so that the cache's memory is bounded.
+const CACHED_TOPIC_LEN: usize = 256;
+/// Receivers that a thread remembers over all its topics: 64 bytes each.
+const CACHED_TARGETS: usize = 1 << 18;
+
+#[derive(Clone, Debug)]
+struct Subscriber {
+    session: Arc<Session>,
+    subscription: Subscription,
+}
+
+/// A session that gets a topic, with its matching subscriptions merged.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) session: Arc<Session>,
+    /// For publishes of others.
+    wanted: Wanted,
+    /// For its own, where that differs: without the no-local ones. [MQTT-3.8.3-3]
+    own: Option<Option<Wanted>>,
+}
+
+impl Target {
+    /// How the session wants what `publisher` publishes; `None`: not at all.
+    pub(crate) fn wanted_from(&self, publisher: u64) -> Option<&Wanted> {
+        match &self.own {
+            Some(own) if self.session.number == publisher => own.as_ref(),
+            _ => Some(&self.wanted),
+        }
+    }
+}
+
+/// The receivers of a topic.
+#[derive(Debug, Default)]
+pub(crate) struct Routes {
+    pub(crate) targets: Vec<Target>,
+    pub(crate) groups: Vec<Arc<ShareGroup>>,
+}
+
+impl Routes {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.targets.is_empty() && self.groups.is_empty()
+    }
+}
+
+struct Cache {
+    directory: u64,
+    generation: u64,
+    by_topic: HashMap<Box<str>, Rc<Routes>, RandomState>,
+    targets: usize,
+}
+
+thread_local! {
+    static CACHE: RefCell<Cache> = RefCell::new(Cache { directory: u64::MAX, generation: 0, by_topic: HashMap::default(), targets: 0 });
+}
+
+/// All subscriptions.
+pub(crate) struct Directory {
+    number: u64,
+    generation: AtomicU64,
+    plain: RwLock<TopicIndex<u64, Subscriber>>,
+    /// Shared groups under their filter without `$share/group/`, by the group's number.
+    shared: RwLock<TopicIndex<u64, Arc<ShareGroup>>>,
+    /// By `$share/group/filter`.
+    groups: Mutex<HashMap<Arc<str>, Arc<ShareGroup>, RandomState>>,
+    next_group: AtomicU64,
+}
+
+impl Directory {
+    pub(crate) fn new() -> Self {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
+        Self {
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
+            generation: AtomicU64::new(0),
+            plain: RwLock::new(TopicIndex::new()),
+            shared: RwLock::new(TopicIndex::new()),
+            groups: Mutex::new(HashMap::default()),
+            next_group: AtomicU64::new(0),
+        }
+    }
+
+    /// Adds or replaces a subscription. `filter` has passed the grammar.
+    pub(crate) fn subscribe(
+        &self,
+        session: &Arc<Session>,
+        filter: &str,
+        subscription: Subscription,
+    ) {
+        match topic::parse_shared(filter) {
+            Ok(Some(shared)) => {
+                let mut groups = self.groups.lock();
+                let group = match groups.get(filter) {
+                    Some(group) => group.clone(),
+                    None => {
+                        let number = self.next_group.fetch_add(1, Ordering::Relaxed);
+                        let group = Arc::new(ShareGroup::new(number, Arc::from(filter)));
+                        groups.insert(group.share().clone(), group.clone());
+                        self.shared
+                            .write()
+                            .insert(shared.filter, number, group.clone());
+                        group
+                    }
+                };
+                group.join(Member {
+                    session: session.clone(),
+                    subscription,
+                });
+            }
+            _ => {
+                let subscriber = Subscriber {
+                    session: session.clone(),
+                    subscription,
+                };
+                self.plain
+                    .write()
+                    .insert(filter, session.number, subscriber);
+            }
+        }
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Removes a subscription, if it is there.
+    pub(crate) fn unsubscribe(&self, session: &Session, filter: &str) {
+        match topic::parse_shared(filter) {
+            Ok(Some(shared)) => {
+                let mut groups = self.groups.lock();
+                let Some(group) = groups.get(filter).cloned() else {
+                    return;
+                };
+                if group.leave(session.number) {
+                    groups.remove(filter);
+                    self.shared.write().remove(shared.filter, group.number());
+                }
+            }
+            _ => {
+                self.plain.write().remove(filter, session.number);
+            }
+        }
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// The group of `$share/group/filter`, while it has members.
+    pub(crate) fn group(&self, share: &str) -> Option<Arc<ShareGroup>> {
+        self.groups.lock().get(share).cloned()
+    }
+
+    /// Number of subscriptions, shared ones counted by group member.
+    pub(crate) fn len(&self) -> usize {
+        self.plain.read().len()
+            + self
+                .groups
+                .lock()
+                .values()
+                .map(|group| group.len())
+                .sum::<usize>()
+    }
+
+    /// Number of shared groups.
+    pub(crate) fn groups_len(&self) -> usize {
+        self.groups.lock().len()
+    }
+
+    /// Who gets `topic`; from this thread's cache if nothing has changed since it was found.
+    pub(crate) fn routes(&self, topic: &str) -> Rc<Routes> {
+        CACHE.with_borrow_mut(|cache| {
+            let generation = self.generation.load(Ordering::Acquire);
+            if cache.directory != self.number || cache.generation != generation {
+                cache.directory = self.number;
+                cache.generation = generation;
+                cache.by_topic.clear();
+                cache.targets = 0;
+            }
+            if let Some(routes) = cache.by_topic.get(topic) {
+                return routes.clone();
+            }
+            let routes = Rc::new(self.find(topic));
+            if topic.len() <= CACHED_TOPIC_LEN && routes.targets.len() <= CACHED_TARGETS {
+                if cache.by_topic.len() >= CACHED_TOPICS
+                    || cache.targets + routes.targets.len() > CACHED_TARGETS
+                {
+                    cache.by_topic.clear();
+                    cache.targets = 0;
+                }
+                cache.targets += routes.targets.len();
+                cache.by_topic.insert(Box::from(topic), routes.clone());
+            }
+            routes
+        })
+    }
+
+    fn find(&self, topic: &str) -> Routes {
+        let mut found: Vec<Subscriber> = Vec::new();
+        {
+            let index = self.plain.read();
+            if !index.is_empty() {
+                index.matches(topic, |_, subscriber| found.push(subscriber.clone()));
+            }
+        }
+        let mut groups = Vec::new();
+        {
+            let index = self.shared.read();
+            if !index.is_empty() {
+                index.matches(topic, |_, group| groups.push(group.clone()));
+            }
+        }
+        Routes {
+            targets: merge(found),
+            groups,
+        }
+    }
+}
+
+/// One target for each session, in the order of their numbers.
+fn merge(mut found: Vec<Subscriber>) -> Vec<Target> {
+    found.sort_by_key(|subscriber| subscriber.session.number);
+    let mut targets: Vec<Target> = Vec::with_capacity(found.len());
+    for same in found.chunk_by(|a, b| a.session.number == b.session.number) {
+        let Some(first) = same.first() else { continue };
+        let Some(wanted) = merged(same.iter()) else {
+            continue;
+        };
+        let no_local = same
+            .iter()
+            .any(|subscriber| subscriber.subscription.options.no_local);
+        let own = no_local.then(|| {
+            merged(
+                same.iter()
+                    .filter(|subscriber| !subscriber.subscription.options.no_local),
+            )
+        });
+        targets.push(Target {
+            session: first.session.clone(),
+            wanted,
+            own,
+        });
+    }
+    targets
+}
+
+fn merged<'s>(subscribers: impl Iterator<Item = &'s Subscriber>) -> Option<Wanted> {
+    let mut wanted: Option<Wanted> = None;
+    let mut ids = Vec::new();
+    for Subscriber { subscription, .. } in subscribers {
+        let so_far = wanted.get_or_insert(Wanted {
+            qos: QoS::AtMostOnce,
+            retain_as_published: false,
+            subscription_ids: Box::default(),
+            share: None,
+        });
+        so_far.qos = so_far.qos.max(subscription.options.qos);
+        so_far.retain_as_published |= subscription.options.retain_as_published;
+        ids.extend(subscription.identifier);
+    }
+    if let Some(wanted) = &mut wanted {
+        wanted.subscription_ids = ids.into_boxed_slice();
+    }
+    wanted
+}

@@ -1,0 +1,257 @@
+//! What all connections share: sessions, subscriptions, retained messages, the store.
+//!
+//! Locks: that of one session at a time, innermost; the maps' locks are held for a look-up; none
+//! is held across an await. The publish path takes no lock that all publishers share but the read
+//! lock of the subscriptions, and that only on a miss of the thread's cache.
+
+mod attach;
+pub(crate) mod clock;
+mod detach;
+pub(crate) mod directory;
+pub(crate) mod publish;
+mod recovery;
+mod retained_feed;
+pub(crate) mod session;
+mod share;
+mod subscribe;
+mod sweep;
+pub(crate) mod timers;
+pub(crate) mod wake;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use dunlin_sync::{SessionId, Store, StoreError};
+use foldhash::fast::RandomState;
+use parking_lot::{Mutex, RwLock};
+
+pub(crate) use attach::{Attached, ConnectRequest, WillRequest};
+pub(crate) use detach::Departure;
+
+use self::clock::Clock;
+use self::directory::Directory;
+use self::session::Session;
+use self::timers::Timers;
+use crate::auth::Auth;
+use crate::config::features::Features;
+use crate::config::limits::{Limits, QueueFull};
+use crate::core::outbound::{QueueBounds, Tally};
+use crate::core::retained::Retained;
+use crate::ops::Health;
+use crate::ops::metrics::Metrics;
+
+/// Shards of the sessions by client id.
+const SHARDS: usize = 256;
+
+/// What a [`Hub`] is started with.
+#[derive(Clone, Debug, Default)]
+pub struct HubConfig {
+    /// Bounds.
+    pub limits: Limits,
+    /// What clients may use.
+    pub features: Features,
+}
+
+#[derive(Default)]
+struct Shard {
+    /// Held while a connection claims a client id of this shard, so that two claims of one id come
+    /// one after the other.
+    claim: tokio::sync::Mutex<()>,
+    sessions: Mutex<HashMap<Arc<str>, Arc<Session>, RandomState>>,
+}
+
+/// The broker's shared state.
+pub struct Hub {
+    pub(crate) limits: Limits,
+    pub(crate) features: Features,
+    pub(crate) auth: Arc<Auth>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) clock: Clock,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) directory: Directory,
+    pub(crate) retained: RwLock<Retained>,
+    pub(crate) timers: Timers,
+    pub(crate) queue_bounds: QueueBounds,
+    /// Outgoing bytes from which a connection counts as congested.
+    pub(crate) congestion_bytes: usize,
+    /// Congested connections: while there are any, publishers let others run before they read on.
+    pub(crate) congested: AtomicUsize,
+    shards: Box<[Shard]>,
+    hasher: RandomState,
+    stored: RwLock<HashMap<SessionId, Arc<Session>, RandomState>>,
+    next_session: AtomicU64,
+    sessions: AtomicUsize,
+    /// Connections that hold a session, by the number of their session.
+    connections: Mutex<HashMap<u64, Arc<wake::Wake>, RandomState>>,
+    draining: AtomicBool,
+    /// For tasks that are not a connection's.
+    runtime: tokio::runtime::Handle,
+}
+
+impl std::fmt::Debug for Hub {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hub")
+            .field("sessions", &self.sessions)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Hub {
+    /// Takes over what the store holds and starts the housekeeping.
+    ///
+    /// Must be called within a Tokio runtime that lives as long as the broker.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be read.
+    pub fn start(
+        config: HubConfig,
+        store: Arc<dyn Store>,
+        auth: Arc<Auth>,
+        metrics: Arc<Metrics>,
+        health: Arc<Health>,
+    ) -> Result<Arc<Self>, StoreError> {
+        let limits = config.limits;
+        let hub = Arc::new(Self {
+            queue_bounds: QueueBounds {
+                messages: u64::from(limits.max_queued_messages),
+                bytes: limits.max_queued_bytes,
+                drop_oldest: limits.queue_full == QueueFull::DropOldest,
+                ready: limits.session_ready_messages as usize,
+            },
+            congestion_bytes: limits.outbox_bytes as usize / 2,
+            congested: AtomicUsize::new(0),
+            limits,
+            features: config.features,
+            auth,
+            metrics,
+            health,
+            clock: Clock::start(),
+            store,
+            directory: Directory::new(),
+            retained: RwLock::new(Retained::default()),
+            timers: Timers::default(),
+            shards: (0..SHARDS).map(|_| Shard::default()).collect(),
+            hasher: RandomState::default(),
+            stored: RwLock::default(),
+            next_session: AtomicU64::new(0),
+            sessions: AtomicUsize::new(0),
+            connections: Mutex::default(),
+            draining: AtomicBool::new(false),
+            runtime: tokio::runtime::Handle::current(),
+        });
+        hub.recover()?;
+        sweep::spawn(&hub);
+        Ok(hub)
+    }
+
+    fn shard(&self, client_id: &str) -> &Shard {
+        use std::hash::BuildHasher;
+        let index = self.hasher.hash_one(client_id) as usize % SHARDS;
+        &self.shards[index]
+    }
+
+    /// The session of a client id.
+    pub(crate) fn session(&self, client_id: &str) -> Option<Arc<Session>> {
+        self.shard(client_id)
+            .sessions
+            .lock()
+            .get(client_id)
+            .cloned()
+    }
+
+    pub(crate) fn stored_session(&self, id: SessionId) -> Option<Arc<Session>> {
+        self.stored.read().get(&id).cloned()
+    }
+
+    fn insert_session(&self, session: &Arc<Session>) {
+        self.shard(&session.client_id)
+            .sessions
+            .lock()
+            .insert(session.client_id.clone(), session.clone());
+        if let Some(id) = session.store_id {
+            self.stored.write().insert(id, session.clone());
+        }
+        self.sessions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn remove_session(&self, session: &Arc<Session>) {
+        {
+            let mut sessions = self.shard(&session.client_id).sessions.lock();
+            if sessions
+                .get(&session.client_id)
+                .is_some_and(|now| Arc::ptr_eq(now, session))
+            {
+                sessions.remove(&session.client_id);
+            }
+        }
+        if let Some(id) = session.store_id {
+            self.stored.write().remove(&id);
+        }
+        self.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Sessions, connected or not.
+    pub(crate) fn sessions_len(&self) -> usize {
+        self.sessions.load(Ordering::Relaxed)
+    }
+
+    /// Clients that are connected.
+    pub(crate) fn connected_len(&self) -> usize {
+        self.connections.lock().len()
+    }
+
+    /// Stored sessions, connected or not.
+    pub(crate) fn stored_len(&self) -> usize {
+        self.stored.read().len()
+    }
+
+    /// Whether the broker is shutting down.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Ends all connections: MQTT 5 clients are told with DISCONNECT 0x8B. Resolves when all have let
+    /// go of their sessions and the store holds everything, or `deadline` has passed; `true` if all
+    /// went well. Cancel safe: called again it goes on.
+    pub async fn drain(self: &Arc<Self>, deadline: tokio::time::Instant) -> bool {
+        self.draining.store(true, Ordering::Release);
+        let connections: Vec<_> = self.connections.lock().values().cloned().collect();
+        for wake in &connections {
+            wake.close(wake::CloseRequest::ServerShutdown);
+        }
+        let all_gone = async {
+            for wake in &connections {
+                wake.gone().await;
+            }
+        };
+        let gone = tokio::time::timeout_at(deadline, all_gone).await.is_ok();
+        let last = self.submit(Vec::new());
+        let durable =
+            tokio::time::timeout_at(deadline, dunlin_sync::wait_durable(&*self.store, last)).await;
+        gone && durable.is_ok_and(|durable| durable)
+    }
+
+    /// Adds up what deliveries came to.
+    pub(crate) fn count(&self, tally: Tally) {
+        if tally != Tally::default() {
+            self.metrics
+                .delivered(tally.sent, tally.sent_bytes, tally.resent);
+            self.metrics.dropped(
+                tally.dropped_queue,
+                tally.dropped_outbox,
+                tally.expired,
+                tally.too_large,
+            );
+        }
+    }
+
+    /// The store has refused a write: readiness says so, and whoever waits is disconnected.
+    pub(crate) fn store_failed(&self, error: &StoreError) {
+        if self.health.set_store_failed(&error.to_string()) {
+            tracing::error!(%error, "the store cannot be written: clients whose messages must be durable are disconnected");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Housekeeping: due timers, `$SYS`, figures that are read off now and then.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use super::Hub;
+use super::detach::Ending;
+use super::timers::{TICK, Timer};
+
+/// How often gauges are brought up to date.
+const GAUGES: Duration = Duration::from_secs(1);
+
+/// Starts the housekeeping; it ends with the hub.
+pub(super) fn spawn(hub: &Arc<Hub>) {
+    let weak = Arc::downgrade(hub);
+    hub.runtime.spawn(run(weak));
+}
+
+async fn run(weak: Weak<Hub>) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut gauges_due = Duration::ZERO;
+    let mut sys_due = Duration::ZERO;
+    loop {
+        ticks.tick().await;
+        let Some(hub) = weak.upgrade() else { return };
+        hub.fire_timers();
+        let uptime = hub.clock.uptime();
+        if uptime >= gauges_due {
+            gauges_due = uptime + GAUGES;
+            hub.update_gauges();
+        }
+        let interval = Duration::from_secs(u64::from(hub.features.sys_interval));
+        if !interval.is_zero() && uptime >= sys_due {
+            sys_due = uptime + interval;
+            hub.publish_sys();
+        }
+    }
+}
+
+impl Hub {
+    pub(crate) fn fire_timers(self: &Arc<Self>) {
+        for timer in self.timers.due(self.clock.now_ms()) {
+            match timer {
+                Timer::SessionExpiry(session) => {
+                    let expired = {
+                        let mut state = session.lock();
+                        state.expiry_timer = None;
+                        !state.is_connected()
+                    };
+                    if expired {
+                        self.metrics.session_expired();
+                        self.end_session(&session, Ending::Expired);
+                    }
+                }
+                Timer::Will(session) => {
+                    let will = {
+                        let mut state = session.lock();
+                        state.will_timer = None;
+                        if state.is_connected() {
+                            None
+                        } else {
+                            state.will.take()
+                        }
+                    };
+                    if let Some(will) = will {
+                        self.publish_will(&session, &will);
+                    }
+                }
+            }
+        }
+    }
+
+    fn update_gauges(&self) {
+        let connected = self.connected_len();
+        let stored = self.stored_len();
+        let sessions = self.sessions_len();
+        let (retained, retained_bytes) = {
+            let retained = self.retained.read();
+            (retained.len(), retained.bytes())
+        };
+        self.metrics.set_gauges(&crate::ops::metrics::Gauges {
+            connections: connected,
+            sessions,
+            sessions_stored: stored,
+            subscriptions: self.directory.len(),
+            shared_groups: self.directory.groups_len(),
+            retained,
+            retained_bytes,
+            store_pending_bytes: self.store.pending_bytes(),
+        });
+    }
+
+    fn publish_sys(self: &Arc<Self>) {
+        for (topic, value) in self.metrics.sys_topics(self.clock.uptime()) {
+            self.publish_own(&topic, value.as_bytes());
+        }
+    }
+}

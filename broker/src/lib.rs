@@ -1,0 +1,23 @@
+//! The Dunlin MQTT broker.
+//!
+//! - [`cli`]: the command line. [`config`]: layers, checks, limits. [`server`]: the process.
+//! - [`net`]: listeners and what is below MQTT. [`workers`]: the threads that serve connections.
+//! - [`hub`]: what all connections share: sessions, subscriptions, retained messages, the store.
+//! - [`connection`]: one client's task. `core`: the state machines below both, without I/O or clock.
+//! - [`auth`]: who a client is and what it may do.
+//! - [`ops`]: metrics, health, `$SYS`. [`logging`], [`shutdown`], [`error`]: what their names say.
+
+pub mod auth;
+pub mod cli;
+pub mod config;
+pub mod connection;
+mod core;
+pub mod error;
+pub mod hub;
+pub mod logging;
+pub mod net;
+pub mod ops;
+mod random;
+pub mod server;
+pub mod shutdown;
+pub mod workers;
