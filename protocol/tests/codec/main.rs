@@ -14,6 +14,7 @@ mod roundtrip;
 mod second_opinion;
 mod text;
 mod topics;
+mod values;
 
 #[test]
 fn the_benchmark_runs() {
