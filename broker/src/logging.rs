@@ -2,7 +2,10 @@
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::{EnvFilter, fmt, util::TryInitError};
+use tracing_subscriber::{
+    EnvFilter, fmt,
+    util::{SubscriberInitExt, TryInitError},
+};
 
 use crate::config::{LogConfig, LogFormat};
 
@@ -14,10 +17,24 @@ pub fn check_level(level: &str) -> Result<(), String> {
     let levels = "must be error, warn, info, debug, trace or off, or directives such as \"info,dunlin_broker::net=debug\"";
     // A lone word that is no level would be taken for the name of a module, and nothing be logged.
     let lone_word = !level.contains(['=', ',']);
-    if lone_word && level.parse::<tracing_subscriber::filter::LevelFilter>().is_err() {
+    if lone_word
+        && level
+            .parse::<tracing_subscriber::filter::LevelFilter>()
+            .is_err()
+    {
         return Err(levels.to_owned());
     }
-    EnvFilter::try_new(level).map(|_| ()).map_err(|error| format!("{levels} ({error})"))
+    EnvFilter::try_new(level)
+        .map(|_| ())
+        .map_err(|error| format!("{levels} ({error})"))
+}
+
+/// A lone level is meant for the broker: what libraries tell each other is shown from `warn` up.
+fn directives(level: &str) -> String {
+    match level {
+        "info" | "debug" | "trace" => format!("warn,dunlin={level}"),
+        other => other.to_owned(),
+    }
 }
 
 /// Starts the log on standard error. `RUST_LOG`, when given, replaces the configured level.
@@ -25,9 +42,12 @@ pub fn check_level(level: &str) -> Result<(), String> {
 /// # Errors
 /// When the level cannot be understood, or a log has been started before.
 pub fn start(config: &LogConfig, rust_log: Option<&str>) -> Result<(), LogError> {
-    let level = rust_log.filter(|level| !level.is_empty()).unwrap_or(&config.level);
+    let level = rust_log
+        .filter(|level| !level.is_empty())
+        .unwrap_or(&config.level);
     check_level(level).map_err(LogError::Level)?;
-    let filter = EnvFilter::try_new(level).map_err(|error| LogError::Level(error.to_string()))?;
+    let filter = EnvFilter::try_new(directives(level))
+        .map_err(|error| LogError::Level(error.to_string()))?;
     let terminal = std::io::stderr().is_terminal();
     let json = match config.format {
         LogFormat::Auto => !terminal,
@@ -35,11 +55,14 @@ pub fn start(config: &LogConfig, rust_log: Option<&str>) -> Result<(), LogError>
         LogFormat::Human => false,
     };
     let subscriber = fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    use tracing_subscriber::util::SubscriberInitExt;
     if json {
         subscriber.json().flatten_event(true).finish().try_init()?;
     } else {
-        subscriber.with_ansi(terminal).with_target(false).finish().try_init()?;
+        subscriber
+            .with_ansi(terminal)
+            .with_target(false)
+            .finish()
+            .try_init()?;
     }
     Ok(())
 }

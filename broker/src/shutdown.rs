@@ -50,7 +50,10 @@ impl Shutdown {
                 tracing::warn!(signal = name, "second signal: stopping without draining");
                 std::process::exit(status);
             }
-            tracing::info!(signal = name, "stopping: no new connections, the open ones are being closed");
+            tracing::info!(
+                signal = name,
+                "stopping: no new connections, the open ones are being closed"
+            );
             self.trigger();
         }
     }

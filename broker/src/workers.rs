@@ -93,10 +93,16 @@ impl Workers {
                     runtime.block_on(work(queue));
                     runtime.shutdown_timeout(Duration::from_millis(100));
                 })?;
-            workers.push(Worker { jobs: Mutex::new(Some(jobs)), load });
+            workers.push(Worker {
+                jobs: Mutex::new(Some(jobs)),
+                load,
+            });
             threads.push(thread);
         }
-        Ok(Self { workers: workers.into(), threads: Mutex::new(threads) })
+        Ok(Self {
+            workers: workers.into(),
+            threads: Mutex::new(threads),
+        })
     }
 
     /// How many workers there are.
@@ -115,7 +121,10 @@ impl Workers {
     /// Tasks that live on all workers.
     #[must_use]
     pub fn tasks(&self) -> usize {
-        self.workers.iter().map(|worker| worker.load.load(Ordering::Relaxed)).sum()
+        self.workers
+            .iter()
+            .map(|worker| worker.load.load(Ordering::Relaxed))
+            .sum()
     }
 
     /// Gives a task to the worker that has the fewest. The future is made on the worker, so that what
@@ -128,7 +137,10 @@ impl Workers {
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        let least = self.workers.iter().min_by_key(|worker| worker.load.load(Ordering::Relaxed));
+        let least = self
+            .workers
+            .iter()
+            .min_by_key(|worker| worker.load.load(Ordering::Relaxed));
         least.ok_or(SpawnError::Stopped)?.try_spawn(make)
     }
 
@@ -141,8 +153,13 @@ impl Workers {
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        let index = worker.checked_rem(self.workers.len()).ok_or(SpawnError::Stopped)?;
-        self.workers.get(index).ok_or(SpawnError::Stopped)?.try_spawn(make)
+        let index = worker
+            .checked_rem(self.workers.len())
+            .ok_or(SpawnError::Stopped)?;
+        self.workers
+            .get(index)
+            .ok_or(SpawnError::Stopped)?
+            .try_spawn(make)
     }
 
     /// Takes no more tasks, waits until those that live have ended or `limit` is over, and ends the

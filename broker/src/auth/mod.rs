@@ -71,7 +71,12 @@ impl Auth {
     /// `checks` password checks run at once; a client waits for its turn at most `patience`.
     #[must_use]
     pub fn new(users: Option<Users>, rules: Rules, checks: usize, patience: Duration) -> Self {
-        Self { users: users.map(Arc::new), rules, checks: Semaphore::new(checks.max(1)), patience }
+        Self {
+            users: users.map(Arc::new),
+            rules,
+            checks: Semaphore::new(checks.max(1)),
+            patience,
+        }
     }
 
     /// Lets everybody in and allows everything, for tests.
@@ -87,14 +92,21 @@ impl Auth {
     /// when too many checks are waiting, 0x80 when the check itself failed.
     pub async fn authenticate(&self, credentials: Credentials) -> Result<Principal, ReasonCode> {
         if let Some(name) = credentials.tls_name {
-            return Ok(Principal { username: Some(name) });
+            return Ok(Principal {
+                username: Some(name),
+            });
         }
         let anonymous = credentials.listener.anonymous;
         match (credentials.username, &self.users) {
             (Some(name), Some(users)) => {
-                let password = credentials.password.ok_or(ReasonCode::BAD_USER_NAME_OR_PASSWORD)?;
-                self.check(Arc::clone(users), Arc::clone(&name), password).await?;
-                Ok(Principal { username: Some(name) })
+                let password = credentials
+                    .password
+                    .ok_or(ReasonCode::BAD_USER_NAME_OR_PASSWORD)?;
+                self.check(Arc::clone(users), Arc::clone(&name), password)
+                    .await?;
+                Ok(Principal {
+                    username: Some(name),
+                })
             }
             // Nobody can verify the name, so it is none.
             (Some(_), None) if anonymous => Ok(Principal { username: None }),
@@ -104,9 +116,17 @@ impl Auth {
         }
     }
 
-    async fn check(&self, users: Arc<Users>, name: Arc<str>, password: Vec<u8>) -> Result<(), ReasonCode> {
+    async fn check(
+        &self,
+        users: Arc<Users>,
+        name: Arc<str>,
+        password: Vec<u8>,
+    ) -> Result<(), ReasonCode> {
         let turn = tokio::time::timeout(self.patience, self.checks.acquire());
-        let _turn = turn.await.map_err(|_| ReasonCode::SERVER_BUSY)?.map_err(|_| ReasonCode::SERVER_BUSY)?;
+        let _turn = turn
+            .await
+            .map_err(|_| ReasonCode::SERVER_BUSY)?
+            .map_err(|_| ReasonCode::SERVER_BUSY)?;
         let verified = tokio::task::spawn_blocking(move || users.verify(&name, &password)).await;
         match verified {
             Ok(true) => Ok(()),
@@ -122,6 +142,7 @@ impl Auth {
     /// (`$share/…` included). Without rules this is one comparison.
     #[must_use]
     pub fn allows(&self, who: &Principal, client_id: &str, action: Action, topic: &str) -> bool {
-        self.rules.allow(who.username.as_deref(), client_id, action, topic)
+        self.rules
+            .allow(who.username.as_deref(), client_id, action, topic)
     }
 }

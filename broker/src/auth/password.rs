@@ -40,12 +40,17 @@ impl Hashed {
     /// What is wrong with it, and what to do.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.starts_with("$argon2") {
-            PasswordHash::new(text).map_err(|error| format!("the argon2 hash cannot be read: {error}"))?;
+            PasswordHash::new(text)
+                .map_err(|error| format!("the argon2 hash cannot be read: {error}"))?;
             return Ok(Self::Argon2(text.into()));
         }
         let mut parts = text.split('$').skip(1);
         let kind = parts.next();
-        let mut part = |what: &str| parts.next().ok_or_else(|| format!("the hash has no {what}"));
+        let mut part = |what: &str| {
+            parts
+                .next()
+                .ok_or_else(|| format!("the hash has no {what}"))
+        };
         match kind {
             Some("7") => {
                 let iterations = part("number of iterations")?.parse::<NonZeroU32>().ok();
@@ -63,12 +68,20 @@ impl Hashed {
     #[must_use]
     pub fn verify(&self, password: &[u8]) -> bool {
         match self {
-            Self::Argon2(phc) => {
-                PasswordHash::new(phc).is_ok_and(|hash| Argon2::default().verify_password(password, &hash).is_ok())
-            }
-            Self::Pbkdf2 { iterations, salt, hash } => {
-                pbkdf2::verify(pbkdf2::PBKDF2_HMAC_SHA512, *iterations, salt, password, hash).is_ok()
-            }
+            Self::Argon2(phc) => PasswordHash::new(phc)
+                .is_ok_and(|hash| Argon2::default().verify_password(password, &hash).is_ok()),
+            Self::Pbkdf2 {
+                iterations,
+                salt,
+                hash,
+            } => pbkdf2::verify(
+                pbkdf2::PBKDF2_HMAC_SHA512,
+                *iterations,
+                salt,
+                password,
+                hash,
+            )
+            .is_ok(),
             Self::Sha512 { salt, hash } => {
                 let mut context = digest::Context::new(&digest::SHA512);
                 context.update(password);
@@ -84,17 +97,26 @@ impl Hashed {
 /// # Errors
 /// When the system gives no randomness or no memory.
 pub fn hash(password: &[u8]) -> Result<String, String> {
-    Argon2::default().hash_password(password).map(|hash| hash.to_string()).map_err(|error| error.to_string())
+    Argon2::default()
+        .hash_password(password)
+        .map(|hash| hash.to_string())
+        .map_err(|error| error.to_string())
 }
 
 fn base64(text: &str) -> Result<Box<[u8]>, String> {
-    Base64::decode_vec(text).map(Into::into).map_err(|_| "salt and hash must be base64".to_owned())
+    Base64::decode_vec(text)
+        .map(Into::into)
+        .map_err(|_| "salt and hash must be base64".to_owned())
 }
 
 fn sha512_sized(text: &str) -> Result<Box<[u8]>, String> {
     let bytes = base64(text)?;
     if bytes.len() != digest::SHA512_OUTPUT_LEN {
-        return Err(format!("the hash has {} bytes and should have {}", bytes.len(), digest::SHA512_OUTPUT_LEN));
+        return Err(format!(
+            "the hash has {} bytes and should have {}",
+            bytes.len(),
+            digest::SHA512_OUTPUT_LEN
+        ));
     }
     Ok(bytes)
 }

@@ -19,7 +19,10 @@ pub struct Rules {
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { rules: Box::default(), default: Effect::Allow }
+        Self {
+            rules: Box::default(),
+            default: Effect::Allow,
+        }
     }
 }
 
@@ -68,8 +71,11 @@ impl Rules {
         let mut compiled = Vec::with_capacity(rules.len());
         let mut faults = Vec::new();
         for (index, rule) in rules.iter().enumerate() {
-            let patterns: Result<Vec<_>, _> =
-                rule.topics.iter().map(|text| Pattern::compile(text, rule.exact)).collect();
+            let patterns: Result<Vec<_>, _> = rule
+                .topics
+                .iter()
+                .map(|text| Pattern::compile(text, rule.exact))
+                .collect();
             match patterns {
                 Ok(patterns) => compiled.push(Rule {
                     effect: rule.effect,
@@ -81,7 +87,14 @@ impl Rules {
                 Err(fault) => faults.push((index, fault)),
             }
         }
-        if faults.is_empty() { Ok(Self { rules: compiled.into(), default }) } else { Err(faults) }
+        if faults.is_empty() {
+            Ok(Self {
+                rules: compiled.into(),
+                default,
+            })
+        } else {
+            Err(faults)
+        }
     }
 
     /// Whether a client may do something.
@@ -102,7 +115,10 @@ impl Rules {
 
 /// The filter inside `$share/group/filter`.
 fn without_share(filter: &str) -> &str {
-    match filter.strip_prefix("$share/").and_then(|rest| rest.split_once('/')) {
+    match filter
+        .strip_prefix("$share/")
+        .and_then(|rest| rest.split_once('/'))
+    {
         Some((_group, inner)) => inner,
         None => filter,
     }
@@ -121,24 +137,34 @@ impl Rule {
             (Some(users), Some(user)) => users.iter().any(|name| name == user),
             (Some(_), None) => false,
         };
-        let client = || self.clients.as_ref().is_none_or(|ids| ids.iter().any(|id| id == who.client));
+        let client = || {
+            self.clients
+                .as_ref()
+                .is_none_or(|ids| ids.iter().any(|id| id == who.client))
+        };
         about
             && user()
             && client()
-            && self.patterns.iter().any(|pattern| match (pattern, subscribe, self.effect) {
-                (Pattern::Exact(text), _, _) => **text == *topic,
-                (Pattern::Levels(levels), true, Effect::Deny) => overlaps(levels, topic, who),
-                // A topic name is a filter without wildcards: covered means matched.
-                (Pattern::Levels(levels), _, _) => covers(levels, topic, who),
-            })
+            && self
+                .patterns
+                .iter()
+                .any(|pattern| match (pattern, subscribe, self.effect) {
+                    (Pattern::Exact(text), _, _) => **text == *topic,
+                    (Pattern::Levels(levels), true, Effect::Deny) => overlaps(levels, topic, who),
+                    // A topic name is a filter without wildcards: covered means matched.
+                    (Pattern::Levels(levels), _, _) => covers(levels, topic, who),
+                })
     }
 }
 
 impl Pattern {
     fn compile(text: &str, exact: bool) -> Result<Self, String> {
-        topic::check_filter(text).map_err(|error| format!("the pattern {text:?} is not a topic filter: {error}"))?;
+        topic::check_filter(text)
+            .map_err(|error| format!("the pattern {text:?} is not a topic filter: {error}"))?;
         if text.starts_with("$share/") {
-            return Err(format!("the pattern {text:?} names a shared subscription: write the filter after the group only"));
+            return Err(format!(
+                "the pattern {text:?} names a shared subscription: write the filter after the group only"
+            ));
         }
         if exact {
             return Ok(Self::Exact(text.into()));
@@ -154,12 +180,20 @@ impl Pattern {
 
 fn parts(mut text: &str) -> Box<[Part]> {
     let mut parts = Vec::new();
-    while let Some(at) = [text.find("%c"), text.find("%u")].into_iter().flatten().min() {
+    while let Some(at) = [text.find("%c"), text.find("%u")]
+        .into_iter()
+        .flatten()
+        .min()
+    {
         let (before, rest) = text.split_at(at);
         if !before.is_empty() {
             parts.push(Part::Text(before.into()));
         }
-        parts.push(if rest.starts_with("%c") { Part::ClientId } else { Part::UserName });
+        parts.push(if rest.starts_with("%c") {
+            Part::ClientId
+        } else {
+            Part::UserName
+        });
         text = &rest[2..];
     }
     if !text.is_empty() || parts.is_empty() {
@@ -180,7 +214,8 @@ fn is_text(parts: &[Part], mut level: &str, who: Who<'_>) -> bool {
                 None => return false,
             },
         };
-        let shapeless = matches!(part, Part::Text(_)) || !(text.is_empty() || text.contains(['/', '+', '#']));
+        let shapeless =
+            matches!(part, Part::Text(_)) || !(text.is_empty() || text.contains(['/', '+', '#']));
         match level.strip_prefix(text).filter(|_| shapeless) {
             Some(rest) => level = rest,
             None => return false,

@@ -38,7 +38,9 @@ impl Users {
     }
 
     fn add(&mut self, line: &str) -> Result<(), String> {
-        let (name, hash) = line.split_once(':').ok_or("there is no colon: a line is name:hash")?;
+        let (name, hash) = line
+            .split_once(':')
+            .ok_or("there is no colon: a line is name:hash")?;
         check_name(name)?;
         let hash = Hashed::parse(hash)?;
         self.decoy.get_or_insert_with(|| hash.clone());
@@ -83,7 +85,10 @@ pub fn check_name(name: &str) -> Result<(), String> {
         return Err("the user name is empty".to_owned());
     }
     if name.len() > 1_024 {
-        return Err(format!("the user name has {} bytes: 1024 are the most", name.len()));
+        return Err(format!(
+            "the user name has {} bytes: 1024 are the most",
+            name.len()
+        ));
     }
     if name.contains(|c: char| c == ':' || c.is_control()) {
         return Err("a user name cannot hold a colon or a control character".to_owned());
@@ -105,7 +110,10 @@ pub fn put(path: &Path, name: &str, hash: &str) -> io::Result<()> {
     let mut text = String::with_capacity(old.len() + name.len() + hash.len() + 2);
     let mut written = false;
     for line in old.lines() {
-        if line.split_once(':').is_some_and(|(other, _)| other.trim() == name) {
+        if line
+            .split_once(':')
+            .is_some_and(|(other, _)| other.trim() == name)
+        {
             if !written {
                 text.push_str(&format!("{name}:{hash}\n"));
                 written = true;
@@ -123,13 +131,21 @@ pub fn put(path: &Path, name: &str, hash: &str) -> io::Result<()> {
 
 fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-    let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+    let mut name = path
+        .file_name()
+        .ok_or(io::ErrorKind::InvalidInput)?
+        .to_owned();
     name.push(".new");
     let fresh = path.with_file_name(name);
     // Only the owner may read it, unless the old file said otherwise.
     let mode = std::fs::metadata(path).map_or(0o600, |old| old.permissions().mode() & 0o777);
     let result = (|| {
-        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&fresh)?;
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(mode)
+            .open(&fresh)?;
         file.write_all(content)?;
         file.sync_all()?;
         std::fs::rename(&fresh, path)

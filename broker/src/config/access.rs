@@ -68,20 +68,37 @@ impl AuthConfig {
         let anonymous = section.optional("anonymous", &());
         let users = section.optional::<String>("users", &()).map(PathBuf::from);
         let rules: Vec<_> = section.tables("rules", read_rule).unwrap_or_default();
-        let default = if section.has("rules") { Effect::Deny } else { Effect::Allow };
+        let default = if section.has("rules") {
+            Effect::Deny
+        } else {
+            Effect::Allow
+        };
         let default = section.get("default", default, &());
-        Self { anonymous, users, default, rules }
+        Self {
+            anonymous,
+            users,
+            default,
+            rules,
+        }
     }
 }
 
 fn read_rule(section: &mut Section<'_>) -> AccessRule {
     let effect = section.optional("effect", &());
     if effect.is_none() && !section.has("effect") {
-        section.problem(Code::Contradiction, "effect", "the rule has no effect: add effect = \"allow\" or effect = \"deny\"");
+        section.problem(
+            Code::Contradiction,
+            "effect",
+            "the rule has no effect: add effect = \"allow\" or effect = \"deny\"",
+        );
     }
     let topics = section.optional::<Vec<String>>("topics", &());
     if topics.as_ref().is_none_or(Vec::is_empty) && (topics.is_some() || !section.has("topics")) {
-        section.problem(Code::Contradiction, "topics", "the rule has no topics: add topics = [\"#\"] for all of them");
+        section.problem(
+            Code::Contradiction,
+            "topics",
+            "the rule has no topics: add topics = [\"#\"] for all of them",
+        );
     }
     let key = section.path("effect");
     AccessRule {

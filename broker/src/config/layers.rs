@@ -64,14 +64,22 @@ impl Source for Tree {
 /// Merges the layers. A file that cannot be read or parsed is a problem in the report, and the other
 /// layers are still looked at.
 pub(super) fn merge(sources: &Sources, report: &mut Report) -> Map<String, Value> {
-    let file = sources.file.as_deref().map(|path| read_file(path, report)).unwrap_or_default();
+    let file = sources
+        .file
+        .as_deref()
+        .map(|path| read_file(path, report))
+        .unwrap_or_default();
     // A position in brackets would have the merged list grown to it, however large it is.
     let bracket = |name: &str| name.contains('[');
     for Override { flag, .. } in sources.flags.iter().filter(|flag| bracket(&flag.key)) {
         let text = "a flag cannot reach into a list: give the whole list, or use the file";
         report.problem(Code::Override, Some(flag.clone()), text);
     }
-    let named = sources.environment.iter().filter(|(name, _)| !bracket(name)).cloned();
+    let named = sources
+        .environment
+        .iter()
+        .filter(|(name, _)| !bracket(name))
+        .cloned();
     let environment = config::Environment::with_prefix("DUNLIN")
         .prefix_separator("__")
         .separator("__")
@@ -100,7 +108,10 @@ fn flags(flags: &[Override]) -> Map<String, Value> {
             let kind = match value {
                 OverrideValue::Text(text) => ValueKind::String(text.clone()),
                 OverrideValue::List(items) => ValueKind::Array(
-                    items.iter().map(|item| Value::new(Some(flag), item.as_str())).collect(),
+                    items
+                        .iter()
+                        .map(|item| Value::new(Some(flag), item.as_str()))
+                        .collect(),
                 ),
             };
             (key.clone(), Value::new(Some(flag), kind))
@@ -112,19 +123,34 @@ fn read_file(path: &Path, report: &mut Report) -> Map<String, Value> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) => {
-            let text = format!("cannot read the configuration file {}: {error}", path.display());
+            let text = format!(
+                "cannot read the configuration file {}: {error}",
+                path.display()
+            );
             report.problem(Code::ConfigFile, None, text);
             return Map::new();
         }
     };
     let (table, errors) = DeTable::parse_recoverable(&text);
-    let mut file = File { name: path.display().to_string(), lines: Lines::new(&text), report };
+    let mut file = File {
+        name: path.display().to_string(),
+        lines: Lines::new(&text),
+        report,
+    };
     for error in &errors {
         let at = error.span().map_or(0, |span| span.start);
         let place = file.place(at);
-        file.report.problem(Code::ConfigSyntax, Some(place), error.message().replace('\n', ", "));
+        file.report.problem(
+            Code::ConfigSyntax,
+            Some(place),
+            error.message().replace('\n', ", "),
+        );
     }
-    if errors.is_empty() { file.table(table.get_ref(), "") } else { Map::new() }
+    if errors.is_empty() {
+        file.table(table.get_ref(), "")
+    } else {
+        Map::new()
+    }
 }
 
 /// A parsed file while it becomes a tree.
@@ -145,7 +171,11 @@ impl File<'_> {
             .iter()
             .map(|(key, value)| {
                 let name = key.get_ref();
-                let path = if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
+                let path = if path.is_empty() {
+                    name.to_string()
+                } else {
+                    format!("{path}.{name}")
+                };
                 let place = self.place(key.span().start);
                 self.report.put_place(&path, place);
                 (name.to_string(), self.value(value, &path))
@@ -162,9 +192,10 @@ impl File<'_> {
                     Err(_) => ValueKind::String(integer.as_str().to_owned()),
                 }
             }
-            DeValue::Float(float) => {
-                float.as_str().parse().map_or_else(|_| ValueKind::String(float.as_str().to_owned()), ValueKind::Float)
-            }
+            DeValue::Float(float) => float.as_str().parse().map_or_else(
+                |_| ValueKind::String(float.as_str().to_owned()),
+                ValueKind::Float,
+            ),
             DeValue::Boolean(boolean) => ValueKind::Boolean(*boolean),
             DeValue::Datetime(datetime) => ValueKind::String(datetime.to_string()),
             DeValue::Array(items) => ValueKind::Array(
@@ -192,14 +223,24 @@ struct Lines {
 
 impl Lines {
     fn new(text: &str) -> Self {
-        let after_newlines = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1);
-        Self { starts: std::iter::once(0).chain(after_newlines).collect() }
+        let after_newlines = text
+            .bytes()
+            .enumerate()
+            .filter(|(_, byte)| *byte == b'\n')
+            .map(|(at, _)| at + 1);
+        Self {
+            starts: std::iter::once(0).chain(after_newlines).collect(),
+        }
     }
 
     /// Line and column, both counted from 1; the column in bytes.
     fn position(&self, at: usize) -> (usize, usize) {
         let line = self.starts.partition_point(|start| *start <= at);
-        let start = line.checked_sub(1).and_then(|line| self.starts.get(line)).copied().unwrap_or(0);
+        let start = line
+            .checked_sub(1)
+            .and_then(|line| self.starts.get(line))
+            .copied()
+            .unwrap_or(0);
         (line, at - start + 1)
     }
 }

@@ -154,7 +154,11 @@ impl ListenerConfig {
         let kind = section.get("type", ListenerKind::Tcp, &());
         let address = section.optional::<SocketAddr>("address", &());
         if address.is_none() && !section.has("address") {
-            section.problem(Code::Contradiction, "address", "the listener has no address: add address = \"127.0.0.1:1883\"");
+            section.problem(
+                Code::Contradiction,
+                "address",
+                "the listener has no address: add address = \"127.0.0.1:1883\"",
+            );
         }
         let default_name = address.map_or_else(
             || format!("listener-{}", index + 1),
@@ -165,11 +169,18 @@ impl ListenerConfig {
         if !kind.is_websocket() {
             section.hide("path");
             if section.has("path") {
-                let text = format!("listener {name:?} is of type \"{}\", which has no path: remove it, or use type \"ws\" or \"wss\"", kind.as_str());
+                let text = format!(
+                    "listener {name:?} is of type \"{}\", which has no path: remove it, or use type \"ws\" or \"wss\"",
+                    kind.as_str()
+                );
                 section.problem(Code::Contradiction, "path", text);
             }
         } else if !path.starts_with('/') {
-            section.problem(Code::WrongValue, "path", format!("path is {path:?}: must begin with \"/\""));
+            section.problem(
+                Code::WrongValue,
+                "path",
+                format!("path is {path:?}: must begin with \"/\""),
+            );
         }
         let proxy_protocol = section.get("proxy_protocol", ProxyProtocol::Off, &());
         let max_connections = section.optional("max_connections", &(1..=10_000_000));
@@ -177,21 +188,38 @@ impl ListenerConfig {
         let tls = Self::read_tls(section, kind, &name);
         let key = section.path("address");
         let key = key.trim_end_matches(".address").to_owned();
-        Some(Self { name, address: address?, kind, tls, proxy_protocol, path, max_connections, anonymous, key })
+        Some(Self {
+            name,
+            address: address?,
+            kind,
+            tls,
+            proxy_protocol,
+            path,
+            max_connections,
+            anonymous,
+            key,
+        })
     }
 
     fn read_tls(section: &mut Section<'_>, kind: ListenerKind, name: &str) -> Option<TlsConfig> {
         let given = section.has("tls");
         if !kind.is_tls() {
             if given {
-                let text = format!("listener {name:?} is of type \"{0}\", which has no TLS: remove the table, or use type \"{1}\"", kind.as_str(), if kind.is_websocket() { "wss" } else { "tls" });
+                let text = format!(
+                    "listener {name:?} is of type \"{0}\", which has no TLS: remove the table, or use type \"{1}\"",
+                    kind.as_str(),
+                    if kind.is_websocket() { "wss" } else { "tls" }
+                );
                 section.problem(Code::Contradiction, "tls", text);
-                section.with_table("tls", |tls| TlsConfig::read(tls));
+                section.with_table("tls", TlsConfig::read);
             }
             return None;
         }
         if !given {
-            let text = format!("listener {name:?} is of type \"{}\" and has no certificate: add tls = {{ certificate = \"server.pem\", key = \"server.key\" }}", kind.as_str());
+            let text = format!(
+                "listener {name:?} is of type \"{}\" and has no certificate: add tls = {{ certificate = \"server.pem\", key = \"server.key\" }}",
+                kind.as_str()
+            );
             section.problem(Code::Contradiction, "tls", text);
         }
         let tls = section.with_table("tls", TlsConfig::read);
@@ -203,13 +231,26 @@ impl TlsConfig {
     fn read(section: &mut Section<'_>) -> Option<Self> {
         let certificate = section.optional::<String>("certificate", &());
         let key = section.optional::<String>("key", &());
-        let client_ca = section.optional::<String>("client_ca", &()).map(PathBuf::from);
-        let default = if client_ca.is_some() { ClientAuth::Required } else { ClientAuth::None };
+        let client_ca = section
+            .optional::<String>("client_ca", &())
+            .map(PathBuf::from);
+        let default = if client_ca.is_some() {
+            ClientAuth::Required
+        } else {
+            ClientAuth::None
+        };
         let client_auth = section.get("client_auth", default, &());
         let name_from = section.optional("name_from", &());
-        for (name, missing) in [("certificate", certificate.is_none()), ("key", key.is_none())] {
+        for (name, missing) in [
+            ("certificate", certificate.is_none()),
+            ("key", key.is_none()),
+        ] {
             if missing && !section.has(name) && (certificate.is_some() || key.is_some()) {
-                section.problem(Code::Contradiction, name, format!("tls has no {name}: add {name} = \"…\" with the path of a PEM file"));
+                section.problem(
+                    Code::Contradiction,
+                    name,
+                    format!("tls has no {name}: add {name} = \"…\" with the path of a PEM file"),
+                );
             }
         }
         if client_auth != ClientAuth::None && client_ca.is_none() && !section.has("client_ca") {
@@ -218,6 +259,12 @@ impl TlsConfig {
         if name_from.is_some() && client_auth == ClientAuth::None {
             section.problem(Code::Contradiction, "name_from", "name_from needs certificates of the clients: add client_auth = \"required\" and client_ca");
         }
-        Some(Self { certificate: certificate?.into(), key: key?.into(), client_ca, client_auth, name_from })
+        Some(Self {
+            certificate: certificate?.into(),
+            key: key?.into(),
+            client_ca,
+            client_auth,
+            name_from,
+        })
     }
 }

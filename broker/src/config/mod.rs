@@ -146,7 +146,11 @@ impl Config {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             workers: root.get("workers", cores, &(1..=1_024)),
-            drain_timeout: Duration::from_millis(root.get("drain_timeout_ms", 10_000_u64, &(0..=3_600_000))),
+            drain_timeout: Duration::from_millis(root.get(
+                "drain_timeout_ms",
+                10_000_u64,
+                &(0..=3_600_000),
+            )),
             limits: root.table("limits"),
             features: root.table("features"),
             store: root.with_table("store", read_store),
@@ -162,16 +166,28 @@ impl Config {
         for (index, listener) in self.listeners.iter().enumerate() {
             let earlier = &self.listeners[..index];
             if earlier.iter().any(|other| other.name == listener.name) {
-                let text = format!("two listeners are named {:?}: give each a name of its own", listener.name);
+                let text = format!(
+                    "two listeners are named {:?}: give each a name of its own",
+                    listener.name
+                );
                 report.problem_at(Code::ListenerConflict, &listener.key, text);
             }
             let fixed = listener.address.port() != 0;
-            if let Some(other) = earlier.iter().find(|other| fixed && other.address == listener.address) {
-                let text = format!("listeners {:?} and {:?} have the same address {}", other.name, listener.name, listener.address);
+            if let Some(other) = earlier
+                .iter()
+                .find(|other| fixed && other.address == listener.address)
+            {
+                let text = format!(
+                    "listeners {:?} and {:?} have the same address {}",
+                    other.name, listener.name, listener.address
+                );
                 report.problem_at(Code::ListenerConflict, &listener.key, text);
             }
             if Some(listener.address) == self.ops.listen && fixed {
-                let text = format!("listener {:?} and ops.listen have the same address {}", listener.name, listener.address);
+                let text = format!(
+                    "listener {:?} and ops.listen have the same address {}",
+                    listener.name, listener.address
+                );
                 report.problem_at(Code::ListenerConflict, &listener.key, text);
             }
             self.check_who_may_connect(listener, report);
@@ -184,7 +200,8 @@ impl Config {
             .tls
             .as_ref()
             .is_some_and(|tls| tls.client_auth == ClientAuth::Required);
-        let said = listener.anonymous.or(self.auth.anonymous).is_some() || self.auth.users.is_some();
+        let said =
+            listener.anonymous.or(self.auth.anonymous).is_some() || self.auth.users.is_some();
         if !said && !by_certificate && !listener.address.ip().is_loopback() {
             let text = format!(
                 "listener {:?} on {} can be reached from other machines, and nothing says who may connect: \
@@ -194,7 +211,13 @@ impl Config {
             );
             report.problem_at(Code::WhoMayConnect, &listener.key, text);
         }
-        if listener.anonymous.or(self.auth.anonymous) == Some(false) && self.auth.users.is_none() && !listener.tls.as_ref().is_some_and(|tls| tls.name_from.is_some()) {
+        if listener.anonymous.or(self.auth.anonymous) == Some(false)
+            && self.auth.users.is_none()
+            && listener
+                .tls
+                .as_ref()
+                .is_none_or(|tls| tls.name_from.is_none())
+        {
             let text = format!(
                 "nobody can connect to listener {:?}: anonymous is false, and there is neither a users file (auth.users) nor a name from certificates (tls.name_from)",
                 listener.name
@@ -208,7 +231,10 @@ impl Config {
     /// can reach the listener, or that certificates are required).
     #[must_use]
     pub fn anonymous_allowed(&self, listener: &ListenerConfig) -> bool {
-        listener.anonymous.or(self.auth.anonymous).unwrap_or(self.auth.users.is_none())
+        listener
+            .anonymous
+            .or(self.auth.anonymous)
+            .unwrap_or(self.auth.users.is_none())
     }
 }
 
@@ -221,7 +247,12 @@ fn read_listeners(root: &mut Section<'_>) -> Vec<ListenerConfig> {
     });
     let mut listeners: Vec<_> = tables.iter().flatten().flatten().cloned().collect();
     // A flag or variable replaces what the file lists in either form.
-    if addresses.is_some() && root.report.place("listen").is_some_and(|place| !is_in_file(&place)) {
+    if addresses.is_some()
+        && root
+            .report
+            .place("listen")
+            .is_some_and(|place| !is_in_file(&place))
+    {
         listeners.clear();
         root.hide("listener");
     }
@@ -236,8 +267,16 @@ fn read_listeners(root: &mut Section<'_>) -> Vec<ListenerConfig> {
         }
     };
     if addresses.is_empty() && tables.as_ref().is_none_or(Vec::is_empty) {
-        let key = if root.has("listen") { "listen" } else { "listener" };
-        root.problem(Code::Contradiction, key, "there is no listener: add one, or remove the empty list");
+        let key = if root.has("listen") {
+            "listen"
+        } else {
+            "listener"
+        };
+        root.problem(
+            Code::Contradiction,
+            key,
+            "there is no listener: add one, or remove the empty list",
+        );
     }
     for address in &addresses {
         match parse_address(address) {
@@ -249,7 +288,9 @@ fn read_listeners(root: &mut Section<'_>) -> Vec<ListenerConfig> {
                 listeners.push(listener);
             }
             None => {
-                let text = format!("listen has {address:?}: must be an address and a port, such as \"127.0.0.1:1883\" or \"[::]:1883\"");
+                let text = format!(
+                    "listen has {address:?}: must be an address and a port, such as \"127.0.0.1:1883\" or \"[::]:1883\""
+                );
                 root.problem(Code::WrongValue, "listen", text);
             }
         }
@@ -275,7 +316,11 @@ fn read_store(section: &mut Section<'_>) -> StoreConfig {
     if durability != DurabilityKind::Interval {
         section.hide("interval_ms");
         if section.has("interval_ms") {
-            section.problem(Code::Contradiction, "interval_ms", "store.interval_ms has a meaning only with store.durability = \"interval\"");
+            section.problem(
+                Code::Contradiction,
+                "interval_ms",
+                "store.interval_ms has a meaning only with store.durability = \"interval\"",
+            );
         }
     }
     let durability = match durability {
@@ -283,34 +328,60 @@ fn read_store(section: &mut Section<'_>) -> StoreConfig {
         DurabilityKind::Interval => Durability::Interval(interval),
         DurabilityKind::Os => Durability::Os,
     };
-    StoreConfig::Embedded { path: path.into(), durability }
+    StoreConfig::Embedded {
+        path: path.into(),
+        durability,
+    }
 }
 
 fn read_ops(section: &mut Section<'_>) -> OpsConfig {
     let enabled = section.get("enabled", true, &());
     let listen = section.get("listen", SocketAddr::from(([127, 0, 0, 1], 9100)), &());
-    OpsConfig { listen: enabled.then_some(listen) }
+    OpsConfig {
+        listen: enabled.then_some(listen),
+    }
 }
 
 fn read_log(section: &mut Section<'_>) -> LogConfig {
     let level = section.get("level", "info".to_owned(), &());
     if let Err(error) = crate::logging::check_level(&level) {
-        section.problem(Code::Log, "level", format!("log.level is {level:?}: {error}"));
+        section.problem(
+            Code::Log,
+            "level",
+            format!("log.level is {level:?}: {error}"),
+        );
     }
-    LogConfig { level, format: section.get("format", LogFormat::Auto, &()) }
+    LogConfig {
+        level,
+        format: section.get("format", LogFormat::Auto, &()),
+    }
 }
 
 /// `DUNLIN_LIMITS_MAX_INFLIGHT` sets nothing, and says so. Other names that begin with `DUNLIN_` are
 /// somebody else's (Kubernetes makes such names of its services).
 fn warn_about_single_underscores(sources: &Sources, report: &mut Report) {
     for (name, _) in &sources.environment {
-        let Some(rest) = name.strip_prefix("DUNLIN_").filter(|rest| !rest.starts_with('_')) else { continue };
+        let Some(rest) = name
+            .strip_prefix("DUNLIN_")
+            .filter(|rest| !rest.starts_with('_'))
+        else {
+            continue;
+        };
         let wanted = rest.to_lowercase();
-        let meant = report.known().iter().find(|path| path.replace('.', "_") == wanted.replace("__", "_"));
+        let meant = report
+            .known()
+            .iter()
+            .find(|path| path.replace('.', "_") == wanted.replace("__", "_"));
         if let Some(path) = meant.cloned() {
             let right = path.replace('.', "__").to_uppercase();
-            let text = format!("has no effect: did you mean DUNLIN__{right} (two underscores between the parts)?");
-            report.warning(Code::Override, Some(format!("environment variable {name}")), text);
+            let text = format!(
+                "has no effect: did you mean DUNLIN__{right} (two underscores between the parts)?"
+            );
+            report.warning(
+                Code::Override,
+                Some(format!("environment variable {name}")),
+                text,
+            );
         }
     }
 }

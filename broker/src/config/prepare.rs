@@ -33,16 +33,33 @@ pub struct Loaded {
 pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     let mut report = Report::default();
     let (config, effective) = Config::read(sources, &mut report);
-    let tls = config.listeners.iter().map(|listener| load_tls(listener, &mut report)).collect();
-    let users = config.auth.users.as_deref().and_then(|path| load_users(path, &mut report));
+    let tls = config
+        .listeners
+        .iter()
+        .map(|listener| load_tls(listener, &mut report))
+        .collect();
+    let users = config
+        .auth
+        .users
+        .as_deref()
+        .and_then(|path| load_users(path, &mut report));
     let rules = compile_rules(&config.auth, &mut report);
     let warnings = report.finish()?;
     let patience = Duration::from_millis(u64::from(config.limits.connect_timeout_ms));
     let auth = Auth::new(users, rules, config.limits.password_checks, patience);
-    Ok(Loaded { config, effective, warnings, tls, auth })
+    Ok(Loaded {
+        config,
+        effective,
+        warnings,
+        tls,
+        auth,
+    })
 }
 
-fn load_tls(listener: &super::ListenerConfig, report: &mut Report) -> Option<Arc<rustls::ServerConfig>> {
+fn load_tls(
+    listener: &super::ListenerConfig,
+    report: &mut Report,
+) -> Option<Arc<rustls::ServerConfig>> {
     let key_of = |key: &str| format!("{}.tls.{key}", listener.key);
     match tls::load(listener.tls.as_ref()?) {
         Ok(loaded) => {
@@ -64,17 +81,35 @@ fn load_users(path: &Path, report: &mut Report) -> Option<Users> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) => {
-            let hint = if error.kind() == std::io::ErrorKind::NotFound { format!(": make it with `broker passwd {} NAME`", path.display()) } else { String::new() };
-            report.problem_at(Code::UsersFile, "auth.users", format!("cannot read the users file {}: {error}{hint}", path.display()));
+            let hint = if error.kind() == std::io::ErrorKind::NotFound {
+                format!(": make it with `broker passwd {} NAME`", path.display())
+            } else {
+                String::new()
+            };
+            report.problem_at(
+                Code::UsersFile,
+                "auth.users",
+                format!(
+                    "cannot read the users file {}: {error}{hint}",
+                    path.display()
+                ),
+            );
             return None;
         }
     };
     let (users, faults) = Users::parse(&text);
     for (line, fault) in faults {
-        report.problem(Code::UsersLine, Some(format!("{}:{line}:1", path.display())), fault);
+        report.problem(
+            Code::UsersLine,
+            Some(format!("{}:{line}:1", path.display())),
+            fault,
+        );
     }
     if is_open_to_all(path) {
-        let text = format!("every user of this machine can read {}: `chmod 600 {0}`", path.display());
+        let text = format!(
+            "every user of this machine can read {}: `chmod 600 {0}`",
+            path.display()
+        );
         report.warning_at(Code::UsersFileMode, "auth.users", text);
     }
     Some(users)
@@ -90,7 +125,10 @@ fn compile_rules(auth: &AuthConfig, report: &mut Report) -> Rules {
         Ok(rules) => rules,
         Err(faults) => {
             for (index, fault) in faults {
-                let key = auth.rules.get(index).map_or("auth.rules", |rule| rule.key.as_str());
+                let key = auth
+                    .rules
+                    .get(index)
+                    .map_or("auth.rules", |rule| rule.key.as_str());
                 report.problem_at(Code::AccessRule, &format!("{key}.topics"), fault);
             }
             Rules::default()

@@ -25,12 +25,22 @@ pub(crate) struct Section<'a> {
 impl<'a> Section<'a> {
     /// The whole configuration.
     pub(crate) fn root(given: &'a Map<String, Value>, report: &'a mut Report) -> Self {
-        Self { path: String::new(), given: Some(given), asked: Vec::new(), effective: toml::Table::new(), report }
+        Self {
+            path: String::new(),
+            given: Some(given),
+            asked: Vec::new(),
+            effective: toml::Table::new(),
+            report,
+        }
     }
 
     /// The full name of a key of this table.
     pub(crate) fn path(&self, key: &str) -> String {
-        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+        if self.path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.path)
+        }
     }
 
     /// Notes a problem with a key of this table.
@@ -45,14 +55,23 @@ impl<'a> Section<'a> {
     }
 
     /// Reads a key that has a default.
-    pub(crate) fn get<T: Setting>(&mut self, key: &'static str, default: T, bounds: &T::Bounds) -> T {
+    pub(crate) fn get<T: Setting>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        bounds: &T::Bounds,
+    ) -> T {
         let value = self.optional(key, bounds).unwrap_or(default);
         self.effective.insert(key.to_owned(), value.show());
         value
     }
 
     /// Reads a key that may be absent.
-    pub(crate) fn optional<T: Setting>(&mut self, key: &'static str, bounds: &T::Bounds) -> Option<T> {
+    pub(crate) fn optional<T: Setting>(
+        &mut self,
+        key: &'static str,
+        bounds: &T::Bounds,
+    ) -> Option<T> {
         let value = self.ask(key)?;
         let path = self.path(key);
         let text = is_text(value);
@@ -75,20 +94,31 @@ impl<'a> Section<'a> {
     }
 
     /// Reads a table by hand.
-    pub(crate) fn with_table<R>(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_>) -> R) -> R {
+    pub(crate) fn with_table<R>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(&mut Section<'_>) -> R,
+    ) -> R {
         let path = self.path(key);
         let given = match self.ask(key) {
             None => None,
-            Some(Value { kind: ValueKind::Table(table), .. }) => Some(table),
+            Some(Value {
+                kind: ValueKind::Table(table),
+                ..
+            }) => Some(table),
             Some(value) => {
-                let fault = format!("{path} is {}: must be a table, [{path}]", describe(&value.kind));
+                let fault = format!(
+                    "{path} is {}: must be a table, [{path}]",
+                    describe(&value.kind)
+                );
                 self.report.problem_at(Code::WrongValue, &path, fault);
                 None
             }
         };
         let (result, effective) = read_section(path, given, self.report, read);
         if !effective.is_empty() {
-            self.effective.insert(key.to_owned(), toml::Value::Table(effective));
+            self.effective
+                .insert(key.to_owned(), toml::Value::Table(effective));
         }
         result
     }
@@ -102,7 +132,10 @@ impl<'a> Section<'a> {
         let path = self.path(key);
         let value = self.ask(key)?;
         let ValueKind::Array(values) = &value.kind else {
-            let fault = format!("{path} is {}: must be a list of tables, [[{path}]]", describe(&value.kind));
+            let fault = format!(
+                "{path} is {}: must be a list of tables, [[{path}]]",
+                describe(&value.kind)
+            );
             self.report.problem_at(Code::WrongValue, &path, fault);
             return None;
         };
@@ -119,7 +152,8 @@ impl<'a> Section<'a> {
             results.push(result);
             all.push(toml::Value::Table(effective));
         }
-        self.effective.insert(key.to_owned(), toml::Value::Array(all));
+        self.effective
+            .insert(key.to_owned(), toml::Value::Array(all));
         Some(results)
     }
 
@@ -135,12 +169,20 @@ impl<'a> Section<'a> {
 
     /// Ends the reading of this table: what was given and not asked for is unknown.
     pub(crate) fn end(self) -> toml::Table {
-        let Some(given) = self.given else { return self.effective };
-        let mut unknown: Vec<_> =
-            given.iter().filter(|(key, _)| !self.asked.contains(&key.as_str())).collect();
+        let Some(given) = self.given else {
+            return self.effective;
+        };
+        let mut unknown: Vec<_> = given
+            .iter()
+            .filter(|(key, _)| !self.asked.contains(&key.as_str()))
+            .collect();
         unknown.sort_by_key(|(key, _)| *key);
         for (key, value) in unknown {
-            let path = if self.path.is_empty() { key.clone() } else { format!("{}.{key}", self.path) };
+            let path = if self.path.is_empty() {
+                key.clone()
+            } else {
+                format!("{}.{key}", self.path)
+            };
             let place = place_of(value, &path, self.report);
             self.report.unknown(path, place);
         }
@@ -166,23 +208,32 @@ fn read_section<R>(
     report: &mut Report,
     read: impl FnOnce(&mut Section<'_>) -> R,
 ) -> (R, toml::Table) {
-    let mut section = Section { path, given, asked: Vec::new(), effective: toml::Table::new(), report };
+    let mut section = Section {
+        path,
+        given,
+        asked: Vec::new(),
+        effective: toml::Table::new(),
+        report,
+    };
     let result = read(&mut section);
     (result, section.end())
 }
 
 /// Whether the layer of the value has only text.
 fn is_text(value: &Value) -> bool {
-    value.origin().is_some_and(|origin| origin == ENVIRONMENT || origin.starts_with("--"))
+    value
+        .origin()
+        .is_some_and(|origin| origin == ENVIRONMENT || origin.starts_with("--"))
 }
 
 /// Where a value was given. A flag names itself, an environment variable follows from the path, and
 /// the places of the file were noted when it was parsed.
 fn place_of(value: &Value, path: &str, report: &Report) -> Option<String> {
     match value.origin() {
-        Some(ENVIRONMENT) => {
-            Some(format!("environment variable DUNLIN__{}", path.replace('.', "__").to_uppercase()))
-        }
+        Some(ENVIRONMENT) => Some(format!(
+            "environment variable DUNLIN__{}",
+            path.replace('.', "__").to_uppercase()
+        )),
         Some(flag) if flag.starts_with("--") => Some(flag.to_owned()),
         _ => match (&value.kind, report.place(path)) {
             // A table that only an upper layer gives has no origin of its own: its first key has.
@@ -201,7 +252,10 @@ fn describe(kind: &ValueKind) -> String {
         ValueKind::Nil => "nothing".to_owned(),
         ValueKind::Table(_) => "a table".to_owned(),
         ValueKind::Array(values) => match values.first() {
-            Some(Value { kind: ValueKind::Table(_), .. }) => "a list of tables".to_owned(),
+            Some(Value {
+                kind: ValueKind::Table(_),
+                ..
+            }) => "a list of tables".to_owned(),
             _ => "a list".to_owned(),
         },
         ValueKind::String(text) => format!("{text:?}"),

@@ -59,7 +59,11 @@ pub(crate) struct Report {
 impl Report {
     /// Notes a problem at a place.
     pub(crate) fn problem(&mut self, code: Code, place: Option<String>, text: impl Into<String>) {
-        self.problems.push(Problem { code, place, text: text.into() });
+        self.problems.push(Problem {
+            code,
+            place,
+            text: text.into(),
+        });
     }
 
     /// Notes a problem with the value of a key.
@@ -71,12 +75,20 @@ impl Report {
     /// Notes something that can be lived with.
     pub(crate) fn warning_at(&mut self, code: Code, path: &str, text: impl Into<String>) {
         let place = self.place(path);
-        self.warnings.push(Problem { code, place, text: text.into() });
+        self.warnings.push(Problem {
+            code,
+            place,
+            text: text.into(),
+        });
     }
 
     /// Notes something that can be lived with, at a place.
     pub(crate) fn warning(&mut self, code: Code, place: Option<String>, text: impl Into<String>) {
-        self.warnings.push(Problem { code, place, text: text.into() });
+        self.warnings.push(Problem {
+            code,
+            place,
+            text: text.into(),
+        });
     }
 
     /// Says that a key exists.
@@ -122,7 +134,8 @@ impl Report {
         if self.problems.is_empty() {
             return Ok(self.warnings);
         }
-        self.problems.sort_by_key(|problem| line_of(problem.place.as_deref()));
+        self.problems
+            .sort_by_key(|problem| line_of(problem.place.as_deref()));
         Err(Problems(self.problems))
     }
 }
@@ -148,6 +161,9 @@ fn suggest<'a>(path: &str, known: &'a [String]) -> Option<&'a str> {
         return Some(near);
     }
     known.iter().map(String::as_str).find(|candidate| {
-        candidate.rsplit('.').next().is_some_and(|word| strsim::damerau_levenshtein(word, last) < 2)
+        candidate
+            .rsplit('.')
+            .next()
+            .is_some_and(|word| strsim::damerau_levenshtein(word, last) < 2)
     })
 }

@@ -50,7 +50,10 @@ where
 {
     let fault = || format!("an integer from {} to {}", bounds.start(), bounds.end());
     let number = integer(kind, text).ok_or_else(fault)?;
-    T::try_from(number).ok().filter(|n| bounds.contains(n)).ok_or_else(fault)
+    T::try_from(number)
+        .ok()
+        .filter(|n| bounds.contains(n))
+        .ok_or_else(fault)
 }
 
 macro_rules! integer_setting {
@@ -106,9 +109,12 @@ impl Setting for Vec<String> {
                 .iter()
                 .map(|value| String::parse(&value.kind, text, &()).map_err(|_| fault()))
                 .collect(),
-            ValueKind::String(s) if text => {
-                Ok(s.split(',').map(str::trim).filter(|s| !s.is_empty()).map(str::to_owned).collect())
-            }
+            ValueKind::String(s) if text => Ok(s
+                .split(',')
+                .map(str::trim)
+                .filter(|s| !s.is_empty())
+                .map(str::to_owned)
+                .collect()),
             _ => Err(fault()),
         }
     }
@@ -120,7 +126,8 @@ impl Setting for Vec<String> {
 impl Setting for std::net::SocketAddr {
     type Bounds = ();
     fn parse(kind: &ValueKind, _text: bool, (): &()) -> Result<Self, String> {
-        let fault = || "an address and a port, such as \"127.0.0.1:1883\" or \"[::]:1883\"".to_owned();
+        let fault =
+            || "an address and a port, such as \"127.0.0.1:1883\" or \"[::]:1883\"".to_owned();
         match kind {
             ValueKind::String(s) => parse_address(s).ok_or_else(fault),
             _ => Err(fault()),
@@ -150,7 +157,10 @@ pub(crate) fn word<T: Copy>(kind: &ValueKind, words: &[(&'static str, T)]) -> Re
     {
         return Ok(*value);
     }
-    let list: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+    let list: Vec<String> = words
+        .iter()
+        .map(|(word, _)| format!("\"{word}\""))
+        .collect();
     Err(format!("one of {}", list.join(", ")))
 }
 

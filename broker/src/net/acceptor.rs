@@ -103,7 +103,14 @@ impl Acceptor {
         match result {
             Ok((transport, tls_name)) => {
                 let listener = Arc::clone(&self.info);
-                Some(Accepted { transport, peer: from, listener, tls_name, accepted_at, slot })
+                Some(Accepted {
+                    transport,
+                    peer: from,
+                    listener,
+                    tls_name,
+                    accepted_at,
+                    slot,
+                })
             }
             Err(refused) => {
                 self.metrics.refused(refused.reason());
@@ -136,7 +143,10 @@ impl Acceptor {
             // What does not begin with CONNECT is noticed when it is read.
             ListenerKind::Tcp => Ok((Transport::Tcp(tcp), None)),
             ListenerKind::Ws => {
-                self.look(&mut tcp, |found| matches!(found, Sniffed::Mqtt | Sniffed::Tls | Sniffed::Proxy)).await?;
+                self.look(&mut tcp, |found| {
+                    matches!(found, Sniffed::Mqtt | Sniffed::Tls | Sniffed::Proxy)
+                })
+                .await?;
                 Ok((Transport::Ws(Box::new(self.websocket(tcp).await?)), None))
             }
             ListenerKind::Tls => {
@@ -145,19 +155,27 @@ impl Acceptor {
             }
             ListenerKind::Wss => {
                 let (stream, name) = self.tls(tcp).await?;
-                Ok((Transport::Wss(Box::new(self.websocket(stream).await?)), name))
+                Ok((
+                    Transport::Wss(Box::new(self.websocket(stream).await?)),
+                    name,
+                ))
             }
         }
     }
 
     /// Looks at the first bytes without taking them, and refuses what is meant for another listener.
-    async fn look(&self, tcp: &mut TcpStream, wrong: impl Fn(Sniffed) -> bool) -> Result<(), Refused> {
+    async fn look(
+        &self,
+        tcp: &mut TcpStream,
+        wrong: impl Fn(Sniffed) -> bool,
+    ) -> Result<(), Refused> {
         let mut first = [0; 3];
         let len = tcp.peek(&mut first).await?;
         if len == 0 {
             return Err(Refused::Silent);
         }
-        let Some(found) = sniff(first.get(..len).unwrap_or_default()).filter(|found| wrong(*found)) else {
+        let Some(found) = sniff(first.get(..len).unwrap_or_default()).filter(|found| wrong(*found))
+        else {
             return Ok(());
         };
         let answer = found.answer(&self.info);
@@ -168,15 +186,29 @@ impl Acceptor {
         Err(Refused::NotMqtt(found.message(&self.info)))
     }
 
-    async fn tls(&self, mut tcp: TcpStream) -> Result<(TlsStream<TcpStream>, Option<Arc<str>>), Refused> {
+    async fn tls(
+        &self,
+        mut tcp: TcpStream,
+    ) -> Result<(TlsStream<TcpStream>, Option<Arc<str>>), Refused> {
         self.look(&mut tcp, |found| found != Sniffed::Tls).await?;
         let Some(config) = &self.tls else {
-            return Err(Refused::Tls(std::io::Error::other("the listener has no certificate")));
+            return Err(Refused::Tls(std::io::Error::other(
+                "the listener has no certificate",
+            )));
         };
-        let stream = TlsAcceptor::from(config.load_full()).accept(tcp).await.map_err(Refused::Tls)?;
-        let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let stream = TlsAcceptor::from(config.load_full())
+            .accept(tcp)
+            .await
+            .map_err(Refused::Tls)?;
+        let certificate = stream
+            .get_ref()
+            .1
+            .peer_certificates()
+            .and_then(|chain| chain.first());
         let name = match (certificate, self.name_from) {
-            (Some(certificate), Some(from)) => Some(tls::peer_name(certificate, from).map_err(Refused::Name)?),
+            (Some(certificate), Some(from)) => {
+                Some(tls::peer_name(certificate, from).map_err(Refused::Name)?)
+            }
             _ => None,
         };
         Ok((stream, name))

@@ -46,7 +46,11 @@ pub struct BindError {
 /// When the system does not give it; the error says what to do.
 pub fn bind(name: &str, address: SocketAddr) -> Result<std::net::TcpListener, BindError> {
     let bound = (|| {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
         // Lets a restarted broker have its port back while old connections fade in the kernel.
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
@@ -191,7 +195,10 @@ impl AcceptLoop {
         use rustix::io::Errno;
         let code = error.raw_os_error();
         let of_client = [Errno::CONNABORTED, Errno::INTR, Errno::PROTO, Errno::PERM];
-        if of_client.iter().any(|errno| code == Some(errno.raw_os_error())) {
+        if of_client
+            .iter()
+            .any(|errno| code == Some(errno.raw_os_error()))
+        {
             return false;
         }
         let due = self.logged.is_none_or(|last| last.elapsed() >= ERROR_LOG);
@@ -199,7 +206,10 @@ impl AcceptLoop {
             self.logged = Some(Instant::now());
             let out_of_files = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
             let listener = &*self.acceptor.info.name;
-            if out_of_files.iter().any(|errno| code == Some(errno.raw_os_error())) {
+            if out_of_files
+                .iter()
+                .any(|errno| code == Some(errno.raw_os_error()))
+            {
                 tracing::error!(code = %Code::OutOfFiles, listener, %error, "no more connections can be accepted: raise the limit of open files (ulimit -n, LimitNOFILE), or lower limits.max_connections");
             } else {
                 tracing::warn!(listener, %error, "accepting a connection failed");
@@ -221,7 +231,11 @@ pub(crate) struct Pace {
 impl Pace {
     pub(crate) fn new(per_second: u32) -> Self {
         let gap = (per_second > 0).then(|| Duration::from_secs(1) / per_second);
-        Self { gap, slack: Duration::from_millis(100), due: None }
+        Self {
+            gap,
+            slack: Duration::from_millis(100),
+            due: None,
+        }
     }
 
     /// Takes one; or says how long to wait before asking again, with none taken.

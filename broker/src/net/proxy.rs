@@ -32,7 +32,10 @@ pub(super) enum ProxyError {
 }
 
 /// Reads the header. `None` when it names no client (the balancer's own health check).
-pub(super) async fn read(stream: &mut TcpStream, accept: ProxyProtocol) -> Result<Option<SocketAddr>, ProxyError> {
+pub(super) async fn read(
+    stream: &mut TcpStream,
+    accept: ProxyProtocol,
+) -> Result<Option<SocketAddr>, ProxyError> {
     let mut header = Vec::with_capacity(MAX_V1);
     let first = stream.read_u8().await.map_err(end_is_closed)?;
     header.push(first);
@@ -50,9 +53,14 @@ pub(super) async fn read(stream: &mut TcpStream, accept: ProxyProtocol) -> Resul
     if !allowed {
         return Err(ProxyError::Version);
     }
-    let config = ParseConfig { include_tlvs: false, ..ParseConfig::default() };
+    let config = ParseConfig {
+        include_tlvs: false,
+        ..ParseConfig::default()
+    };
     match ProxyHeader::parse(&header, config) {
-        Ok((parsed, len)) if len == header.len() => Ok(parsed.proxied_address().map(|address| address.source)),
+        Ok((parsed, len)) if len == header.len() => {
+            Ok(parsed.proxied_address().map(|address| address.source))
+        }
         _ => Err(ProxyError::Malformed),
     }
 }
@@ -69,10 +77,17 @@ async fn read_v1(stream: &mut TcpStream, header: &mut Vec<u8>) -> Result<(), Pro
         if len == 0 {
             return Err(ProxyError::Closed);
         }
-        let line = peeked.iter().take(len).position(|byte| *byte == b'\n').map_or(len, |at| at + 1);
+        let line = peeked
+            .iter()
+            .take(len)
+            .position(|byte| *byte == b'\n')
+            .map_or(len, |at| at + 1);
         let start = header.len();
         header.resize(start + line, 0);
-        stream.read_exact(&mut header[start..]).await.map_err(end_is_closed)?;
+        stream
+            .read_exact(&mut header[start..])
+            .await
+            .map_err(end_is_closed)?;
         if header.ends_with(b"\n") && !header.ends_with(b"\r\n") {
             return Err(ProxyError::Malformed);
         }
@@ -82,7 +97,10 @@ async fn read_v1(stream: &mut TcpStream, header: &mut Vec<u8>) -> Result<(), Pro
 
 async fn read_v2(stream: &mut TcpStream, header: &mut Vec<u8>) -> Result<(), ProxyError> {
     header.resize(16, 0);
-    stream.read_exact(&mut header[1..]).await.map_err(end_is_closed)?;
+    stream
+        .read_exact(&mut header[1..])
+        .await
+        .map_err(end_is_closed)?;
     if !header.starts_with(V2_SIGNATURE) {
         return Err(ProxyError::Malformed);
     }
@@ -91,7 +109,10 @@ async fn read_v2(stream: &mut TcpStream, header: &mut Vec<u8>) -> Result<(), Pro
         return Err(ProxyError::TooLong(16 + MAX_V2_BODY));
     }
     header.resize(16 + body, 0);
-    stream.read_exact(&mut header[16..]).await.map_err(end_is_closed)?;
+    stream
+        .read_exact(&mut header[16..])
+        .await
+        .map_err(end_is_closed)?;
     Ok(())
 }
 

@@ -19,13 +19,21 @@ impl Slots {
     /// `max` places.
     #[must_use]
     pub fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { taken: AtomicUsize::new(0), max, shown: None })
+        Arc::new(Self {
+            taken: AtomicUsize::new(0),
+            max,
+            shown: None,
+        })
     }
 
     /// `max` places, the taken ones shown by a gauge.
     #[must_use]
     pub fn shown(max: usize, gauge: Gauge) -> Arc<Self> {
-        Arc::new(Self { taken: AtomicUsize::new(0), max, shown: Some(gauge) })
+        Arc::new(Self {
+            taken: AtomicUsize::new(0),
+            max,
+            shown: Some(gauge),
+        })
     }
 
     /// Places taken now.
@@ -36,7 +44,10 @@ impl Slots {
 
     fn take(&self) -> bool {
         let more = |taken: usize| (taken < self.max).then_some(taken + 1);
-        let taken = self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok();
+        let taken = self
+            .taken
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .is_ok();
         if let Some(gauge) = self.shown.as_ref().filter(|_| taken) {
             gauge.inc();
         }

@@ -58,7 +58,10 @@ impl Sniffed {
             Self::Proxy => "client sends a PROXY header, and proxy_protocol is off",
             Self::Mqtt => "client speaks plain MQTT",
         };
-        format!("{what}: listener {:?} on {} is for {kind}", listener.name, listener.address)
+        format!(
+            "{what}: listener {:?} on {} is for {kind}",
+            listener.name, listener.address
+        )
     }
 
     /// The bytes to answer with before closing; empty where no answer can be understood.
@@ -67,9 +70,14 @@ impl Sniffed {
         if self != Self::Http {
             return Vec::new();
         }
-        let mut body = format!("This is a port for MQTT, not for HTTP (Dunlin, listener {:?}).\n", listener.name);
+        let mut body = format!(
+            "This is a port for MQTT, not for HTTP (Dunlin, listener {:?}).\n",
+            listener.name
+        );
         if listener.websocket_hint.is_empty() {
-            body.push_str("The broker has no WebSocket listener: add one with [[listener]] type = \"ws\".\n");
+            body.push_str(
+                "The broker has no WebSocket listener: add one with [[listener]] type = \"ws\".\n",
+            );
         } else {
             body.push_str(&listener.websocket_hint);
             body.push('\n');

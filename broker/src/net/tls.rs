@@ -8,7 +8,9 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::WebPkiClientVerifier,
 };
-use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer, time::ASN1Time};
+use x509_parser::{
+    certificate::X509Certificate, extensions::GeneralName, prelude::FromDer, time::ASN1Time,
+};
 
 use crate::{
     config::{ClientAuth, NameFrom, TlsConfig},
@@ -51,19 +53,32 @@ pub fn load(tls: &TlsConfig) -> Result<Loaded, Vec<TlsFault>> {
         .with_safe_default_protocol_versions()
         .map_err(|error| vec![fault(Code::TlsContent, "certificate", error.to_string())])?;
     let verifier = keep(client_verifier(tls, &provider), &mut faults);
-    let (Some(chain), Some(key), Some(verifier)) = (chain, key, verifier) else { return Err(faults) };
+    let (Some(chain), Some(key), Some(verifier)) = (chain, key, verifier) else {
+        return Err(faults);
+    };
 
     let warnings = validity(&chain, &tls.certificate).into_iter().collect();
     let builder = match verifier {
         None => builder.with_no_client_auth(),
         Some(verifier) => builder.with_client_cert_verifier(verifier),
     };
-    let mut config = builder.with_single_cert(chain, key).map_err(|error| vec![mismatch(tls, &error)])?;
+    let mut config = builder
+        .with_single_cert(chain, key)
+        .map_err(|error| vec![mismatch(tls, &error)])?;
     match ring::Ticketer::new() {
         Ok(ticketer) => config.ticketer = ticketer,
-        Err(error) => return Err(vec![fault(Code::TlsContent, "certificate", format!("no randomness for session tickets: {error}"))]),
+        Err(error) => {
+            return Err(vec![fault(
+                Code::TlsContent,
+                "certificate",
+                format!("no randomness for session tickets: {error}"),
+            )]);
+        }
     }
-    Ok(Loaded { config: Arc::new(config), warnings })
+    Ok(Loaded {
+        config: Arc::new(config),
+        warnings,
+    })
 }
 
 fn keep<T>(result: Result<T, TlsFault>, faults: &mut Vec<TlsFault>) -> Option<T> {
@@ -71,12 +86,21 @@ fn keep<T>(result: Result<T, TlsFault>, faults: &mut Vec<TlsFault>) -> Option<T>
 }
 
 fn fault(code: Code, key: &'static str, text: impl Into<String>) -> TlsFault {
-    TlsFault { code, key, text: text.into() }
+    TlsFault {
+        code,
+        key,
+        text: text.into(),
+    }
 }
 
 fn read(path: &Path, key: &'static str) -> Result<Vec<u8>, TlsFault> {
-    std::fs::read(path)
-        .map_err(|error| fault(Code::TlsFile, key, format!("cannot read {}: {error}", path.display())))
+    std::fs::read(path).map_err(|error| {
+        fault(
+            Code::TlsFile,
+            key,
+            format!("cannot read {}: {error}", path.display()),
+        )
+    })
 }
 
 fn certificates(path: &Path, key: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsFault> {
@@ -84,11 +108,26 @@ fn certificates(path: &Path, key: &'static str) -> Result<Vec<CertificateDer<'st
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     match certificates {
         Ok(certificates) if certificates.is_empty() => {
-            let found = if has(&pem, "PRIVATE KEY") { "it holds a private key: are certificate and key exchanged?" } else { "it must hold a block that begins with -----BEGIN CERTIFICATE-----" };
-            Err(fault(Code::TlsContent, key, format!("{} holds no certificate in PEM form: {found}", path.display())))
+            let found = if has(&pem, "PRIVATE KEY") {
+                "it holds a private key: are certificate and key exchanged?"
+            } else {
+                "it must hold a block that begins with -----BEGIN CERTIFICATE-----"
+            };
+            Err(fault(
+                Code::TlsContent,
+                key,
+                format!(
+                    "{} holds no certificate in PEM form: {found}",
+                    path.display()
+                ),
+            ))
         }
         Ok(certificates) => Ok(certificates),
-        Err(error) => Err(fault(Code::TlsContent, key, format!("{} is damaged: {error}", path.display()))),
+        Err(error) => Err(fault(
+            Code::TlsContent,
+            key,
+            format!("{} is damaged: {error}", path.display()),
+        )),
     }
 }
 
@@ -108,26 +147,43 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsFault> {
 }
 
 fn has(pem: &[u8], word: &str) -> bool {
-    pem.windows(word.len()).any(|window| window == word.as_bytes())
+    pem.windows(word.len())
+        .any(|window| window == word.as_bytes())
 }
 
 type Verifier = Option<Arc<dyn rustls::server::danger::ClientCertVerifier>>;
 
 fn client_verifier(tls: &TlsConfig, provider: &Arc<CryptoProvider>) -> Result<Verifier, TlsFault> {
-    let Some(path) = tls.client_ca.as_ref().filter(|_| tls.client_auth != ClientAuth::None) else { return Ok(None) };
+    let Some(path) = tls
+        .client_ca
+        .as_ref()
+        .filter(|_| tls.client_auth != ClientAuth::None)
+    else {
+        return Ok(None);
+    };
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path, "client_ca")? {
         roots.add(certificate).map_err(|error| {
-            let text = format!("a certificate in {} cannot be an authority: {error}", path.display());
+            let text = format!(
+                "a certificate in {} cannot be an authority: {error}",
+                path.display()
+            );
             fault(Code::TlsContent, "client_ca", text)
         })?;
     }
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+    let builder =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
     let builder = match tls.client_auth {
         ClientAuth::Optional => builder.allow_unauthenticated(),
         ClientAuth::Required | ClientAuth::None => builder,
     };
-    let verifier = builder.build().map_err(|error| fault(Code::TlsContent, "client_ca", format!("{}: {error}", path.display())))?;
+    let verifier = builder.build().map_err(|error| {
+        fault(
+            Code::TlsContent,
+            "client_ca",
+            format!("{}: {error}", path.display()),
+        )
+    })?;
     Ok(Some(verifier))
 }
 
@@ -137,12 +193,20 @@ fn mismatch(tls: &TlsConfig, error: &rustls::Error) -> TlsFault {
         rustls::Error::InconsistentKeys(_) => fault(
             Code::TlsMismatch,
             "key",
-            format!("the private key in {key} does not belong to the first certificate in {certificate}"),
+            format!(
+                "the private key in {key} does not belong to the first certificate in {certificate}"
+            ),
         ),
-        rustls::Error::InvalidCertificate(_) => {
-            fault(Code::TlsContent, "certificate", format!("the certificate in {certificate} cannot be used: {error}"))
-        }
-        other => fault(Code::TlsContent, "key", format!("the private key in {key} cannot be used: {other}")),
+        rustls::Error::InvalidCertificate(_) => fault(
+            Code::TlsContent,
+            "certificate",
+            format!("the certificate in {certificate} cannot be used: {error}"),
+        ),
+        other => fault(
+            Code::TlsContent,
+            "key",
+            format!("the private key in {key} cannot be used: {other}"),
+        ),
     }
 }
 
@@ -152,9 +216,17 @@ fn validity(chain: &[CertificateDer<'_>], path: &Path) -> Option<TlsFault> {
     let validity = certificate.validity();
     let now = ASN1Time::now();
     let text = if validity.not_after < now {
-        format!("the certificate in {} has expired on {}: clients will refuse it", path.display(), validity.not_after)
+        format!(
+            "the certificate in {} has expired on {}: clients will refuse it",
+            path.display(),
+            validity.not_after
+        )
     } else if validity.not_before > now {
-        format!("the certificate in {} is valid only from {}: clients will refuse it", path.display(), validity.not_before)
+        format!(
+            "the certificate in {} is valid only from {}: clients will refuse it",
+            path.display(),
+            validity.not_before
+        )
     } else {
         return None;
     };
@@ -166,8 +238,8 @@ fn validity(chain: &[CertificateDer<'_>], path: &Path) -> Option<TlsFault> {
 /// # Errors
 /// When the certificate has no such name, or one that cannot be a user name.
 pub fn peer_name(certificate: &CertificateDer<'_>, from: NameFrom) -> Result<Arc<str>, String> {
-    let (_, certificate) =
-        X509Certificate::from_der(certificate).map_err(|error| format!("the certificate cannot be read: {error}"))?;
+    let (_, certificate) = X509Certificate::from_der(certificate)
+        .map_err(|error| format!("the certificate cannot be read: {error}"))?;
     let name = match from {
         NameFrom::Cn => certificate
             .subject()
@@ -188,7 +260,9 @@ pub fn peer_name(certificate: &CertificateDer<'_>, from: NameFrom) -> Result<Arc
             .to_owned(),
     };
     if name.is_empty() || name.len() > MAX_NAME || name.contains(char::is_control) {
-        return Err(format!("the name in the certificate must have 1 to {MAX_NAME} bytes and no control characters"));
+        return Err(format!(
+            "the name in the certificate must have 1 to {MAX_NAME} bytes and no control characters"
+        ));
     }
     Ok(name.into())
 }

@@ -47,7 +47,11 @@ pub struct WsStream<S> {
 ///
 /// # Errors
 /// What the client did wrong, after it has been told by HTTP.
-pub async fn accept<S>(stream: S, path: &str, max_message: usize) -> Result<WsStream<S>, tungstenite::Error>
+pub async fn accept<S>(
+    stream: S,
+    path: &str,
+    max_message: usize,
+) -> Result<WsStream<S>, tungstenite::Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -58,32 +62,57 @@ where
         .max_frame_size(Some(max_message))
         .max_message_size(Some(max_message));
     let path = path.to_owned();
-    #[expect(clippy::result_large_err, reason = "the library's callback asks for this type")]
+    #[expect(
+        clippy::result_large_err,
+        reason = "the library's callback asks for this type"
+    )]
     let check = move |request: &Request, response: Response| answer(request, response, &path);
     let inner = accept_hdr_async_with_config(stream, check, Some(config)).await?;
-    Ok(WsStream { inner, unread: Bytes::new(), refused: None })
+    Ok(WsStream {
+        inner,
+        unread: Bytes::new(),
+        refused: None,
+    })
 }
 
-#[expect(clippy::result_large_err, reason = "the library's callback asks for this type")]
-fn answer(request: &Request, mut response: Response, path: &str) -> Result<Response, ErrorResponse> {
+#[expect(
+    clippy::result_large_err,
+    reason = "the library's callback asks for this type"
+)]
+fn answer(
+    request: &Request,
+    mut response: Response,
+    path: &str,
+) -> Result<Response, ErrorResponse> {
     let refuse = |status, text: String| {
         let mut refusal = ErrorResponse::new(Some(text));
         *refusal.status_mut() = status;
         Err(refusal)
     };
     if request.uri().path() != path {
-        return refuse(StatusCode::NOT_FOUND, format!("MQTT over WebSocket is at {path}\n"));
+        return refuse(
+            StatusCode::NOT_FOUND,
+            format!("MQTT over WebSocket is at {path}\n"),
+        );
     }
     let offered = request.headers().get_all(SEC_WEBSOCKET_PROTOCOL);
-    let mut offered = offered.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    let mut offered = offered
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','));
     let Some(chosen) = offered.find_map(|name| match name.trim() {
         "mqtt" => Some("mqtt"),
         "mqttv3.1" => Some("mqttv3.1"),
         _ => None,
     }) else {
-        return refuse(StatusCode::BAD_REQUEST, "the WebSocket subprotocol must be \"mqtt\"\n".to_owned());
+        return refuse(
+            StatusCode::BAD_REQUEST,
+            "the WebSocket subprotocol must be \"mqtt\"\n".to_owned(),
+        );
     };
-    response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(chosen));
+    response
+        .headers_mut()
+        .insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(chosen));
     Ok(response)
 }
 
@@ -96,22 +125,37 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WsStream<S> {
     /// Queues the close frame that says why the client is refused.
     fn refuse(&mut self, why: &'static str) {
         self.refused = Some(why);
-        let frame = CloseFrame { code: CloseCode::Unsupported, reason: why.into() };
+        let frame = CloseFrame {
+            code: CloseCode::Unsupported,
+            reason: why.into(),
+        };
         // When it cannot be queued the connection is broken, and ends all the same.
-        let _failed = Pin::new(&mut self.inner).start_send(Message::Close(Some(frame))).is_err();
+        let _failed = Pin::new(&mut self.inner)
+            .start_send(Message::Close(Some(frame)))
+            .is_err();
     }
 
-    fn poll_send(&mut self, cx: &mut Context<'_>, frame: impl FnOnce() -> Bytes) -> Poll<io::Result<usize>> {
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        frame: impl FnOnce() -> Bytes,
+    ) -> Poll<io::Result<usize>> {
         ready!(Pin::new(&mut self.inner).poll_ready(cx)).map_err(to_io)?;
         let frame = frame();
         let len = frame.len();
-        Pin::new(&mut self.inner).start_send(Message::Binary(frame)).map_err(to_io)?;
+        Pin::new(&mut self.inner)
+            .start_send(Message::Binary(frame))
+            .map_err(to_io)?;
         Poll::Ready(Ok(len))
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WsStream<S> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         loop {
             if let Some(why) = this.refused {
@@ -133,7 +177,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WsStream<S> {
                 None => return Poll::Ready(Ok(())),
                 Some(Ok(Message::Binary(payload))) => this.unread = payload,
                 Some(Ok(Message::Text(_))) => this.refuse("text frame: MQTT needs binary frames"),
-                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_))) => {}
+                Some(Ok(
+                    Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_),
+                )) => {}
                 Some(Err(error)) => return Poll::Ready(Err(to_io(error))),
             }
         }
@@ -141,11 +187,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WsStream<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WsStream<S> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        self.get_mut().poll_send(cx, || Bytes::copy_from_slice(&buf[..buf.len().min(MAX_FRAME_SENT)]))
+        self.get_mut().poll_send(cx, || {
+            Bytes::copy_from_slice(&buf[..buf.len().min(MAX_FRAME_SENT)])
+        })
     }
 
     fn poll_write_vectored(
@@ -173,7 +225,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WsStream<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_flush(cx).map_err(to_io)
+        Pin::new(&mut self.get_mut().inner)
+            .poll_flush(cx)
+            .map_err(to_io)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -34,7 +34,9 @@ pub async fn serve(
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(socket)?;
-    axum::serve(listener, router(metrics, health)).with_graceful_shutdown(stop).await
+    axum::serve(listener, router(metrics, health))
+        .with_graceful_shutdown(stop)
+        .await
 }
 
 fn router(metrics: Arc<Metrics>, health: Arc<Health>) -> Router {

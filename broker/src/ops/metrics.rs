@@ -7,11 +7,7 @@ use std::{fmt, time::Duration};
 
 use prometheus_client::{
     encoding::text::encode,
-    metrics::{
-        counter::Counter,
-        family::Family,
-        gauge::Gauge,
-    },
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::{Registry, Unit},
 };
 
@@ -65,7 +61,9 @@ pub struct Counters<L> {
 
 impl<L> fmt::Debug for Counters<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.counters.iter().map(|counter| counter.get())).finish()
+        f.debug_list()
+            .entries(self.counters.iter().map(|counter| counter.get()))
+            .finish()
     }
 }
 
@@ -152,8 +150,14 @@ impl<L: Label> Kind for Counters<L> {
             Some(unit) => registry.register_with_unit(name, help, unit, family.clone()),
             None => registry.register(name, help, family.clone()),
         }
-        let counters = L::VALUES.iter().map(|text| family.get_or_create_owned(&[(L::NAME, *text)])).collect();
-        Self { counters, label: std::marker::PhantomData }
+        let counters = L::VALUES
+            .iter()
+            .map(|text| family.get_or_create_owned(&[(L::NAME, *text)]))
+            .collect();
+        Self {
+            counters,
+            label: std::marker::PhantomData,
+        }
     }
 }
 
@@ -268,14 +272,17 @@ impl Metrics {
         set(&self.shared_groups, gauges.shared_groups);
         set(&self.retained_messages, gauges.retained);
         set(&self.store_pending, gauges.store_pending_bytes);
-        self.retained.set(i64::try_from(gauges.retained_bytes).unwrap_or(i64::MAX));
+        self.retained
+            .set(i64::try_from(gauges.retained_bytes).unwrap_or(i64::MAX));
     }
 
     /// A client has connected.
     pub fn connection_opened(&self) {
         self.connections.inc();
         let now = self.clients_connected.inc() + 1;
-        self.clients_connected_max.inner().fetch_max(now, std::sync::atomic::Ordering::Relaxed);
+        self.clients_connected_max
+            .inner()
+            .fetch_max(now, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// A client that had connected is gone.
@@ -286,13 +293,17 @@ impl Metrics {
     /// A connection has been refused. The reason is one of a fixed set of words.
     pub fn refused(&self, reason: &str) {
         let label = reason.to_lowercase().replace([' ', '-'], "_");
-        self.connections_refused.get_or_create(&[("reason", label)]).inc();
+        self.connections_refused
+            .get_or_create(&[("reason", label)])
+            .inc();
     }
 
     /// A client broke the protocol.
     pub fn protocol_error(&self, reason: ReasonCode) {
         let label = format!("0x{:02x}", reason.0);
-        self.protocol_errors.get_or_create(&[("reason", label)]).inc();
+        self.protocol_errors
+            .get_or_create(&[("reason", label)])
+            .inc();
     }
 
     /// One batch of packets has been received.

@@ -50,8 +50,11 @@ pub struct Snapshot {
     pub sockets: u64,
 }
 
-/// The counters that have a load average: the topic's part, and where it is counted.
-const LOADS: [(&str, fn(&Snapshot) -> u64); 9] = [
+/// A part of a topic, and where what it shows is counted.
+type Load = (&'static str, fn(&Snapshot) -> u64);
+
+/// The counters that have a load average.
+const LOADS: [Load; 9] = [
     ("messages/received", |s| s.messages_received),
     ("messages/sent", |s| s.messages_sent),
     ("publish/received", |s| s.publishes_received),
@@ -83,7 +86,10 @@ impl LoadAverages {
         }
         for ((_, count), values) in LOADS.iter().zip(&mut self.values) {
             let events = count(now).saturating_sub(count(&self.last));
-            #[expect(clippy::cast_precision_loss, reason = "an average needs no more than 52 bits")]
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "an average needs no more than 52 bits"
+            )]
             let rate = events as f64 / minutes;
             for ((_, span), value) in SPANS.iter().zip(values) {
                 let keep = (-minutes / span).exp();
@@ -124,13 +130,26 @@ pub fn topics(now: &Snapshot, averages: &LoadAverages) -> Vec<(String, String)> 
         ("connections/count", now.connections),
     ];
     let mut topics = vec![
-        ("$SYS/broker/version".to_owned(), concat!("dunlin ", env!("CARGO_PKG_VERSION")).to_owned()),
-        ("$SYS/broker/uptime".to_owned(), format!("{} seconds", now.uptime.as_secs())),
+        (
+            "$SYS/broker/version".to_owned(),
+            concat!("dunlin ", env!("CARGO_PKG_VERSION")).to_owned(),
+        ),
+        (
+            "$SYS/broker/uptime".to_owned(),
+            format!("{} seconds", now.uptime.as_secs()),
+        ),
     ];
-    topics.extend(plain.iter().map(|(name, value)| (format!("$SYS/broker/{name}"), value.to_string())));
+    topics.extend(
+        plain
+            .iter()
+            .map(|(name, value)| (format!("$SYS/broker/{name}"), value.to_string())),
+    );
     for ((name, _), values) in LOADS.iter().zip(&averages.values) {
         for ((span, _), value) in SPANS.iter().zip(values) {
-            topics.push((format!("$SYS/broker/load/{name}/{span}"), format!("{value:.2}")));
+            topics.push((
+                format!("$SYS/broker/load/{name}/{span}"),
+                format!("{value:.2}"),
+            ));
         }
     }
     topics

@@ -1,0 +1,324 @@
+//! The broker as a process: from a checked configuration to a clean end.
+//!
+//! The order matters. Ports are bound before the store is opened, so that a port in use is noticed
+//! before anything is touched, and clients that come early wait in the kernel's queue. Accepting
+//! begins when the sessions are recovered. At the end it goes backwards: no new connections, the
+//! open ones told and flushed, the store closed last.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use dunlin_sync::{Durability, EmbeddedOptions, EmbeddedStore, MemoryStore, Store, StoreError};
+
+use crate::{
+    auth::Auth,
+    config::{self, Config, ListenerConfig, Loaded, StoreConfig},
+    connection,
+    error::{Code, Exit},
+    hub::{Hub, HubConfig},
+    net::{
+        ListenerInfo, Serve,
+        acceptor::Acceptor,
+        listener::{self, BindError, Bound},
+        slots::Slots,
+    },
+    ops::{self, Health, Metrics},
+    shutdown::Shutdown,
+    workers::Workers,
+};
+
+/// What tasks that are not a session's may still take after the sessions have ended.
+const LAST_GRACE: Duration = Duration::from_millis(500);
+
+/// Why the broker could not start, or not go on.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0} addresses could not be bound")]
+    Bind(usize),
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    #[error("{0}")]
+    Runtime(String),
+}
+
+/// Runs the broker until a signal; the log must have been started.
+#[must_use]
+pub fn run(loaded: Loaded) -> Exit {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&Failure::Runtime(format!("no runtime: {error}"))),
+    };
+    let ended = runtime.block_on(serve(loaded));
+    // The store's last reference may be held by a task of the runtime.
+    runtime.shutdown_timeout(LAST_GRACE);
+    match ended {
+        Ok(exit) => exit,
+        Err(failure) => fail(&failure),
+    }
+}
+
+fn fail(failure: &Failure) -> Exit {
+    match failure {
+        // Each address has been logged where it failed.
+        Failure::Bind(_) => Exit::Bind,
+        Failure::Store(error) => {
+            tracing::error!(code = error.code(), "{} {error}", error.code());
+            Exit::Store
+        }
+        Failure::Runtime(text) => {
+            tracing::error!(code = %Code::Runtime, "{text}");
+            Exit::Runtime
+        }
+    }
+}
+
+async fn serve(loaded: Loaded) -> Result<Exit, Failure> {
+    let Loaded {
+        config, tls, auth, ..
+    } = loaded;
+    let metrics = Arc::new(Metrics::default());
+    let health = Arc::new(Health::default());
+    let shutdown = Shutdown::default();
+    raise_file_limit(config.limits.max_connections);
+
+    let (bound, ops_socket) = bind(&config, tls, &metrics)?;
+    let signals = tokio::spawn(shutdown.clone().on_signals());
+    let workers = Arc::new(
+        Workers::start(config.workers)
+            .map_err(|error| Failure::Runtime(format!("no worker threads: {error}")))?,
+    );
+    let ended = Shutdown::default();
+    let ops = ops_socket.map(|socket| {
+        let stop = ended.clone();
+        let stop = async move { stop.wait().await };
+        tokio::spawn(ops::http::serve(
+            socket,
+            Arc::clone(&metrics),
+            Arc::clone(&health),
+            stop,
+        ))
+    });
+
+    let hub = start_hub(&config, auth, &metrics, &health).await?;
+    health.set_started();
+    tracing::info!(
+        workers = workers.len(),
+        version = env!("CARGO_PKG_VERSION"),
+        "ready"
+    );
+    let serving = Arc::clone(&hub);
+    let serve: Serve =
+        Arc::new(move |accepted| Box::pin(connection::serve(Arc::clone(&serving), accepted)));
+    tokio::select! {
+        ended = listener::run(bound, Arc::clone(&workers), shutdown.clone(), serve) => {
+            ended.map_err(|error| Failure::Runtime(format!("a listener cannot be used: {error}")))?;
+        }
+        failed = signals => {
+            return Err(Failure::Runtime(format!("signals cannot be received: {failed:?}")));
+        }
+    }
+
+    health.set_draining();
+    let drained = hub
+        .drain(tokio::time::Instant::now() + config.drain_timeout)
+        .await;
+    let cut_off = tokio::task::spawn_blocking(move || workers.stop(LAST_GRACE))
+        .await
+        .unwrap_or(0);
+    ended.trigger();
+    if let Some(ops) = ops
+        && let Ok(Ok(Err(error))) = tokio::time::timeout(LAST_GRACE, ops).await
+    {
+        tracing::warn!(%error, "the endpoint for health and metrics had failed");
+    }
+    if drained {
+        tracing::info!("stopped: every client was told and every write is done");
+        return Ok(Exit::Ok);
+    }
+    tracing::warn!(
+        code = %Code::DrainTimedOut,
+        connections = cut_off,
+        drain_timeout_ms = u64::try_from(config.drain_timeout.as_millis()).unwrap_or(u64::MAX),
+        "stopped before every client had let go"
+    );
+    Ok(Exit::DrainTimedOut)
+}
+
+/// Opens the store and recovers the sessions, on a thread of their own: a large store takes time, and
+/// `/health/ready` must answer meanwhile.
+async fn start_hub(
+    config: &Config,
+    auth: Auth,
+    metrics: &Arc<Metrics>,
+    health: &Arc<Health>,
+) -> Result<Arc<Hub>, Failure> {
+    let store = config.store.clone();
+    let hub = HubConfig {
+        limits: config.limits.clone(),
+        features: config.features.clone(),
+    };
+    let (metrics, health) = (Arc::clone(metrics), Arc::clone(health));
+    let started = tokio::task::spawn_blocking(move || {
+        let store = open_store(&store)?;
+        Hub::start(hub, store, Arc::new(auth), metrics, health)
+    });
+    match started.await {
+        Ok(hub) => Ok(hub?),
+        Err(error) => Err(Failure::Runtime(format!(
+            "the recovery of the sessions failed: {error}"
+        ))),
+    }
+}
+
+fn open_store(config: &StoreConfig) -> Result<Arc<dyn Store>, StoreError> {
+    match config {
+        StoreConfig::Memory => {
+            tracing::info!(
+                "the store is in memory: sessions and retained messages end with the process"
+            );
+            Ok(Arc::new(MemoryStore::new()?))
+        }
+        StoreConfig::Embedded { path, durability } => {
+            let durability = match durability {
+                config::Durability::Always => Durability::Always,
+                config::Durability::Interval(ms) => {
+                    Durability::Interval(Duration::from_millis(u64::from(*ms)))
+                }
+                config::Durability::Os => Durability::Os,
+            };
+            let options = EmbeddedOptions {
+                durability,
+                ..EmbeddedOptions::default()
+            };
+            Ok(Arc::new(EmbeddedStore::open(path, &options)?))
+        }
+    }
+}
+
+type Tls = Vec<Option<Arc<rustls::ServerConfig>>>;
+
+/// Binds every address, or tells of every one that fails.
+fn bind(
+    config: &Config,
+    tls: Tls,
+    metrics: &Arc<Metrics>,
+) -> Result<(Vec<Bound>, Option<std::net::TcpListener>), Failure> {
+    let mut failed = 0;
+    let mut keep = |result: Result<std::net::TcpListener, BindError>| match result {
+        Ok(socket) => Some(socket),
+        Err(error) => {
+            tracing::error!(code = %error.code, "{error}");
+            failed += 1;
+            None
+        }
+    };
+    let sockets: Vec<_> = config
+        .listeners
+        .iter()
+        .map(|listener| keep(listener::bind(&listener.name, listener.address)))
+        .collect();
+    let ops = config
+        .ops
+        .listen
+        .and_then(|address| keep(listener::bind("ops", address)));
+    if failed > 0 {
+        return Err(Failure::Bind(failed));
+    }
+    // With port 0 the system has chosen.
+    let address_of = |socket: &std::net::TcpListener| {
+        socket
+            .local_addr()
+            .map_err(|error| Failure::Runtime(format!("a listener has no address: {error}")))
+    };
+    let mut addresses = Vec::new();
+    for socket in sockets.iter().flatten() {
+        addresses.push(address_of(socket)?);
+    }
+    let hint: Arc<str> = websocket_hint(&config.listeners, &addresses).into();
+    let slots = Slots::shown(config.limits.max_connections, metrics.sockets_open.clone());
+    let parts = config
+        .listeners
+        .iter()
+        .zip(sockets.into_iter().flatten())
+        .zip(addresses)
+        .zip(tls);
+    let bound = parts.map(|(((listener, socket), address), tls)| {
+        tracing::info!(listener = listener.name, %address, kind = listener.kind.as_str(), "listening");
+        let info = ListenerInfo {
+            name: listener.name.as_str().into(),
+            kind: listener.kind,
+            address,
+            anonymous: config.anonymous_allowed(listener),
+            websocket_hint: Arc::clone(&hint),
+        };
+        let own = listener.max_connections.map(Slots::new);
+        Bound {
+            socket,
+            acceptor: Arc::new(acceptor(config, listener, info, tls, metrics)),
+            slots: std::iter::once(Arc::clone(&slots)).chain(own).collect(),
+            connect_rate: config.limits.connect_rate,
+        }
+    });
+    let bound = bound.collect();
+    if let Some(socket) = &ops {
+        tracing::info!(address = %address_of(socket)?, "health and metrics");
+    }
+    Ok((bound, ops))
+}
+
+fn acceptor(
+    config: &Config,
+    listener: &ListenerConfig,
+    info: ListenerInfo,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    metrics: &Arc<Metrics>,
+) -> Acceptor {
+    Acceptor {
+        info: Arc::new(info),
+        tls: tls.map(ArcSwap::new),
+        name_from: listener.tls.as_ref().and_then(|tls| tls.name_from),
+        proxy: listener.proxy_protocol,
+        path: listener.path.clone(),
+        connect_timeout: Duration::from_millis(u64::from(config.limits.connect_timeout_ms)),
+        max_message: usize::try_from(config.limits.max_packet_size).unwrap_or(usize::MAX),
+        metrics: Arc::clone(metrics),
+    }
+}
+
+/// Tells a browser on the wrong port which one is right.
+fn websocket_hint(listeners: &[ListenerConfig], addresses: &[SocketAddr]) -> String {
+    let places: Vec<_> = listeners
+        .iter()
+        .zip(addresses)
+        .filter(|(listener, _)| listener.kind.is_websocket())
+        .map(|(listener, address)| {
+            format!("{}://{address}{}", listener.kind.as_str(), listener.path)
+        })
+        .collect();
+    if places.is_empty() {
+        String::new()
+    } else {
+        format!("MQTT over WebSocket is at {}.", places.join(", "))
+    }
+}
+
+/// Takes as many files as the system gives: the usual soft limit of 1,024 is a habit, not a need.
+fn raise_file_limit(max_connections: usize) {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "the limit of open files cannot be raised");
+    }
+    let files = getrlimit(Resource::Nofile).current;
+    if let Some(files) = files.filter(|files| *files < max_connections as u64) {
+        tracing::info!(
+            files,
+            max_connections,
+            "fewer files may be open than connections are allowed: the files are the bound"
+        );
+    }
+}
