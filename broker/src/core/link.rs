@@ -103,7 +103,12 @@ impl Link {
 
     /// Whether `bytes` more may wait. A single packet longer than the bound may, when it is alone.
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
-        self.out.is_empty() || self.out.len() + bytes <= self.outbox_bytes
+        self.out.is_empty() || self.fits(bytes)
+    }
+
+    /// Whether `bytes` more are within the bound.
+    pub(crate) fn fits(&self, bytes: usize) -> bool {
+        self.out.len() + bytes <= self.outbox_bytes
     }
 
     /// Whether publishes may be copied from their common encoding.

@@ -8,5 +8,7 @@ pub(crate) mod link;
 pub(crate) mod out_buffer;
 pub(crate) mod outbound;
 pub(crate) mod retained;
+#[cfg(test)]
+mod scenarios;
 pub(crate) mod session;
 pub(crate) mod topic_index;

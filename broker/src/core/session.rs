@@ -76,7 +76,7 @@ impl Delivering {
         if variant.longest > link.max_packet || variant.longest as usize >= SHARE_FROM {
             return self.deliver_singly(frames, wanted, bounds, tally);
         }
-        if variant.all_qos0 && link.has_room(variant.bytes.len()) {
+        if variant.all_qos0 && link.fits(variant.bytes.len()) {
             link.out.extend(&variant.bytes);
             tally.sent += variant.marks.len() as u64;
             tally.sent_bytes += variant.bytes.len() as u64;
