@@ -1,5 +1,6 @@
 //! The command line: options in, exit code out.
 
+mod bench;
 mod fleet;
 
 use std::path::{Path, PathBuf};
@@ -22,6 +23,8 @@ pub struct Cli {
 enum Command {
     /// Run a fleet of devices that publish measurements.
     Fleet(Box<fleet::FleetArgs>),
+    /// Measure what messages and connections cost brokers, side by side.
+    Bench(Box<bench::BenchArgs>),
     /// Print what a query over the measurements must answer, computed from the input files alone.
     Expected(ExpectedArgs),
 }
@@ -72,6 +75,7 @@ struct ExpectedArgs {
 pub fn run(cli: Cli) -> Result<(), Error> {
     match cli.command {
         Command::Fleet(args) => fleet::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Expected(args) => expected(&args),
     }
 }

@@ -1,8 +1,9 @@
 //! The load tester: fleets of simulated devices and benchmarks, for any MQTT broker.
 //!
 //! `loadtest fleet` replays real measurements as telemetry ([`fleet`]); `loadtest expected` computes what a
-//! query over them must answer ([`expected`]); `loadtest bench` measures what a broker costs.
+//! query over them must answer ([`expected`]); `loadtest bench` measures what a broker costs ([`bench`]).
 
+pub mod bench;
 pub mod cli;
 pub mod data;
 pub mod error;

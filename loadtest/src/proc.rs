@@ -61,6 +61,16 @@ impl Usage {
         Ok(total)
     }
 
+    /// Reads this process, without those that it started.
+    ///
+    /// # Errors
+    /// [`Error::Proc`] when `/proc` is not there.
+    pub fn of_self() -> Result<Self, Error> {
+        let mut own = Self::default();
+        own.add(std::process::id())?;
+        Ok(own)
+    }
+
     /// What was used since an earlier moment; memory and threads are those of now.
     #[must_use]
     pub fn since(self, earlier: Self) -> Self {

@@ -1,0 +1,31 @@
+//! Benchmarks: what a message costs a broker, in CPU time, beside other brokers in the same run.
+//!
+//! The load generator is one thread over one epoll: it shares a machine with what it measures, so it must
+//! cost little. It reads and writes in batches, encodes a publisher's packet once and patches sequence
+//! number, time and packet id into copies, and reports its own CPU time beside the broker's.
+//!
+//! What is measured: CPU time of the broker (all its threads and children, from `/proc`) between two moments
+//! of a steady state, divided by the messages delivered between them. Lost, repeated and reordered messages
+//! are told by sequence numbers in the payload. Latency counts from when a message was due where there is a
+//! rate, and from when it was made where the load is saturated (a closed loop: a figure of queueing, not of
+//! service).
+
+mod broker;
+mod engine;
+mod flows;
+mod idle;
+mod machine;
+mod measure;
+mod plan;
+mod publisher;
+mod report;
+mod run;
+mod socket;
+mod stamp;
+
+pub use broker::{BrokerSpec, Target, processors};
+pub use machine::Machine;
+pub use measure::{Memory, Outcome};
+pub use plan::{Load, Plan, Shape, Workload};
+pub use report::{Report, Spread, Summary};
+pub use run::run;

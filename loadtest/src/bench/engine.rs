@@ -1,0 +1,713 @@
+//! The load generator: one thread, one epoll, all connections.
+//!
+//! Each turn waits for sockets, reads each once, lets publishers fill their windows, and writes what has
+//! gathered: many packets per system call on both ways.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU64;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use dunlin_protocol::{
+    Ack, Connect, Disconnect, Packet, PacketId, QoS, ReasonCode, Sender, Subscribe,
+    SubscribeFiltersBuf, SubscribeOptions, Version, decode, peek_frame,
+};
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+
+use super::flows::Flows;
+use super::plan::{Load, PAYLOAD_MAX, Plan, Workload};
+use super::publisher::{Publisher, Setup};
+use super::socket::{Connection, source};
+use super::stamp::Stamp;
+use crate::latency::Latencies;
+
+/// Bytes taken with one read. Above the greatest packet, so that each read makes progress.
+const READ_BYTES: usize = 2 * PAYLOAD_MAX;
+/// A publisher does not add to more unwritten bytes than this.
+const OUT_BYTES_MAX: usize = 256 * 1024;
+const EVENTS: usize = 1024;
+/// Connections in a handshake at a time, below the usual backlog of a listener.
+const HANDSHAKES: usize = 100;
+/// Setting up may stand still for so long.
+const SETUP_LIMIT: Duration = Duration::from_secs(20);
+/// QoS 0 may be dropped: after so long without a delivery, what is missing no longer holds the window.
+const STALL: Duration = Duration::from_millis(500);
+
+/// Who a connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Publisher(usize),
+    Subscriber(usize),
+    Idle,
+}
+
+/// How far a connection has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Connecting,
+    AwaitsConnack,
+    AwaitsSuback,
+    Ready,
+}
+
+struct Client {
+    connection: Connection,
+    role: Role,
+    phase: Phase,
+    dirty: bool,
+    /// Whether epoll watches for writability.
+    watched: bool,
+}
+
+/// Why a benchmark cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("{0}: {1}")]
+    Io(&'static str, std::io::Error),
+    #[error("{0}")]
+    Protocol(String),
+}
+
+type Outcome<T> = Result<T, Failure>;
+
+/// Counts that only grow.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Totals {
+    pub(crate) sent: u64,
+    pub(crate) delivered: u64,
+    pub(crate) stalls: u64,
+}
+
+pub(crate) struct Engine {
+    workload: Workload,
+    version: Version,
+    qos: QoS,
+    address: SocketAddr,
+    per_source: usize,
+    epoll: OwnedFd,
+    clients: Vec<Client>,
+    publishers: Vec<Publisher>,
+    /// The connection of each publisher.
+    seats: Vec<usize>,
+    flows: Flows,
+    dirty: Vec<usize>,
+    buffer: Vec<u8>,
+    events: Vec<Event>,
+    epoch: Instant,
+    now_ns: u64,
+    totals: Totals,
+    last_delivery_ns: u64,
+    ready: usize,
+    pace: Pace,
+    /// Latencies of what is delivered while this is set.
+    pub(crate) latencies: Option<Latencies>,
+}
+
+/// What is due when.
+#[derive(Debug, Clone, Copy)]
+enum Pace {
+    Stopped,
+    Window,
+    /// Message number `next` is due at `begin_ns + next * gap_ns`.
+    Rate {
+        begin_ns: u64,
+        gap_ns: f64,
+        next: u64,
+    },
+    /// The publisher whose turn it is.
+    One {
+        turn: usize,
+        flying: bool,
+    },
+}
+
+impl Engine {
+    pub(crate) fn new(
+        address: SocketAddr,
+        workload: Workload,
+        qos: QoS,
+        plan: &Plan,
+    ) -> Outcome<Self> {
+        let (publishers, subscribers) = workload.ends();
+        let publishers: Result<Vec<Publisher>, _> = (0..publishers)
+            .map(|number| {
+                Publisher::new(Setup {
+                    number: number as u32, // at most a million: the plan is checked
+                    version: plan.version,
+                    qos,
+                    topic: &workload.topic(number),
+                    payload_bytes: plan.payload_bytes,
+                    window: workload.window(),
+                    fanout: workload.fanout(),
+                    bound_by_delivery: plan.bound_by_delivery,
+                })
+            })
+            .collect();
+        let publishers = publishers.map_err(|problem| Failure::Protocol(problem.to_string()))?;
+        // Waits end on time: the default slack of 50 µs would be a part of what is measured.
+        let _refused = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
+        Ok(Self {
+            workload,
+            version: plan.version,
+            qos,
+            address,
+            per_source: plan.per_source,
+            epoll: epoll::create(CreateFlags::CLOEXEC)
+                .map_err(|error| Failure::Io("epoll", error.into()))?,
+            clients: Vec::new(),
+            flows: Flows::new(publishers.len().max(subscribers)),
+            publishers,
+            seats: Vec::new(),
+            dirty: Vec::new(),
+            buffer: vec![0; READ_BYTES],
+            events: Vec::with_capacity(EVENTS),
+            epoch: Instant::now(),
+            now_ns: 0,
+            totals: Totals::default(),
+            last_delivery_ns: 0,
+            ready: 0,
+            pace: Pace::Stopped,
+            latencies: None,
+        })
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Connects everyone and subscribes: first the subscribers, so that nothing is published to nobody.
+    pub(crate) fn set_up(&mut self) -> Outcome<()> {
+        let (publishers, subscribers) = self.workload.ends();
+        let idle = self.workload.shape == super::plan::Shape::Idle;
+        let listeners = (0..subscribers).map(|number| {
+            if idle {
+                Role::Idle
+            } else {
+                Role::Subscriber(number)
+            }
+        });
+        self.connect_all(listeners.collect())?;
+        self.seats = (0..publishers)
+            .map(|number| self.clients.len() + number)
+            .collect();
+        self.connect_all((0..publishers).map(Role::Publisher).collect())
+    }
+
+    fn connect_all(&mut self, roles: Vec<Role>) -> Outcome<()> {
+        let target = self.clients.len() + roles.len();
+        let mut roles = roles.into_iter();
+        let (mut progress, mut known) = (Instant::now(), self.ready);
+        while self.ready < target {
+            while self.clients.len() - self.ready < HANDSHAKES {
+                let Some(role) = roles.next() else { break };
+                self.connect(role)?;
+            }
+            self.turn(Duration::from_millis(100))?;
+            if self.ready > known {
+                (progress, known) = (Instant::now(), self.ready);
+            } else if progress.elapsed() > SETUP_LIMIT {
+                let problem = format!(
+                    "{} of {target} connections are ready, and none more in 20 s",
+                    self.ready
+                );
+                return Err(Failure::Protocol(problem));
+            }
+        }
+        Ok(())
+    }
+
+    fn connect(&mut self, role: Role) -> Outcome<()> {
+        let number = self.clients.len();
+        let connection = Connection::begin(self.address, Some(source(number, self.per_source)))
+            .map_err(|error| Failure::Io("connect", error))?;
+        epoll::add(
+            &self.epoll,
+            &connection,
+            EventData::new_u64(number as u64),
+            EventFlags::IN | EventFlags::OUT,
+        )
+        .map_err(|error| Failure::Io("epoll", error.into()))?;
+        self.clients.push(Client {
+            connection,
+            role,
+            phase: Phase::Connecting,
+            dirty: false,
+            watched: true,
+        });
+        Ok(())
+    }
+
+    /// Begins to publish.
+    pub(crate) fn start(&mut self) {
+        self.tick();
+        self.last_delivery_ns = self.now_ns;
+        self.pace = match self.workload.load {
+            Load::Window(_) => Pace::Window,
+            Load::Rate(rate) => Pace::Rate {
+                begin_ns: self.now_ns,
+                gap_ns: 1e9 / rate,
+                next: 0,
+            },
+            Load::One => Pace::One {
+                turn: 0,
+                flying: false,
+            },
+        };
+    }
+
+    /// No new messages from now on.
+    pub(crate) fn stop(&mut self) {
+        self.pace = Pace::Stopped;
+    }
+
+    /// Works until `end`.
+    pub(crate) fn work_until(&mut self, end: Instant) -> Outcome<()> {
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            self.pump();
+            self.flush()?;
+            let wait = self
+                .until_due()
+                .map_or(left, |due| due.min(left))
+                .min(Duration::from_millis(100));
+            self.turn(wait)?;
+            self.forgive_stall();
+        }
+    }
+
+    /// Works until everything has arrived and is acknowledged, or nothing has come for `patience`.
+    pub(crate) fn drain(&mut self, patience: Duration) -> Outcome<()> {
+        let (mut before, mut progress) = (self.totals.delivered, Instant::now());
+        while !self.publishers.iter().all(Publisher::is_idle) && progress.elapsed() < patience {
+            self.flush()?;
+            self.turn(Duration::from_millis(20))?;
+            if self.totals.delivered > before {
+                (before, progress) = (self.totals.delivered, Instant::now());
+            }
+        }
+        self.flush()
+    }
+
+    /// Lost, duplicated, reordered.
+    pub(crate) fn verdict(&self) -> (u64, u64, u64) {
+        let (publishers, subscribers) = self.workload.ends();
+        let sent = |flow: usize| {
+            let publisher = if publishers == 1 { 0 } else { flow };
+            self.publishers.get(publisher).map_or(0, Publisher::sent)
+        };
+        let lost = (0..publishers.max(subscribers))
+            .map(|flow| self.flows.lost(flow, sent(flow)))
+            .sum();
+        (lost, self.flows.duplicated(), self.flows.reordered())
+    }
+
+    /// Says goodbye on all connections.
+    pub(crate) fn close(&mut self) -> Outcome<()> {
+        for number in 0..self.clients.len() {
+            self.send(
+                number,
+                &Packet::Disconnect(Disconnect::new(ReasonCode::NORMAL_DISCONNECTION)),
+            )?;
+        }
+        self.flush()
+    }
+
+    fn tick(&mut self) {
+        self.now_ns = u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    }
+
+    fn until_due(&self) -> Option<Duration> {
+        match self.pace {
+            Pace::Rate {
+                begin_ns,
+                gap_ns,
+                next,
+            } => {
+                let due = begin_ns + (next as f64 * gap_ns) as u64;
+                // What is overdue waits for room, and room comes with a socket's event.
+                due.checked_sub(self.now_ns)
+                    .filter(|left| *left > 0)
+                    .map(Duration::from_nanos)
+            }
+            _ => None,
+        }
+    }
+
+    /// Waits for sockets once and serves those that have something.
+    fn turn(&mut self, wait: Duration) -> Outcome<()> {
+        let timeout = Timespec::try_from(wait).unwrap_or_default();
+        self.events.clear();
+        let mut events = std::mem::take(&mut self.events);
+        match epoll::wait(
+            &self.epoll,
+            rustix::buffer::spare_capacity(&mut events),
+            Some(&timeout),
+        ) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(Failure::Io("epoll", error.into())),
+        }
+        self.tick();
+        for event in &events {
+            let number = event.data.u64() as usize;
+            let flags = event.flags;
+            if flags.contains(EventFlags::OUT) {
+                self.on_writable(number)?;
+            }
+            if flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
+                self.on_readable(number)?;
+            }
+        }
+        self.events = events;
+        self.flush()
+    }
+
+    fn on_writable(&mut self, number: usize) -> Outcome<()> {
+        let Some(client) = self.clients.get_mut(number) else {
+            return Ok(());
+        };
+        if client.phase == Phase::Connecting {
+            client
+                .connection
+                .connected()
+                .map_err(|error| Failure::Io("connect", error))?;
+            client.phase = Phase::AwaitsConnack;
+            let id = format!("bench-{number}");
+            return self.send(number, &Packet::Connect(Connect::new(self.version, &id)));
+        }
+        self.mark(number);
+        Ok(())
+    }
+
+    fn on_readable(&mut self, number: usize) -> Outcome<()> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let result = self.read(number, &mut buffer);
+        self.buffer = buffer;
+        result
+    }
+
+    fn read(&mut self, number: usize, buffer: &mut [u8]) -> Outcome<()> {
+        let Some(client) = self.clients.get_mut(number) else {
+            return Ok(());
+        };
+        let count = match client
+            .connection
+            .read(buffer)
+            .map_err(|error| Failure::Io("read", error))?
+        {
+            None => return Ok(()),
+            Some(0) => {
+                return Err(Failure::Protocol(
+                    "the broker closed a connection".to_owned(),
+                ));
+            }
+            Some(count) => count,
+        };
+        let mut rest = buffer.get(..count).unwrap_or_default();
+        let malformed =
+            |problem| Failure::Protocol(format!("the broker sent a malformed packet: {problem}"));
+        while let Some(header) = peek_frame(rest, READ_BYTES as u32).map_err(malformed)? {
+            let Some((frame, after)) = rest.split_at_checked(header.total_len) else {
+                break;
+            };
+            self.on_packet(
+                number,
+                decode(frame, self.version, Sender::Server).map_err(malformed)?,
+            )?;
+            rest = after;
+        }
+        if let Some(client) = self.clients.get_mut(number) {
+            client.connection.part.clear();
+            client.connection.part.extend_from_slice(rest);
+        }
+        Ok(())
+    }
+
+    fn on_packet(&mut self, number: usize, packet: Packet<'_>) -> Outcome<()> {
+        let Some(role) = self.clients.get(number).map(|client| client.role) else {
+            return Ok(());
+        };
+        match (packet, role) {
+            (Packet::Publish(publish), Role::Subscriber(subscriber)) => {
+                self.on_delivery(subscriber, publish.payload)?;
+                match (publish.qos, publish.packet_id) {
+                    (QoS::AtLeastOnce, Some(id)) => self.acknowledge(number, 0x40, id),
+                    (QoS::ExactlyOnce, Some(id)) => self.acknowledge(number, 0x50, id),
+                    _ => {}
+                }
+            }
+            (Packet::PubRel(ack), Role::Subscriber(_)) => {
+                self.acknowledge(number, 0x70, ack.packet_id)
+            }
+            (Packet::PubAck(ack), Role::Publisher(publisher)) => self.on_ack(publisher, &ack)?,
+            (Packet::PubRec(ack), Role::Publisher(publisher)) => {
+                self.on_ack(publisher, &ack)?;
+                self.acknowledge(number, 0x62, ack.packet_id);
+            }
+            (Packet::PubComp(ack), Role::Publisher(publisher)) => {
+                let known = self
+                    .publishers
+                    .get_mut(publisher)
+                    .is_some_and(|one| one.completed(ack.packet_id));
+                if !known {
+                    return Err(Failure::Protocol("a PUBCOMP fits nothing".to_owned()));
+                }
+            }
+            (Packet::ConnAck(connack), _) if connack.reason.0 == 0 => self.on_connected(number)?,
+            (Packet::ConnAck(connack), _) => {
+                return Err(Failure::Protocol(format!(
+                    "CONNECT was refused: {}",
+                    connack.reason
+                )));
+            }
+            (Packet::SubAck(suback), _) => {
+                if suback.reason_codes.first() != Some(&self.workload.qos) {
+                    return Err(Failure::Protocol(format!(
+                        "SUBSCRIBE was answered {:?}",
+                        suback.reason_codes
+                    )));
+                }
+                self.on_ready(number);
+            }
+            (Packet::Disconnect(disconnect), _) => {
+                return Err(Failure::Protocol(format!(
+                    "the broker disconnected: {}",
+                    disconnect.reason
+                )));
+            }
+            (other, _) => {
+                return Err(Failure::Protocol(format!(
+                    "the broker sent an unexpected {:?}",
+                    other.packet_type()
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn on_delivery(&mut self, subscriber: usize, payload: &[u8]) -> Outcome<()> {
+        let stamp = Stamp::from_payload(payload).ok_or_else(|| {
+            Failure::Protocol("a delivered message is not one of ours".to_owned())
+        })?;
+        let publisher = stamp.publisher as usize;
+        if self.flows.see(publisher.max(subscriber), stamp.sequence)
+            && let Some(publisher) = self.publishers.get_mut(publisher)
+        {
+            publisher.delivered();
+        }
+        self.totals.delivered += 1;
+        self.last_delivery_ns = self.now_ns;
+        if let Some(latencies) = &mut self.latencies {
+            latencies.record_ns(self.now_ns.saturating_sub(stamp.due_ns));
+        }
+        Ok(())
+    }
+
+    fn on_ack(&mut self, publisher: usize, ack: &Ack<'_>) -> Outcome<()> {
+        let known = self
+            .publishers
+            .get_mut(publisher)
+            .is_some_and(|one| one.received(ack.packet_id));
+        if !known {
+            return Err(Failure::Protocol(
+                "an acknowledgement fits nothing".to_owned(),
+            ));
+        }
+        if ack.reason.is_error() {
+            return Err(Failure::Protocol(format!(
+                "a message was refused: {}",
+                ack.reason
+            )));
+        }
+        Ok(())
+    }
+
+    fn on_connected(&mut self, number: usize) -> Outcome<()> {
+        let Some(Role::Subscriber(subscriber)) = self.clients.get(number).map(|client| client.role)
+        else {
+            self.on_ready(number);
+            return Ok(());
+        };
+        if let Some(client) = self.clients.get_mut(number) {
+            client.phase = Phase::AwaitsSuback;
+        }
+        let mut filters = SubscribeFiltersBuf::new();
+        let Some(packet_id) = PacketId::new(1) else {
+            return Ok(());
+        };
+        filters
+            .push(
+                &self.workload.filter(subscriber),
+                SubscribeOptions::new(self.qos),
+            )
+            .map_err(|problem| Failure::Protocol(problem.to_string()))?;
+        let filters = filters.as_filters();
+        self.send(
+            number,
+            &Packet::Subscribe(Subscribe {
+                packet_id,
+                properties: Default::default(),
+                filters,
+            }),
+        )
+    }
+
+    fn on_ready(&mut self, number: usize) {
+        if let Some(client) = self
+            .clients
+            .get_mut(number)
+            .filter(|client| client.phase != Phase::Ready)
+        {
+            client.phase = Phase::Ready;
+            if client.role == Role::Idle {
+                client.connection.shrink();
+            }
+            self.ready += 1;
+        }
+    }
+
+    /// PUBACK, PUBREC, PUBREL and PUBCOMP without reason are the same four bytes in all versions.
+    #[inline]
+    fn acknowledge(&mut self, number: usize, first_byte: u8, id: PacketId) {
+        let [high, low] = id.get().to_be_bytes();
+        if let Some(client) = self.clients.get_mut(number) {
+            client
+                .connection
+                .out
+                .extend_from_slice(&[first_byte, 2, high, low]);
+        }
+        self.mark(number);
+    }
+
+    fn send(&mut self, number: usize, packet: &Packet<'_>) -> Outcome<()> {
+        let version = self.version;
+        if let Some(client) = self.clients.get_mut(number) {
+            packet
+                .encode(version, &mut client.connection.out)
+                .map_err(|problem| Failure::Protocol(problem.to_string()))?;
+        }
+        self.mark(number);
+        Ok(())
+    }
+
+    fn mark(&mut self, number: usize) {
+        if let Some(client) = self.clients.get_mut(number)
+            && !client.dirty
+        {
+            client.dirty = true;
+            self.dirty.push(number);
+        }
+    }
+
+    /// Lets publishers publish what is due and has room.
+    fn pump(&mut self) {
+        self.tick();
+        match self.pace {
+            Pace::Stopped => {}
+            Pace::Window => {
+                for publisher in 0..self.publishers.len() {
+                    while self.publish(publisher, self.now_ns) {}
+                }
+            }
+            Pace::Rate {
+                begin_ns,
+                gap_ns,
+                mut next,
+            } => {
+                loop {
+                    let due = begin_ns + (next as f64 * gap_ns) as u64;
+                    let publisher = next as usize % self.publishers.len().max(1);
+                    // Without room it waits, and its latency counts from when it was due all the same.
+                    if due > self.now_ns || !self.publish(publisher, due) {
+                        break;
+                    }
+                    next += 1;
+                }
+                self.pace = Pace::Rate {
+                    begin_ns,
+                    gap_ns,
+                    next,
+                };
+            }
+            Pace::One { turn, flying } => {
+                if flying && !self.publishers.get(turn).is_some_and(Publisher::is_idle) {
+                    return;
+                }
+                let turn = if flying {
+                    (turn + 1) % self.publishers.len().max(1)
+                } else {
+                    turn
+                };
+                let flying = self.publish(turn, self.now_ns);
+                self.pace = Pace::One { turn, flying };
+            }
+        }
+    }
+
+    #[inline]
+    fn publish(&mut self, number: usize, due_ns: u64) -> bool {
+        let Some(seat) = self.seats.get(number).copied() else {
+            return false;
+        };
+        let (Some(publisher), Some(client)) =
+            (self.publishers.get_mut(number), self.clients.get_mut(seat))
+        else {
+            return false;
+        };
+        let out = &mut client.connection.out;
+        if !publisher.has_room() || client.connection.blocked || out.len() >= OUT_BYTES_MAX {
+            return false;
+        }
+        publisher.publish(due_ns, out);
+        self.totals.sent += 1;
+        self.mark(seat);
+        true
+    }
+
+    fn flush(&mut self) -> Outcome<()> {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for number in dirty.drain(..) {
+            let Some(client) = self.clients.get_mut(number) else {
+                continue;
+            };
+            client.dirty = false;
+            client
+                .connection
+                .flush()
+                .map_err(|error| Failure::Io("write", error))?;
+            if client.connection.blocked != client.watched {
+                client.watched = client.connection.blocked;
+                let flags = if client.watched {
+                    EventFlags::IN | EventFlags::OUT
+                } else {
+                    EventFlags::IN
+                };
+                epoll::modify(
+                    &self.epoll,
+                    &client.connection,
+                    EventData::new_u64(number as u64),
+                    flags,
+                )
+                .map_err(|error| Failure::Io("epoll", error.into()))?;
+            }
+        }
+        self.dirty = dirty;
+        Ok(())
+    }
+
+    fn forgive_stall(&mut self) {
+        let silent = Duration::from_nanos(self.now_ns.saturating_sub(self.last_delivery_ns));
+        if self.qos == QoS::AtMostOnce
+            && silent > STALL
+            && !self.publishers.iter().all(Publisher::is_idle)
+        {
+            self.publishers.iter_mut().for_each(Publisher::forgive);
+            self.totals.stalls += 1;
+            self.last_delivery_ns = self.now_ns;
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Lost, repeated and reordered messages, by sequence numbers. Pure.
+//!
+//! A flow is what one subscriber gets from one publisher. MQTT promises its order, so the next number is
+//! known: a higher one leaves a gap, a lower one fills a gap (reordered) or was seen before (repeated).
+
+use std::collections::BTreeSet;
+
+/// Gaps that are remembered per flow; beyond it a late message counts as repeated.
+const MISSING_MAX: usize = 100_000;
+
+#[derive(Debug, Default)]
+struct Flow {
+    next: u64,
+    seen: u64,
+    missing: BTreeSet<u64>,
+}
+
+/// What all subscribers have seen.
+#[derive(Debug, Default)]
+pub(crate) struct Flows {
+    flows: Vec<Flow>,
+    duplicated: u64,
+    reordered: u64,
+}
+
+impl Flows {
+    pub(crate) fn new(count: usize) -> Self {
+        let mut flows = Self::default();
+        flows.flows.resize_with(count, Flow::default);
+        flows
+    }
+
+    /// Counts a message; `false` when it had been seen, or the flow does not exist.
+    #[inline]
+    pub(crate) fn see(&mut self, flow: usize, sequence: u64) -> bool {
+        let Some(flow) = self.flows.get_mut(flow) else {
+            return false;
+        };
+        if sequence == flow.next {
+            flow.next += 1;
+        } else if sequence > flow.next {
+            let room = MISSING_MAX.saturating_sub(flow.missing.len());
+            flow.missing.extend((flow.next..sequence).take(room));
+            flow.next = sequence + 1;
+        } else if flow.missing.remove(&sequence) {
+            self.reordered += 1;
+        } else {
+            self.duplicated += 1;
+            return false;
+        }
+        flow.seen += 1;
+        true
+    }
+
+    /// Messages of a flow that have not arrived, of so many that were sent.
+    pub(crate) fn lost(&self, flow: usize, sent: u64) -> u64 {
+        self.flows
+            .get(flow)
+            .map_or(0, |flow| sent.saturating_sub(flow.seen))
+    }
+
+    pub(crate) fn duplicated(&self) -> u64 {
+        self.duplicated
+    }
+
+    pub(crate) fn reordered(&self) -> u64 {
+        self.reordered
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn see(sequences: &[u64], sent: u64) -> (u64, u64, u64) {
+        let mut flows = Flows::new(1);
+        for sequence in sequences {
+            flows.see(0, *sequence);
+        }
+        (flows.lost(0, sent), flows.duplicated(), flows.reordered())
+    }
+
+    #[test]
+    fn order_without_gaps_is_clean() {
+        assert_eq!(see(&[0, 1, 2, 3], 4), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_gap_and_a_missing_end_are_lost() {
+        assert_eq!(see(&[0, 3], 6), (4, 0, 0));
+    }
+
+    #[test]
+    fn a_late_message_is_reordered_and_not_lost() {
+        assert_eq!(see(&[0, 2, 1, 3], 4), (0, 0, 1));
+    }
+
+    #[test]
+    fn a_second_one_is_a_duplicate_also_when_late() {
+        assert_eq!(see(&[0, 2, 1, 1, 2], 3), (0, 2, 1));
+    }
+
+    #[test]
+    fn a_number_from_nowhere_does_not_use_up_memory() {
+        let mut flows = Flows::new(1);
+        assert!(flows.see(0, u64::MAX - 1));
+        assert_eq!(flows.flows.first().unwrap().missing.len(), MISSING_MAX);
+        assert!(!flows.see(9, 0));
+    }
+}

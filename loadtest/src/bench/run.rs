@@ -1,0 +1,57 @@
+//! A run: every workload on every broker, alternating, so that what the machine does besides falls on all.
+
+use super::broker::{Target, pin_this_thread};
+use super::machine::Machine;
+use super::measure::{Outcome, measure};
+use super::plan::Plan;
+use super::report::Report;
+use crate::error::Error;
+use crate::limits::require_sockets;
+
+/// Files that the process has open beside its connections.
+const OTHER_FILES: u64 = 64;
+
+/// Measures; `progress` is told before each measurement what comes, and after it what came out.
+///
+/// # Errors
+/// When a broker does not start, a connection breaks, or the plan makes no sense. Whether the counts are
+/// right is [`Report::check_counts`]'s to say.
+pub fn run(
+    plan: &Plan,
+    targets: &[Target],
+    mut progress: impl FnMut(&str, Option<&Outcome>),
+) -> Result<Report, Error> {
+    plan.check()?;
+    require_sockets(plan.sockets() + OTHER_FILES)?;
+    let machine = Machine::look();
+    let versions = targets
+        .iter()
+        .map(|target| (target.name().to_owned(), target.version()))
+        .collect();
+    if let Some((_, own)) = plan.pinned {
+        pin_this_thread(own).map_err(|source| Error::Io {
+            what: format!("cannot run on processor {own}"),
+            source,
+        })?;
+    }
+    let mut outcomes = Vec::new();
+    let total = plan.runs * plan.workloads.len() * targets.len();
+    for _ in 0..plan.runs {
+        for workload in &plan.workloads {
+            for target in targets {
+                let name = target.name();
+                let what = format!(
+                    "[{}/{total}] {} on {name}",
+                    outcomes.len() + 1,
+                    workload.name()
+                );
+                progress(&what, None);
+                let broker = target.start(plan.pinned.map(|(broker, _)| broker))?;
+                let outcome = measure(&broker, name, *workload, plan)?;
+                progress(&what, Some(&outcome));
+                outcomes.push(outcome);
+            }
+        }
+    }
+    Ok(Report::new(plan, machine, versions, outcomes))
+}

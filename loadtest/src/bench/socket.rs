@@ -1,0 +1,106 @@
+//! One non-blocking connection: bytes in, packets out of them, bytes out in one write.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// A connection and what is not yet written to it or not yet whole.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: TcpStream,
+    /// The beginning of a packet whose end has not come.
+    pub(crate) part: Vec<u8>,
+    /// To be written.
+    pub(crate) out: Vec<u8>,
+    written: usize,
+    /// The socket takes no more; wait until it is writable.
+    pub(crate) blocked: bool,
+}
+
+impl Connection {
+    /// Begins to connect from 127.0.0.`source`; the socket is writable when it is done.
+    pub(crate) fn begin(to: SocketAddr, source: Option<Ipv4Addr>) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+        if let Some(source) = source.filter(|_| to.ip().is_loopback() && to.is_ipv4()) {
+            socket.bind(&SocketAddr::from((source, 0)).into())?;
+        }
+        socket.set_nonblocking(true)?;
+        socket.set_tcp_nodelay(true)?;
+        match socket.connect(&to.into()) {
+            Ok(()) => {}
+            Err(error) if in_progress(&error) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(Self {
+            stream: socket.into(),
+            part: Vec::new(),
+            out: Vec::new(),
+            written: 0,
+            blocked: true,
+        })
+    }
+
+    /// Whether connecting worked; to be asked once the socket is writable.
+    pub(crate) fn connected(&mut self) -> io::Result<()> {
+        self.blocked = false;
+        self.stream.take_error()?.map_or(Ok(()), Err)
+    }
+
+    /// Reads once into `buffer`, behind what was left of the last read. Returns the bytes there are in all;
+    /// 0 when the other side closed, `None` when there was nothing to read.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        let kept = self.part.len();
+        let (front, rest) = buffer
+            .split_at_mut_checked(kept)
+            .ok_or_else(|| io::Error::other("a packet is larger than the read buffer"))?;
+        front.copy_from_slice(&self.part);
+        match self.stream.read(rest) {
+            Ok(0) => Ok(Some(0)),
+            Ok(count) => Ok(Some(kept + count)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes what there is, as far as the socket takes it.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        while let Some(rest) = self.out.get(self.written..).filter(|rest| !rest.is_empty()) {
+            match self.stream.write(rest) {
+                Ok(count) => self.written += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked = true;
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.out.clear();
+        self.written = 0;
+        self.blocked = false;
+        Ok(())
+    }
+
+    /// Gives back the memory of a connection that will be quiet.
+    pub(crate) fn shrink(&mut self) {
+        self.out = Vec::new();
+        self.part = Vec::new();
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+fn in_progress(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error())
+}
+
+/// The address that a connection comes from: 127.0.0.2 and up.
+pub(crate) fn source(number: usize, per_source: usize) -> Ipv4Addr {
+    let place = u8::try_from(number / per_source.max(1) % 250).unwrap_or(0);
+    Ipv4Addr::new(127, 0, 0, 2 + place)
+}
