@@ -69,8 +69,6 @@ settings! {
         /// Bytes that one read from a socket may take, and so the largest read buffer of a
         /// connection that is not in the middle of a larger packet. Default 16 KiB.
         pub read_buffer: u32 = 16_384, 1_024..=1_048_576;
-        /// Bytes gathered for one write to a socket. Default 64 KiB.
-        pub write_buffer: u32 = 65_536, 1_024..=1_048_576;
         /// Subscriptions of one client. Above it SUBACK says 0x97. Default 1,000.
         pub max_subscriptions_per_client: u32 = 1_000, 1..=1_000_000;
         /// Levels of a topic or filter. A deeper one is refused (0x90, 0x8F). Default 128.

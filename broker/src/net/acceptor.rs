@@ -10,7 +10,7 @@ use std::{
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -180,8 +180,7 @@ impl Acceptor {
         };
         let answer = found.answer(&self.info);
         if !answer.is_empty() {
-            tcp.write_all(&answer).await?;
-            tcp.shutdown().await?;
+            websocket::say_last(tcp, &answer).await?;
         }
         Err(Refused::NotMqtt(found.message(&self.info)))
     }

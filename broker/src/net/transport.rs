@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
     net::TcpStream,
 };
 use tokio_rustls::server::TlsStream;
@@ -28,6 +28,8 @@ pub enum Transport {
     Ws(Box<WsStream<TcpStream>>),
     /// WebSocket over TLS.
     Wss(Box<WsStream<TlsStream<TcpStream>>>),
+    /// A pipe within the process, for tests and fuzzing.
+    Memory(DuplexStream),
 }
 
 macro_rules! each {
@@ -37,6 +39,7 @@ macro_rules! each {
             Transport::Tls($stream) => $call,
             Transport::Ws($stream) => $call,
             Transport::Wss($stream) => $call,
+            Transport::Memory($stream) => $call,
         }
     };
 }
@@ -74,6 +77,7 @@ impl AsyncWrite for Transport {
             Self::Tls(stream) => stream.is_write_vectored(),
             Self::Ws(stream) => stream.is_write_vectored(),
             Self::Wss(stream) => stream.is_write_vectored(),
+            Self::Memory(stream) => stream.is_write_vectored(),
         }
     }
 

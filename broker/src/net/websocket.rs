@@ -12,14 +12,14 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use futures_util::{Sink, Stream};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_tungstenite::{
     WebSocketStream, accept_hdr_async_with_config,
     tungstenite::{
         self, Message,
         handshake::server::{ErrorResponse, Request, Response},
         http::{HeaderValue, StatusCode, header::SEC_WEBSOCKET_PROTOCOL},
-        protocol::{CloseFrame, WebSocketConfig, frame::coding::CloseCode},
+        protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
     },
 };
 
@@ -28,6 +28,10 @@ use tokio_tungstenite::{
 const READ_BUFFER: usize = 4 * 1024;
 /// Bytes of one frame sent. The library keeps a write buffer of about the largest frame.
 const MAX_FRAME_SENT: usize = 16 * 1024;
+
+const UPGRADE_REQUIRED: &[u8] = b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\n\
+    Connection: close, Upgrade\r\nContent-Type: text/plain\r\nContent-Length: 51\r\n\r\n\
+    This port is for MQTT over WebSocket, not for HTTP.";
 
 /// A WebSocket whose binary frames are a byte stream. Holds a few KiB while idle.
 #[derive(Debug)]
@@ -42,13 +46,13 @@ pub struct WsStream<S> {
 /// Does the server's half of the handshake.
 ///
 /// The path must be `path` (a query is allowed), and the client must offer the subprotocol `mqtt`, or
-/// `mqttv3.1` of old clients [MQTT-6.0.0-3]; the answer names the one chosen. `max_message` bounds a
+/// `mqttv3.1` of old clients; the answer names the one chosen [MQTT-6.0.0-4]. `max_message` bounds a
 /// frame and a message in bytes, before memory is spent. Not cancel safe: the stream is lost.
 ///
 /// # Errors
 /// What the client did wrong, after it has been told by HTTP.
 pub async fn accept<S>(
-    stream: S,
+    mut stream: S,
     path: &str,
     max_message: usize,
 ) -> Result<WsStream<S>, tungstenite::Error>
@@ -67,12 +71,44 @@ where
         reason = "the library's callback asks for this type"
     )]
     let check = move |request: &Request, response: Response| answer(request, response, &path);
-    let inner = accept_hdr_async_with_config(stream, check, Some(config)).await?;
+    match accept_hdr_async_with_config(&mut stream, check, Some(config)).await {
+        // Nothing has been read beyond the request: the library refuses a client that sends more
+        // before it is answered.
+        Ok(_) => {}
+        Err(error) => {
+            if matches!(error, tungstenite::Error::Protocol(_)) {
+                // A browser, most likely. It is being refused; whether it hears why changes nothing.
+                let _heard = say_last(&mut stream, UPGRADE_REQUIRED).await.is_ok();
+            }
+            return Err(error);
+        }
+    }
+    let inner = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
     Ok(WsStream {
         inner,
         unread: Bytes::new(),
         refused: None,
     })
+}
+
+/// Sends the last bytes of a connection, and takes in what the other end still sends, a little: a
+/// socket that is closed over unread bytes is reset, and the last words are lost with it.
+///
+/// # Errors
+/// When the connection is broken.
+pub(super) async fn say_last<S>(stream: &mut S, bytes: &[u8]) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    stream.write_all(bytes).await?;
+    stream.shutdown().await?;
+    let mut ignored = [0; 512];
+    for _ in 0..64 {
+        if stream.read(&mut ignored).await? == 0 {
+            break;
+        }
+    }
+    Ok(())
 }
 
 #[expect(
