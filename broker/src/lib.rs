@@ -20,4 +20,6 @@ pub mod ops;
 mod random;
 pub mod server;
 pub mod shutdown;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod workers;

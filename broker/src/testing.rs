@@ -1,0 +1,73 @@
+//! A broker within the process, without sockets: for fuzzing and for tests of whole conversations.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use dunlin_sync::{Store, StoreError};
+use tokio::io::DuplexStream;
+use tokio::task::JoinHandle;
+
+use crate::auth::Auth;
+use crate::config::ListenerKind;
+use crate::connection;
+use crate::hub::{Hub, HubConfig};
+use crate::net::slots::Slots;
+use crate::net::{Accepted, ListenerInfo, Slot, Transport};
+use crate::ops::{Health, Metrics};
+
+/// A broker that anybody may use, reached by pipes.
+#[derive(Debug)]
+pub struct InProcess {
+    hub: Arc<Hub>,
+    listener: Arc<ListenerInfo>,
+}
+
+impl InProcess {
+    /// Starts a broker over `store`. Must be called within a Tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be read.
+    pub fn start(config: HubConfig, store: Arc<dyn Store>) -> Result<Self, StoreError> {
+        let hub = Hub::start(
+            config,
+            store,
+            Arc::new(Auth::open()),
+            Arc::new(Metrics::default()),
+            Arc::new(Health::default()),
+        )?;
+        let listener = Arc::new(ListenerInfo {
+            name: Arc::from("in-process"),
+            kind: ListenerKind::Tcp,
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 1883)),
+            anonymous: true,
+            websocket_hint: Arc::from(""),
+        });
+        Ok(Self { hub, listener })
+    }
+
+    /// Connects: the client's end of a pipe that holds `buffer` bytes each way, and the task that
+    /// serves the other end.
+    /// `None` never happens: the one place of a new bound is free.
+    #[must_use]
+    pub fn connect(&self, buffer: usize) -> Option<(DuplexStream, JoinHandle<()>)> {
+        let (client, server) = tokio::io::duplex(buffer);
+        let accepted = Accepted {
+            transport: Transport::Memory(server),
+            peer: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
+            listener: self.listener.clone(),
+            tls_name: None,
+            accepted_at: Instant::now(),
+            slot: Slot::take(&[Slots::new(1)])?,
+        };
+        let task = tokio::spawn(connection::serve(self.hub.clone(), accepted));
+        Some((client, task))
+    }
+
+    /// The broker.
+    #[must_use]
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+}
