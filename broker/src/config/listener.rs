@@ -179,7 +179,10 @@ impl ListenerConfig {
             section.problem(
                 Code::WrongValue,
                 "path",
-                format!("path is {path:?}: must begin with \"/\""),
+                format!(
+                    "{} is {path:?}: must begin with \"/\"",
+                    section.path("path")
+                ),
             );
         }
         let proxy_protocol = section.get("proxy_protocol", ProxyProtocol::Off, &());

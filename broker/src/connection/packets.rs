@@ -372,6 +372,9 @@ impl Connection {
         self.end_run(batch);
         self.hub.count(std::mem::take(&mut batch.outcome.tally));
         self.publishing = batch.publishes > 0;
+        if let Some(behind) = batch.outcome.behind.take() {
+            self.behind = Some(behind);
+        }
         let ops = std::mem::take(&mut batch.outcome.ops);
         self.submit(ops, batch.durable);
         batch.durable = false;

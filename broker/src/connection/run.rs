@@ -35,6 +35,8 @@ const SLICES: usize = 16;
 const YIELDS_MAX: u32 = 64;
 /// How long nothing is read when the store is behind.
 const STORE_PAUSE: Duration = Duration::from_millis(2);
+/// How long nothing is read before it is looked whether a receiver has caught up.
+const RECEIVER_PAUSE: Duration = Duration::from_millis(1);
 /// Acknowledgements that may wait for the store before nothing more is read.
 const ACKS_MAX: usize = 65_535;
 
@@ -84,6 +86,8 @@ pub(super) struct Connection {
     pub(super) throttle: Option<Throttle>,
     /// The last read brought publishes.
     pub(super) publishing: bool,
+    /// A receiver of the client's publishes that is behind.
+    pub(super) behind: Option<Arc<Session>>,
     /// The beginning of a packet that is not whole yet.
     partial: Vec<u8>,
     /// Nothing is read until then.
@@ -152,6 +156,7 @@ impl Connection {
             inbound_open,
             aliases: Vec::new(),
             publishing: false,
+            behind: None,
             partial: rest,
             pause: None,
             keep_alive: keep_alive_limit(keep_alive_seconds)
@@ -355,6 +360,17 @@ impl Connection {
             self.pause_reading(STORE_PAUSE);
             cx.waker().wake_by_ref();
             return false;
+        }
+        if let Some(receiver) = &self.behind {
+            if self
+                .hub
+                .is_behind(receiver, &mut receiver.lock(), self.hub.clock.now_ms())
+            {
+                self.pause_reading(RECEIVER_PAUSE);
+                cx.waker().wake_by_ref();
+                return false;
+            }
+            self.behind = None;
         }
         if self.hub.congested.load(Ordering::Relaxed) > 0
             && self.publishing

@@ -159,6 +159,11 @@ impl<'r, 'a> Frames<'r, 'a> {
         }
     }
 
+    /// When the run was read, Unix time in milliseconds.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.origin.received_at / 1000
+    }
+
     pub(crate) fn run(&self) -> &'r [Incoming<'a>] {
         self.run
     }

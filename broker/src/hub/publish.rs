@@ -14,7 +14,7 @@ use dunlin_sync::{Appended, Batch, Committed, Op, StoreError};
 
 use super::Hub;
 use super::directory::Routes;
-use super::session::{Session, SessionState};
+use super::session::{Pace, Session, SessionState};
 use super::wake::{CloseRequest, Wake};
 use crate::core::frames::{Frames, Incoming, Origin, keep};
 use crate::core::outbound::Tally;
@@ -26,6 +26,8 @@ pub(crate) struct Outcome {
     /// To be durable before the publisher is acknowledged.
     pub(crate) ops: Vec<Op>,
     pub(crate) tally: Tally,
+    /// A receiver that is behind: no more is to be read from the publisher for now.
+    pub(crate) behind: Option<Arc<Session>>,
 }
 
 /// No session has this number: the publisher is the broker itself, or gone.
@@ -105,6 +107,27 @@ impl Hub {
             .delivering
             .deliver_run(frames, wanted, bounds, &mut outcome.tally);
         self.after_delivery(&state);
+        if wanted.qos > QoS::AtMostOnce && self.is_behind(session, &mut state, frames.now_ms()) {
+            outcome.behind = Some(session.clone());
+        }
+    }
+
+    /// Whether publishers to `session` are to be held back; see [`Pace`].
+    pub(crate) fn is_behind(
+        &self,
+        session: &Session,
+        state: &mut SessionState,
+        now_ms: u64,
+    ) -> bool {
+        match state.pace(now_ms) {
+            Pace::Keeping => false,
+            Pace::Behind => true,
+            Pace::BecameSlow => {
+                self.metrics.slow_receiver();
+                tracing::warn!(client = %session.client_id, queued = state.delivering.outbound.queued().0, "client takes its messages too slowly: at its queue's bound they are dropped");
+                false
+            }
+        }
     }
 
     fn after_delivery(&self, state: &SessionState) {

@@ -17,6 +17,23 @@ use crate::core::session::Delivering;
 /// `Session Expiry Interval` that never ends.
 pub(crate) const NEVER_EXPIRES: u32 = u32::MAX;
 
+/// QoS 1 and 2 messages that may wait for a connected client before its publishers are held back.
+const HOLD_FROM: u64 = 1024;
+/// Milliseconds for which a client that is behind may hold its publishers back. One that catches up
+/// within it loses nothing however fast they are; one that does not is slow, and must not slow others.
+const PATIENCE_MS: u64 = 250;
+
+/// How far a connected client is behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// It keeps up, or nobody waits for it.
+    Keeping,
+    /// Whoever publishes to it should wait.
+    Behind,
+    /// It has just used up the patience.
+    BecameSlow,
+}
+
 /// A session. Its state is behind a lock that is held for a few copies at a time, never across an
 /// await and never together with the lock of another session.
 pub(crate) struct Session {
@@ -52,6 +69,8 @@ pub(crate) struct SessionState {
     pub(crate) wake: Option<Arc<Wake>>,
     /// The connection cannot write now: its socket is full.
     pub(crate) blocked: bool,
+    /// Since when more waits for the connected client than [`HOLD_FROM`]; Unix milliseconds.
+    pub(crate) behind_since: Option<u64>,
     pub(crate) subscriptions: HashMap<Box<str>, Subscription, RandomState>,
     /// Retained messages of new subscriptions that there was no room for yet.
     pub(crate) backlog: VecDeque<(Arc<Message>, Delivery)>,
@@ -88,6 +107,7 @@ impl Session {
                 inbound: InboundQos2::default(),
                 wake: None,
                 blocked: false,
+                behind_since: None,
                 subscriptions: HashMap::default(),
                 backlog: VecDeque::new(),
                 expiry_interval: 0,
@@ -127,6 +147,29 @@ impl SessionState {
             && let Some(wake) = &self.wake
         {
             wake.wake();
+        }
+    }
+
+    /// Whether publishers are to be held back for this client.
+    pub(crate) fn pace(&mut self, now_ms: u64) -> Pace {
+        let (queued, _) = self.delivering.outbound.queued();
+        if self.wake.is_none() || queued <= HOLD_FROM / 2 {
+            self.behind_since = None;
+            return Pace::Keeping;
+        }
+        match self.behind_since {
+            None if queued <= HOLD_FROM => Pace::Keeping,
+            None => {
+                self.behind_since = Some(now_ms);
+                Pace::Behind
+            }
+            // Told once: from here on it is 0, long ago.
+            Some(0) => Pace::Keeping,
+            Some(since) if now_ms.saturating_sub(since) < PATIENCE_MS => Pace::Behind,
+            Some(_) => {
+                self.behind_since = Some(0);
+                Pace::BecameSlow
+            }
         }
     }
 

@@ -250,3 +250,49 @@ impl Pace {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many get through from now on, asking every millisecond for `span` milliseconds.
+    fn through(pace: &mut Pace, start: Instant, span: u64) -> u32 {
+        let ask = |at| pace.take(start + Duration::from_millis(at)).is_none();
+        u32::try_from((0..span).filter(|at| ask(*at)).count()).unwrap()
+    }
+
+    impl Pace {
+        fn burst(&mut self, now: Instant) -> u32 {
+            u32::try_from(std::iter::from_fn(|| self.take(now).is_none().then_some(())).count())
+                .unwrap()
+        }
+    }
+
+    #[test]
+    fn a_rate_holds_with_a_burst_of_a_tenth_of_it() {
+        let mut pace = Pace::new(100);
+        let start = Instant::now();
+        assert_eq!(pace.burst(start), 11);
+        // What was early is made up for by the end of the second.
+        let later = start + Duration::from_millis(1);
+        let total = 11 + through(&mut pace, later, 1_000);
+        assert!((105..=112).contains(&total), "{total} in the first second");
+        let after_silence = start + Duration::from_secs(100);
+        assert_eq!(pace.burst(after_silence), 11, "silence is not saved up");
+    }
+
+    #[test]
+    fn a_refusal_says_when_to_ask_again() {
+        let mut pace = Pace::new(10);
+        let start = Instant::now();
+        pace.burst(start);
+        let wait = pace.take(start).unwrap();
+        assert_eq!(pace.take(start + wait), None);
+    }
+
+    #[test]
+    fn without_a_rate_everything_gets_through() {
+        let mut pace = Pace::new(0);
+        assert_eq!(through(&mut pace, Instant::now(), 1_000), 1_000);
+    }
+}

@@ -224,6 +224,8 @@ metrics! {
     keep_alive_timeouts: Counter = "keep_alive_timeouts";
     /// Connections ended by a newer one with the same client id.
     takeovers: Counter = "takeovers";
+    /// Connected clients that took their QoS 1 and 2 messages too slowly for their publishers to wait.
+    slow_receivers: Counter = "slow_receivers";
     /// Wills published.
     wills_published: Counter = "wills_published";
 }
@@ -359,6 +361,11 @@ impl Metrics {
     /// A connection was ended by a newer one with the same client id.
     pub fn takeover(&self) {
         self.takeovers.inc();
+    }
+
+    /// A connected client turned out to be slow.
+    pub fn slow_receiver(&self) {
+        self.slow_receivers.inc();
     }
 
     /// A will was published.

@@ -169,9 +169,10 @@ fn without_problem_information_no_packet_carries_a_reason_string() {
 #[test]
 fn what_explains_is_left_out_where_the_clients_maximum_leaves_no_room() {
     let broker = Broker::setup()
-        .set("limits.max_topic_levels=2")
-        .set("limits.max_retained=0")
-        .allow_log("retained")
+        .config(
+            "[[listener]]\naddress = \"127.0.0.1:{port}\"\n\n[store]\nkind = \"memory\"\n\n[auth]\nanonymous = true\n\n\
+             [[auth.rules]]\neffect = \"allow\"\ntopics = [\"allowed/#\"]\n",
+        )
         .start();
     let narrow = || connect(Version::V5, "narrow").with(Property::MaximumPacketSize(20));
     let fits = |received: Received| {

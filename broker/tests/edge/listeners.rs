@@ -1,10 +1,6 @@
 //! Sockets, TLS, bounds.
 
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use dunlin_broker::{
     config::{ClientAuth, ListenerKind, NameFrom},
@@ -20,9 +16,14 @@ use crate::{
     rig::{Rig, Setup, expect_echo, read_to_end, wait_for},
 };
 
-pub async fn connect_tls(rig: &Rig, client: Arc<ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {
+pub async fn connect_tls(
+    rig: &Rig,
+    client: Arc<ClientConfig>,
+) -> std::io::Result<TlsStream<TcpStream>> {
     let name = ServerName::try_from("localhost").unwrap();
-    TlsConnector::from(client).connect(name, rig.connect().await).await
+    TlsConnector::from(client)
+        .connect(name, rig.connect().await)
+        .await
 }
 
 #[tokio::test]
@@ -36,7 +37,9 @@ async fn bytes_over_tcp_come_back_and_the_peer_is_known() {
 #[tokio::test]
 async fn bytes_over_tls_come_back() {
     let authority = Authority::new();
-    let mut rig = Setup::new(ListenerKind::Tls).tls(authority.server(ClientAuth::None, None)).start();
+    let mut rig = Setup::new(ListenerKind::Tls)
+        .tls(authority.server(ClientAuth::None, None))
+        .start();
     let mut stream = connect_tls(&rig, authority.client(None)).await.unwrap();
     expect_echo(&mut stream, &vec![7; 100_000]).await;
     assert_eq!(rig.seen().await.tls_name, None);
@@ -48,7 +51,9 @@ async fn the_common_name_of_a_client_certificate_is_its_name() {
     let server = authority.server(ClientAuth::Required, Some(NameFrom::Cn));
     let mut rig = Setup::new(ListenerKind::Tls).tls(server).start();
     authority.sign("sensor-7", |_| {});
-    let mut stream = connect_tls(&rig, authority.client(Some("sensor-7"))).await.unwrap();
+    let mut stream = connect_tls(&rig, authority.client(Some("sensor-7")))
+        .await
+        .unwrap();
     expect_echo(&mut stream, b"hello").await;
     assert_eq!(rig.seen().await.tls_name.as_deref(), Some("sensor-7"));
 }
@@ -58,10 +63,17 @@ async fn the_alternative_name_of_a_client_certificate_is_its_name() {
     let authority = Authority::new();
     let server = authority.server(ClientAuth::Required, Some(NameFrom::San));
     let mut rig = Setup::new(ListenerKind::Tls).tls(server).start();
-    authority.sign("anything", |params| params.subject_alt_names = vec![email("seven@sensors.example")]);
-    let mut stream = connect_tls(&rig, authority.client(Some("anything"))).await.unwrap();
+    authority.sign("anything", |params| {
+        params.subject_alt_names = vec![email("seven@sensors.example")]
+    });
+    let mut stream = connect_tls(&rig, authority.client(Some("anything")))
+        .await
+        .unwrap();
     expect_echo(&mut stream, b"hello").await;
-    assert_eq!(rig.seen().await.tls_name.as_deref(), Some("seven@sensors.example"));
+    assert_eq!(
+        rig.seen().await.tls_name.as_deref(),
+        Some("seven@sensors.example")
+    );
 }
 
 #[tokio::test]
@@ -118,7 +130,9 @@ async fn an_optional_certificate_may_be_left_out() {
 #[tokio::test]
 async fn stalled_handshakes_do_not_hold_up_others() {
     let authority = Authority::new();
-    let mut rig = Setup::new(ListenerKind::Tls).tls(authority.server(ClientAuth::None, None)).start();
+    let mut rig = Setup::new(ListenerKind::Tls)
+        .tls(authority.server(ClientAuth::None, None))
+        .start();
     let mut stalled = Vec::new();
     for _ in 0..100 {
         let mut stream = rig.connect().await;
@@ -138,7 +152,10 @@ async fn a_silent_client_is_closed_by_the_connect_timeout() {
     let authority = Authority::new();
     let timeout = Duration::from_millis(50);
     for (kind, tls) in [
-        (ListenerKind::Tls, Some(authority.server(ClientAuth::None, None))),
+        (
+            ListenerKind::Tls,
+            Some(authority.server(ClientAuth::None, None)),
+        ),
         (ListenerKind::Ws, None),
     ] {
         let mut setup = Setup::new(kind).connect_timeout(timeout);
@@ -209,7 +226,12 @@ fn an_address_of_another_machine_is_named_as_such() {
     // TEST-NET-3 of RFC 5737 belongs to nobody.
     let error = listener::bind("mine", SocketAddr::from(([203, 0, 113, 7], 1883))).unwrap_err();
     assert_eq!(error.code, Code::AddressUnknown);
-    assert!(error.to_string().contains("does not belong to this machine"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("does not belong to this machine"),
+        "{error}"
+    );
 }
 
 /// Every fault of the files, by what is done to a good pair.
@@ -220,7 +242,8 @@ fn faults_of_certificate_files_are_named() {
     assert!(tls::load(&good).unwrap().warnings.is_empty());
     authority.sign("other", |_| {});
     std::fs::write(authority.path("empty"), "").unwrap();
-    let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAAwAA==\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    let encrypted =
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAAwAA==\n-----END ENCRYPTED PRIVATE KEY-----\n";
     std::fs::write(authority.path("encrypted"), encrypted).unwrap();
     let damaged = "-----BEGIN CERTIFICATE-----\nMAA*\n-----END CERTIFICATE-----\n";
     std::fs::write(authority.path("damaged"), damaged).unwrap();
@@ -228,17 +251,52 @@ fn faults_of_certificate_files_are_named() {
     let path = |name: &str| authority.path(name);
     let cases = [
         ("certificate", "absent", Code::TlsFile, "cannot read"),
-        ("certificate", "empty", Code::TlsContent, "holds no certificate in PEM form"),
-        ("certificate", "server.key", Code::TlsContent, "are certificate and key exchanged?"),
+        (
+            "certificate",
+            "empty",
+            Code::TlsContent,
+            "holds no certificate in PEM form",
+        ),
+        (
+            "certificate",
+            "server.key",
+            Code::TlsContent,
+            "are certificate and key exchanged?",
+        ),
         ("certificate", "damaged", Code::TlsContent, "is damaged"),
-        ("certificate", "other.pem", Code::TlsMismatch, "does not belong to the first certificate"),
+        (
+            "certificate",
+            "other.pem",
+            Code::TlsMismatch,
+            "does not belong to the first certificate",
+        ),
         ("key", "absent", Code::TlsFile, "cannot read"),
         ("key", "empty", Code::TlsContent, "holds no private key"),
-        ("key", "server.pem", Code::TlsContent, "are certificate and key exchanged?"),
-        ("key", "encrypted", Code::TlsContent, "is protected by a passphrase"),
-        ("key", "other.key", Code::TlsMismatch, "does not belong to the first certificate"),
+        (
+            "key",
+            "server.pem",
+            Code::TlsContent,
+            "are certificate and key exchanged?",
+        ),
+        (
+            "key",
+            "encrypted",
+            Code::TlsContent,
+            "is protected by a passphrase",
+        ),
+        (
+            "key",
+            "other.key",
+            Code::TlsMismatch,
+            "does not belong to the first certificate",
+        ),
         ("client_ca", "absent", Code::TlsFile, "cannot read"),
-        ("client_ca", "empty", Code::TlsContent, "holds no certificate in PEM form"),
+        (
+            "client_ca",
+            "empty",
+            Code::TlsContent,
+            "holds no certificate in PEM form",
+        ),
     ];
     for (key, file, code, words) in cases {
         let mut tls = good.clone();
@@ -258,8 +316,14 @@ fn faults_of_certificate_files_are_named() {
 fn an_expired_certificate_is_a_warning() {
     let authority = Authority::new();
     let tls = authority.server(ClientAuth::None, None);
-    authority.sign("server", |params| params.not_after = rcgen::date_time_ymd(2020, 2, 29));
+    authority.sign("server", |params| {
+        params.not_after = rcgen::date_time_ymd(2020, 2, 29)
+    });
     let loaded = tls::load(&tls).unwrap();
     assert_eq!(loaded.warnings[0].code, Code::TlsValidity);
-    assert!(loaded.warnings[0].text.contains("has expired on Feb 29"), "{:?}", loaded.warnings);
+    assert!(
+        loaded.warnings[0].text.contains("has expired on Feb 29"),
+        "{:?}",
+        loaded.warnings
+    );
 }

@@ -1,10 +1,21 @@
 //! What is around the broker's core: configuration, listeners, authentication, operations, and the
 //! process as a whole.
-#![allow(clippy::unwrap_used, missing_docs, unreachable_pub, reason = "test code")]
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    unreachable_pub,
+    reason = "test code"
+)]
 
+mod access;
+mod catalogue;
 mod certificates;
+mod configuration;
 mod listeners;
 mod misdirected;
+mod ops;
+mod passwords;
+mod process;
 mod proxy;
 mod rig;
 mod websocket;

@@ -72,7 +72,9 @@ fn a_browser_is_told_where_it_is_and_where_websocket_is() {
 #[tokio::test]
 async fn plain_mqtt_on_a_tls_port_is_closed_and_counted() {
     let authority = Authority::new();
-    let mut rig = Setup::new(ListenerKind::Tls).tls(authority.server(ClientAuth::None, None)).start();
+    let mut rig = Setup::new(ListenerKind::Tls)
+        .tls(authority.server(ClientAuth::None, None))
+        .start();
     let mut stream = rig.connect().await;
     stream.write_all(CONNECT).await.unwrap();
     assert_eq!(read_to_end(&mut stream).await, b"");
@@ -83,11 +85,16 @@ async fn plain_mqtt_on_a_tls_port_is_closed_and_counted() {
 #[tokio::test]
 async fn http_on_a_tls_port_is_answered() {
     let authority = Authority::new();
-    let rig = Setup::new(ListenerKind::Tls).tls(authority.server(ClientAuth::None, None)).start();
+    let rig = Setup::new(ListenerKind::Tls)
+        .tls(authority.server(ClientAuth::None, None))
+        .start();
     let mut stream = rig.connect().await;
     stream.write_all(GET).await.unwrap();
     let answer = String::from_utf8(read_to_end(&mut stream).await).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 400 Bad Request\r\n"),
+        "{answer}"
+    );
     drop(stream);
     rig.refused("not_mqtt", 1).await;
 }

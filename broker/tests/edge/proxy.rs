@@ -42,7 +42,9 @@ async fn the_header_names_the_client_and_nothing_after_it_is_taken() {
 #[tokio::test]
 async fn a_header_may_come_byte_by_byte() {
     for version in [1, 2] {
-        let mut rig = Setup::new(ListenerKind::Tcp).proxy(ProxyProtocol::Any).start();
+        let mut rig = Setup::new(ListenerKind::Tcp)
+            .proxy(ProxyProtocol::Any)
+            .start();
         let mut stream = rig.connect().await;
         stream.set_nodelay(true).unwrap();
         for byte in header(version) {
@@ -56,7 +58,9 @@ async fn a_header_may_come_byte_by_byte() {
 
 #[tokio::test]
 async fn the_balancers_own_check_keeps_its_address() {
-    let mut rig = Setup::new(ListenerKind::Tcp).proxy(ProxyProtocol::V2).start();
+    let mut rig = Setup::new(ListenerKind::Tcp)
+        .proxy(ProxyProtocol::V2)
+        .start();
     let mut stream = rig.connect().await;
     let mut bytes = Vec::new();
     ProxyHeader::with_local().encode_v2(&mut bytes).unwrap();
@@ -76,8 +80,16 @@ async fn what_is_no_header_or_the_wrong_one_is_refused() {
         ("no header", ProxyProtocol::Any, connect),
         ("version 2 where 1 is allowed", ProxyProtocol::V1, header(2)),
         ("version 1 where 2 is allowed", ProxyProtocol::V2, header(1)),
-        ("no numbers", ProxyProtocol::Any, b"PROXY TCP4 a b c d\r\n".to_vec()),
-        ("a line end without return", ProxyProtocol::Any, b"PROXY UNKNOWN\n".to_vec()),
+        (
+            "no numbers",
+            ProxyProtocol::Any,
+            b"PROXY TCP4 a b c d\r\n".to_vec(),
+        ),
+        (
+            "a line end without return",
+            ProxyProtocol::Any,
+            b"PROXY UNKNOWN\n".to_vec(),
+        ),
         ("a line without end", ProxyProtocol::Any, long_v1),
         ("a length above the bound", ProxyProtocol::Any, long_v2),
     ] {

@@ -94,7 +94,9 @@ impl Setup {
             socket,
             acceptor: Arc::new(Acceptor {
                 info: Arc::new(info),
-                tls: self.tls.map(|tls| ArcSwap::new(tls::load(&tls).unwrap().config)),
+                tls: self
+                    .tls
+                    .map(|tls| ArcSwap::new(tls::load(&tls).unwrap().config)),
                 name_from,
                 proxy: self.proxy,
                 path: "/mqtt".to_owned(),
@@ -102,22 +104,44 @@ impl Setup {
                 max_message: self.max_message,
                 metrics: Arc::clone(&metrics),
             }),
-            slots: Box::new([Slots::shown(self.max_connections, metrics.sockets_open.clone())]),
+            slots: Box::new([Slots::shown(
+                self.max_connections,
+                metrics.sockets_open.clone(),
+            )]),
             connect_rate: 0,
         };
         let workers = Arc::new(Workers::start(2).unwrap());
         let shutdown = Shutdown::default();
         let (seen, seen_by_rig) = mpsc::channel(1_000);
         let serve: Serve = Arc::new(move |accepted| Box::pin(echo(accepted, seen.clone())));
-        tokio::spawn(listener::run(vec![bound], Arc::clone(&workers), shutdown.clone(), serve));
-        Rig { address, metrics, workers, shutdown, seen: seen_by_rig }
+        tokio::spawn(listener::run(
+            vec![bound],
+            Arc::clone(&workers),
+            shutdown.clone(),
+            serve,
+        ));
+        Rig {
+            address,
+            metrics,
+            workers,
+            shutdown,
+            seen: seen_by_rig,
+        }
     }
 }
 
 async fn echo(mut accepted: Accepted, seen: mpsc::Sender<Seen>) {
-    assert!(Workers::current().is_some(), "connections are served on workers");
+    assert!(
+        Workers::current().is_some(),
+        "connections are served on workers"
+    );
     let tls_name = accepted.tls_name.as_deref().map(str::to_owned);
-    seen.send(Seen { peer: accepted.peer, tls_name }).await.unwrap();
+    seen.send(Seen {
+        peer: accepted.peer,
+        tls_name,
+    })
+    .await
+    .unwrap();
     let mut buffer = vec![0; 4_096];
     while let Ok(len @ 1..) = accepted.transport.read(&mut buffer).await {
         accepted.transport.write_all(&buffer[..len]).await.unwrap();
@@ -142,7 +166,10 @@ impl Rig {
 
     /// The next connection that got as far as being served.
     pub async fn seen(&mut self) -> Seen {
-        tokio::time::timeout(LIMIT, self.seen.recv()).await.expect("no connection was served").unwrap()
+        tokio::time::timeout(LIMIT, self.seen.recv())
+            .await
+            .expect("no connection was served")
+            .unwrap()
     }
 
     /// Whether no connection has been served that was not asked for.
@@ -153,7 +180,10 @@ impl Rig {
     /// Waits until refusals of a reason have been counted.
     pub async fn refused(&self, reason: &str, count: u64) {
         let line = format!("dunlin_connections_refused_total{{reason=\"{reason}\"}} {count}\n");
-        wait_for(&format!("the metric {line}"), || self.metrics.render().contains(&line)).await;
+        wait_for(&format!("the metric {line}"), || {
+            self.metrics.render().contains(&line)
+        })
+        .await;
     }
 }
 
@@ -186,7 +216,10 @@ where
 /// Expects bytes.
 pub async fn expect<S: tokio::io::AsyncRead + Unpin>(stream: &mut S, bytes: &[u8]) {
     let mut got = vec![0; bytes.len()];
-    tokio::time::timeout(LIMIT, stream.read_exact(&mut got)).await.expect("no echo").unwrap();
+    tokio::time::timeout(LIMIT, stream.read_exact(&mut got))
+        .await
+        .expect("no echo")
+        .unwrap();
     assert_eq!(got, bytes);
 }
 
@@ -194,6 +227,9 @@ pub async fn expect<S: tokio::io::AsyncRead + Unpin>(stream: &mut S, bytes: &[u8
 pub async fn read_to_end<S: tokio::io::AsyncRead + Unpin>(stream: &mut S) -> Vec<u8> {
     let mut got = Vec::new();
     // What came before a reset is in the buffer.
-    let _reset = tokio::time::timeout(LIMIT, stream.read_to_end(&mut got)).await.expect("not closed").is_err();
+    let _reset = tokio::time::timeout(LIMIT, stream.read_to_end(&mut got))
+        .await
+        .expect("not closed")
+        .is_err();
     got
 }
