@@ -1,0 +1,52 @@
+# Targets for people; `make help` lists them.
+SHELL := bash
+.DEFAULT_GOAL := help
+CARGO ?= cargo
+# Kills of `make chaos`, seconds of `make fuzz` for each target.
+KILLS ?= 20
+FUZZ_SECONDS ?= 60
+
+.PHONY: help deps build run test fmt lint doc check-fuzz fuzz bench chaos paho clean
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
+
+deps: ## Install what the tests and `make run` need and this machine lacks
+	scripts/deps
+
+build: ## Release binaries of broker, bigquery-adapter and loadtest, in target/release
+	$(CARGO) build --release --locked
+
+run: deps build ## Broker, adapter and a fleet that replays real measurements, then an SQL answer (KEEP=1 leaves the broker running)
+	KEEP=$(KEEP) scripts/run
+
+test: deps ## Everything: unit, property, conformance and end-to-end tests with foreign clients
+	scripts/test
+
+fmt: ## Format the code
+	$(CARGO) fmt --all
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml
+
+lint: ## Formatting and clippy, warnings as errors; benches and fuzz targets compile
+	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+doc: ## Rustdoc, warnings as errors
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+
+fuzz: ## Fuzz each target for FUZZ_SECONDS (default 60)
+	scripts/fuzz $(FUZZ_SECONDS)
+
+bench: deps build ## Messages per second and CPU per message beside mosquitto, saved under loadtest/runs
+	target/release/loadtest bench --broker loadtest/scenarios/brokers/dunlin.toml --broker loadtest/scenarios/brokers/mosquitto.toml
+
+chaos: deps ## KILLS (default 20) times kill -9 under load: nothing acknowledged may be missing, no QoS 2 message twice
+	CHAOS_KILLS=$(KILLS) $(CARGO) test --locked -p dunlin-broker --test chaos_kill -- --nocapture
+
+paho: build ## The Eclipse Paho interoperability suites, unmodified, from PAHO=<checkout of paho.mqtt.testing>
+	scripts/paho $(PAHO)
+
+clean: ## Remove what was built
+	$(CARGO) clean
+	rm -rf run
