@@ -56,8 +56,9 @@ settings! {
         pub max_queued_messages: u32 = 100_000, 1..=u32::MAX;
         /// Bytes queued for one persistent session, in the store. Default 64 MiB. See `queue_full`.
         pub max_queued_bytes: u64 = 67_108_864, 1_024..=1_099_511_627_776;
-        /// What gives way when a session's queue is full: `"drop-newest"` or `"drop-oldest"`.
-        /// Default `"drop-newest"`. Either is counted in `dunlin_publishes_dropped_total`.
+        /// What gives way when the queue of a session that is not persistent is full:
+        /// `"drop-newest"` or `"drop-oldest"`. A persistent session keeps what it has: there the
+        /// newest always gives way. Default `"drop-newest"`. Either is counted in `dunlin_publishes_dropped_total`.
         pub queue_full: QueueFull = QueueFull::DropNewest, ();
         /// Queued messages of one connected persistent session held in memory ahead of the client;
         /// the rest waits in the store. Default 256.

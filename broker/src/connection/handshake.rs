@@ -225,7 +225,7 @@ async fn establish(
     let attached = hub
         .attach(request)
         .await
-        .map_err(|error| Refusal::new(version, error.reason_code(), format!("{error:?}")))?;
+        .map_err(|error| Refusal::new(version, error.reason_code(), error.to_string()))?;
 
     let server_keep_alive = server_keep_alive(hub, &connect);
     let connack = connack(

@@ -159,7 +159,17 @@ impl Connection {
                 .allows(&self.principal, &self.session.client_id, action, name)
         {
             self.end_run(batch);
-            return self.refuse_publish(ack, batch);
+            return self.refuse_publish(ack, ReasonCode::NOT_AUTHORIZED, batch);
+        }
+        let kept = publish.retain && !publish.payload.is_empty();
+        if kept
+            && self.version.is_v5()
+            && ack.is_some()
+            && !self.hub.may_retain(name, publish.payload.len())
+        {
+            self.end_run(batch);
+            self.hub.metrics.retained_refused(1);
+            return self.refuse_publish(ack, ReasonCode::QUOTA_EXCEEDED, batch);
         }
         let routes = self.hub.directory.routes(name);
         if batch
@@ -318,6 +328,7 @@ impl Connection {
     fn refuse_publish(
         &mut self,
         ack: Option<(AckKind, PacketId)>,
+        reason: ReasonCode,
         batch: &mut Batch<'_>,
     ) -> Result<(), Closing> {
         self.hub.metrics.publish_refused();
@@ -334,9 +345,7 @@ impl Connection {
                 });
             }
         }
-        batch
-            .answers
-            .push(Answer::Ack(kind, id, ReasonCode::NOT_AUTHORIZED));
+        batch.answers.push(Answer::Ack(kind, id, reason));
         Ok(())
     }
 

@@ -52,11 +52,13 @@ pub(crate) struct Attached {
 }
 
 /// Why a client id cannot be claimed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AttachError {
-    /// The bound on sessions is reached.
+    /// The bound on persistent sessions is reached.
+    #[error("the broker keeps as many persistent sessions as it may")]
     TooManySessions,
     /// The store takes no writes, or an older connection did not let go in time.
+    #[error("the session cannot be claimed now")]
     Unavailable,
 }
 
@@ -141,7 +143,7 @@ impl Hub {
         self: &Arc<Self>,
         request: &ConnectRequest,
     ) -> Result<Arc<Session>, AttachError> {
-        if self.sessions_len() >= self.limits.max_sessions {
+        if request.expiry_interval > 0 && self.stored_len() >= self.limits.max_sessions {
             return Err(AttachError::TooManySessions);
         }
         let number = self

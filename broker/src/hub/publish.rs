@@ -18,6 +18,7 @@ use super::session::{Pace, Session, SessionState};
 use super::wake::{CloseRequest, Wake};
 use crate::core::frames::{Frames, Incoming, Origin, keep};
 use crate::core::outbound::Tally;
+use crate::core::retained::Retained;
 use crate::core::session::Wanted;
 
 /// What the publishes of one read came to.
@@ -144,6 +145,16 @@ impl Hub {
         }
     }
 
+    /// Whether a retained message of `size` bytes may be kept for `topic`.
+    pub(crate) fn may_retain(&self, topic: &str, size: usize) -> bool {
+        self.has_place(&self.retained.read(), topic, size)
+    }
+
+    fn has_place(&self, retained: &Retained, topic: &str, size: usize) -> bool {
+        let fits = retained.bytes() + size as u64 <= self.limits.max_retained_bytes;
+        fits && (retained.len() < self.limits.max_retained || retained.get(topic).is_some())
+    }
+
     fn set_retained(&self, publish: &Incoming<'_>, origin: &Origin, outcome: &mut Outcome) {
         let topic = publish.topic.as_str();
         if publish.payload.is_empty() {
@@ -154,11 +165,7 @@ impl Hub {
         }
         let message = Arc::new(keep(publish, origin));
         let mut retained = self.retained.write();
-        let bytes = retained.bytes() + message.size() as u64;
-        let fresh = retained.get(topic).is_none();
-        if (fresh && retained.len() >= self.limits.max_retained)
-            || bytes > self.limits.max_retained_bytes
-        {
+        if !self.has_place(&retained, topic, message.size()) {
             self.metrics.retained_refused(1);
             return;
         }
