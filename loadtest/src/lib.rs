@@ -1,7 +1,7 @@
 //! The load tester: fleets of simulated devices and benchmarks, for any MQTT broker.
 //!
 //! `loadtest fleet` replays real measurements as telemetry ([`fleet`]); `loadtest expected` computes what a
-//! query over them must answer ([`expected`]); `loadtest bench` measures what a broker costs ([`bench`]).
+//! query over them must answer ([`expected`]); `loadtest bench` measures what a broker costs ([`mod@bench`]).
 
 pub mod bench;
 pub mod cli;

@@ -3,23 +3,22 @@
 //! Each turn waits for sockets, reads each once, lets publishers fill their windows, and writes what has
 //! gathered: many packets per system call on both ways.
 
+mod receive;
+mod setup;
+
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use dunlin_protocol::{
-    Ack, Connect, Disconnect, Packet, PacketId, QoS, ReasonCode, Sender, Subscribe,
-    SubscribeFiltersBuf, SubscribeOptions, Version, decode, peek_frame,
-};
+use dunlin_protocol::{Connect, Disconnect, Packet, QoS, ReasonCode, Version};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
 use super::flows::Flows;
 use super::plan::{Load, PAYLOAD_MAX, Plan, Workload};
 use super::publisher::{Publisher, Setup};
-use super::socket::{Connection, source};
-use super::stamp::Stamp;
+use super::socket::Connection;
 use crate::latency::Latencies;
 
 /// Bytes taken with one read. Above the greatest packet, so that each read makes progress.
@@ -27,10 +26,6 @@ const READ_BYTES: usize = 2 * PAYLOAD_MAX;
 /// A publisher does not add to more unwritten bytes than this.
 const OUT_BYTES_MAX: usize = 256 * 1024;
 const EVENTS: usize = 1024;
-/// Connections in a handshake at a time, below the usual backlog of a listener.
-const HANDSHAKES: usize = 100;
-/// Setting up may stand still for so long.
-const SETUP_LIMIT: Duration = Duration::from_secs(20);
 /// QoS 0 may be dropped: after so long without a delivery, what is missing no longer holds the window.
 const STALL: Duration = Duration::from_millis(500);
 
@@ -176,68 +171,6 @@ impl Engine {
         self.totals
     }
 
-    /// Connects everyone and subscribes: first the subscribers, so that nothing is published to nobody.
-    pub(crate) fn set_up(&mut self) -> Outcome<()> {
-        let (publishers, subscribers) = self.workload.ends();
-        let idle = self.workload.shape == super::plan::Shape::Idle;
-        let listeners = (0..subscribers).map(|number| {
-            if idle {
-                Role::Idle
-            } else {
-                Role::Subscriber(number)
-            }
-        });
-        self.connect_all(listeners.collect())?;
-        self.seats = (0..publishers)
-            .map(|number| self.clients.len() + number)
-            .collect();
-        self.connect_all((0..publishers).map(Role::Publisher).collect())
-    }
-
-    fn connect_all(&mut self, roles: Vec<Role>) -> Outcome<()> {
-        let target = self.clients.len() + roles.len();
-        let mut roles = roles.into_iter();
-        let (mut progress, mut known) = (Instant::now(), self.ready);
-        while self.ready < target {
-            while self.clients.len() - self.ready < HANDSHAKES {
-                let Some(role) = roles.next() else { break };
-                self.connect(role)?;
-            }
-            self.turn(Duration::from_millis(100))?;
-            if self.ready > known {
-                (progress, known) = (Instant::now(), self.ready);
-            } else if progress.elapsed() > SETUP_LIMIT {
-                let problem = format!(
-                    "{} of {target} connections are ready, and none more in 20 s",
-                    self.ready
-                );
-                return Err(Failure::Protocol(problem));
-            }
-        }
-        Ok(())
-    }
-
-    fn connect(&mut self, role: Role) -> Outcome<()> {
-        let number = self.clients.len();
-        let connection = Connection::begin(self.address, Some(source(number, self.per_source)))
-            .map_err(|error| Failure::Io("connect", error))?;
-        epoll::add(
-            &self.epoll,
-            &connection,
-            EventData::new_u64(number as u64),
-            EventFlags::IN | EventFlags::OUT,
-        )
-        .map_err(|error| Failure::Io("epoll", error.into()))?;
-        self.clients.push(Client {
-            connection,
-            role,
-            phase: Phase::Connecting,
-            dirty: false,
-            watched: true,
-        });
-        Ok(())
-    }
-
     /// Begins to publish.
     pub(crate) fn start(&mut self) {
         self.tick();
@@ -380,207 +313,6 @@ impl Engine {
         }
         self.mark(number);
         Ok(())
-    }
-
-    fn on_readable(&mut self, number: usize) -> Outcome<()> {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let result = self.read(number, &mut buffer);
-        self.buffer = buffer;
-        result
-    }
-
-    fn read(&mut self, number: usize, buffer: &mut [u8]) -> Outcome<()> {
-        let Some(client) = self.clients.get_mut(number) else {
-            return Ok(());
-        };
-        let count = match client
-            .connection
-            .read(buffer)
-            .map_err(|error| Failure::Io("read", error))?
-        {
-            None => return Ok(()),
-            Some(0) => {
-                return Err(Failure::Protocol(
-                    "the broker closed a connection".to_owned(),
-                ));
-            }
-            Some(count) => count,
-        };
-        let mut rest = buffer.get(..count).unwrap_or_default();
-        let malformed =
-            |problem| Failure::Protocol(format!("the broker sent a malformed packet: {problem}"));
-        while let Some(header) = peek_frame(rest, READ_BYTES as u32).map_err(malformed)? {
-            let Some((frame, after)) = rest.split_at_checked(header.total_len) else {
-                break;
-            };
-            self.on_packet(
-                number,
-                decode(frame, self.version, Sender::Server).map_err(malformed)?,
-            )?;
-            rest = after;
-        }
-        if let Some(client) = self.clients.get_mut(number) {
-            client.connection.part.clear();
-            client.connection.part.extend_from_slice(rest);
-        }
-        Ok(())
-    }
-
-    fn on_packet(&mut self, number: usize, packet: Packet<'_>) -> Outcome<()> {
-        let Some(role) = self.clients.get(number).map(|client| client.role) else {
-            return Ok(());
-        };
-        match (packet, role) {
-            (Packet::Publish(publish), Role::Subscriber(subscriber)) => {
-                self.on_delivery(subscriber, publish.payload)?;
-                match (publish.qos, publish.packet_id) {
-                    (QoS::AtLeastOnce, Some(id)) => self.acknowledge(number, 0x40, id),
-                    (QoS::ExactlyOnce, Some(id)) => self.acknowledge(number, 0x50, id),
-                    _ => {}
-                }
-            }
-            (Packet::PubRel(ack), Role::Subscriber(_)) => {
-                self.acknowledge(number, 0x70, ack.packet_id)
-            }
-            (Packet::PubAck(ack), Role::Publisher(publisher)) => self.on_ack(publisher, &ack)?,
-            (Packet::PubRec(ack), Role::Publisher(publisher)) => {
-                self.on_ack(publisher, &ack)?;
-                self.acknowledge(number, 0x62, ack.packet_id);
-            }
-            (Packet::PubComp(ack), Role::Publisher(publisher)) => {
-                let known = self
-                    .publishers
-                    .get_mut(publisher)
-                    .is_some_and(|one| one.completed(ack.packet_id));
-                if !known {
-                    return Err(Failure::Protocol("a PUBCOMP fits nothing".to_owned()));
-                }
-            }
-            (Packet::ConnAck(connack), _) if connack.reason.0 == 0 => self.on_connected(number)?,
-            (Packet::ConnAck(connack), _) => {
-                return Err(Failure::Protocol(format!(
-                    "CONNECT was refused: {}",
-                    connack.reason
-                )));
-            }
-            (Packet::SubAck(suback), _) => {
-                if suback.reason_codes.first() != Some(&self.workload.qos) {
-                    return Err(Failure::Protocol(format!(
-                        "SUBSCRIBE was answered {:?}",
-                        suback.reason_codes
-                    )));
-                }
-                self.on_ready(number);
-            }
-            (Packet::Disconnect(disconnect), _) => {
-                return Err(Failure::Protocol(format!(
-                    "the broker disconnected: {}",
-                    disconnect.reason
-                )));
-            }
-            (other, _) => {
-                return Err(Failure::Protocol(format!(
-                    "the broker sent an unexpected {:?}",
-                    other.packet_type()
-                )));
-            }
-        }
-        Ok(())
-    }
-
-    #[inline]
-    fn on_delivery(&mut self, subscriber: usize, payload: &[u8]) -> Outcome<()> {
-        let stamp = Stamp::from_payload(payload).ok_or_else(|| {
-            Failure::Protocol("a delivered message is not one of ours".to_owned())
-        })?;
-        let publisher = stamp.publisher as usize;
-        if self.flows.see(publisher.max(subscriber), stamp.sequence)
-            && let Some(publisher) = self.publishers.get_mut(publisher)
-        {
-            publisher.delivered();
-        }
-        self.totals.delivered += 1;
-        self.last_delivery_ns = self.now_ns;
-        if let Some(latencies) = &mut self.latencies {
-            latencies.record_ns(self.now_ns.saturating_sub(stamp.due_ns));
-        }
-        Ok(())
-    }
-
-    fn on_ack(&mut self, publisher: usize, ack: &Ack<'_>) -> Outcome<()> {
-        let known = self
-            .publishers
-            .get_mut(publisher)
-            .is_some_and(|one| one.received(ack.packet_id));
-        if !known {
-            return Err(Failure::Protocol(
-                "an acknowledgement fits nothing".to_owned(),
-            ));
-        }
-        if ack.reason.is_error() {
-            return Err(Failure::Protocol(format!(
-                "a message was refused: {}",
-                ack.reason
-            )));
-        }
-        Ok(())
-    }
-
-    fn on_connected(&mut self, number: usize) -> Outcome<()> {
-        let Some(Role::Subscriber(subscriber)) = self.clients.get(number).map(|client| client.role)
-        else {
-            self.on_ready(number);
-            return Ok(());
-        };
-        if let Some(client) = self.clients.get_mut(number) {
-            client.phase = Phase::AwaitsSuback;
-        }
-        let mut filters = SubscribeFiltersBuf::new();
-        let Some(packet_id) = PacketId::new(1) else {
-            return Ok(());
-        };
-        filters
-            .push(
-                &self.workload.filter(subscriber),
-                SubscribeOptions::new(self.qos),
-            )
-            .map_err(|problem| Failure::Protocol(problem.to_string()))?;
-        let filters = filters.as_filters();
-        self.send(
-            number,
-            &Packet::Subscribe(Subscribe {
-                packet_id,
-                properties: Default::default(),
-                filters,
-            }),
-        )
-    }
-
-    fn on_ready(&mut self, number: usize) {
-        if let Some(client) = self
-            .clients
-            .get_mut(number)
-            .filter(|client| client.phase != Phase::Ready)
-        {
-            client.phase = Phase::Ready;
-            if client.role == Role::Idle {
-                client.connection.shrink();
-            }
-            self.ready += 1;
-        }
-    }
-
-    /// PUBACK, PUBREC, PUBREL and PUBCOMP without reason are the same four bytes in all versions.
-    #[inline]
-    fn acknowledge(&mut self, number: usize, first_byte: u8, id: PacketId) {
-        let [high, low] = id.get().to_be_bytes();
-        if let Some(client) = self.clients.get_mut(number) {
-            client
-                .connection
-                .out
-                .extend_from_slice(&[first_byte, 2, high, low]);
-        }
-        self.mark(number);
     }
 
     fn send(&mut self, number: usize, packet: &Packet<'_>) -> Outcome<()> {

@@ -1,0 +1,123 @@
+//! Connecting and subscribing.
+
+use std::time::{Duration, Instant};
+
+use dunlin_protocol::{Packet, PacketId, Subscribe, SubscribeFiltersBuf, SubscribeOptions};
+use rustix::event::epoll::{self, EventData, EventFlags};
+
+use super::{Client, Engine, Failure, Outcome, Phase, Role};
+use crate::bench::plan::Shape;
+use crate::bench::socket::{Connection, source};
+
+/// Connections in a handshake at a time, below the usual backlog of a listener.
+const HANDSHAKES: usize = 100;
+/// Setting up may stand still for so long.
+const SETUP_LIMIT: Duration = Duration::from_secs(20);
+
+impl Engine {
+    /// Connects everyone and subscribes: first the subscribers, so that nothing is published to nobody.
+    pub(crate) fn set_up(&mut self) -> Outcome<()> {
+        let (publishers, subscribers) = self.workload.ends();
+        let idle = self.workload.shape == Shape::Idle;
+        let listeners = (0..subscribers).map(|number| {
+            if idle {
+                Role::Idle
+            } else {
+                Role::Subscriber(number)
+            }
+        });
+        self.connect_all(listeners.collect())?;
+        self.seats = (0..publishers)
+            .map(|number| self.clients.len() + number)
+            .collect();
+        self.connect_all((0..publishers).map(Role::Publisher).collect())
+    }
+
+    fn connect_all(&mut self, roles: Vec<Role>) -> Outcome<()> {
+        let target = self.clients.len() + roles.len();
+        let mut roles = roles.into_iter();
+        let (mut progress, mut known) = (Instant::now(), self.ready);
+        while self.ready < target {
+            while self.clients.len() - self.ready < HANDSHAKES {
+                let Some(role) = roles.next() else { break };
+                self.connect(role)?;
+            }
+            self.turn(Duration::from_millis(100))?;
+            if self.ready > known {
+                (progress, known) = (Instant::now(), self.ready);
+            } else if progress.elapsed() > SETUP_LIMIT {
+                let problem = format!(
+                    "{} of {target} connections are ready, and none more in 20 s",
+                    self.ready
+                );
+                return Err(Failure::Protocol(problem));
+            }
+        }
+        Ok(())
+    }
+
+    fn connect(&mut self, role: Role) -> Outcome<()> {
+        let number = self.clients.len();
+        let connection = Connection::begin(self.address, Some(source(number, self.per_source)))
+            .map_err(|error| Failure::Io("connect", error))?;
+        epoll::add(
+            &self.epoll,
+            &connection,
+            EventData::new_u64(number as u64),
+            EventFlags::IN | EventFlags::OUT,
+        )
+        .map_err(|error| Failure::Io("epoll", error.into()))?;
+        self.clients.push(Client {
+            connection,
+            role,
+            phase: Phase::Connecting,
+            dirty: false,
+            watched: true,
+        });
+        Ok(())
+    }
+
+    pub(super) fn on_connected(&mut self, number: usize) -> Outcome<()> {
+        let Some(Role::Subscriber(subscriber)) = self.clients.get(number).map(|client| client.role)
+        else {
+            self.on_ready(number);
+            return Ok(());
+        };
+        if let Some(client) = self.clients.get_mut(number) {
+            client.phase = Phase::AwaitsSuback;
+        }
+        let mut filters = SubscribeFiltersBuf::new();
+        let Some(packet_id) = PacketId::new(1) else {
+            return Ok(());
+        };
+        filters
+            .push(
+                &self.workload.filter(subscriber),
+                SubscribeOptions::new(self.qos),
+            )
+            .map_err(|problem| Failure::Protocol(problem.to_string()))?;
+        let filters = filters.as_filters();
+        self.send(
+            number,
+            &Packet::Subscribe(Subscribe {
+                packet_id,
+                properties: Default::default(),
+                filters,
+            }),
+        )
+    }
+
+    pub(super) fn on_ready(&mut self, number: usize) {
+        if let Some(client) = self
+            .clients
+            .get_mut(number)
+            .filter(|client| client.phase != Phase::Ready)
+        {
+            client.phase = Phase::Ready;
+            if client.role == Role::Idle {
+                client.connection.shrink();
+            }
+            self.ready += 1;
+        }
+    }
+}
