@@ -214,6 +214,7 @@ fn serve(loaded: Loaded, level_by_flag: bool) -> Exit {
     if let Err(error) = logging::start(&loaded.config.log, rust_log.as_deref()) {
         return fail(Exit::Usage, &format!("{} {error}", Code::Log));
     }
+    logging::catch_panics();
     for warning in &loaded.warnings {
         tracing::warn!(code = %warning.code, place = warning.place.as_deref(), "{}", warning.text);
     }

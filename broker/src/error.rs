@@ -31,6 +31,8 @@ codes! {
     DrainTimedOut = "DUN-0002";
     /// The log could not be set up as configured.
     Log = "DUN-0003";
+    /// A defect of the program ended a task or a thread.
+    Defect = "DUN-0004";
     /// The configuration file cannot be read.
     ConfigFile = "DUN-0101";
     /// The configuration file is not TOML.

@@ -7,7 +7,10 @@ use tracing_subscriber::{
     util::{SubscriberInitExt, TryInitError},
 };
 
-use crate::config::{LogConfig, LogFormat};
+use crate::{
+    config::{LogConfig, LogFormat},
+    error::Code,
+};
 
 /// Whether a level, or a list of directives, can be understood.
 ///
@@ -65,6 +68,20 @@ pub fn start(config: &LogConfig, rust_log: Option<&str>) -> Result<(), LogError>
             .try_init()?;
     }
     Ok(())
+}
+
+/// Has panics written to the log, with their place: a task that dies of one is otherwise silent.
+pub fn catch_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        tracing::error!(
+            code = %Code::Defect,
+            thread = thread.name(),
+            place = panic.location().map(tracing::field::display),
+            "a defect of the program ended a task: {}",
+            panic.payload_as_str().unwrap_or("no message"),
+        );
+    }));
 }
 
 /// The log could not be started.

@@ -30,6 +30,9 @@ use crate::{
 /// What tasks that are not a session's may still take after the sessions have ended.
 const LAST_GRACE: Duration = Duration::from_millis(500);
 
+/// Bytes that a WebSocket message may have beyond the largest packet: packets may share a message.
+const WEBSOCKET_SLACK: usize = 64 * 1024;
+
 /// Why the broker could not start, or not go on.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
@@ -112,14 +115,12 @@ async fn serve(loaded: Loaded) -> Result<Exit, Failure> {
     let serving = Arc::clone(&hub);
     let serve: Serve =
         Arc::new(move |accepted| Box::pin(connection::serve(Arc::clone(&serving), accepted)));
-    tokio::select! {
-        ended = listener::run(bound, Arc::clone(&workers), shutdown.clone(), serve) => {
-            ended.map_err(|error| Failure::Runtime(format!("a listener cannot be used: {error}")))?;
-        }
+    let listened = tokio::select! {
+        listened = listener::run(bound, Arc::clone(&workers), shutdown.clone(), serve) => listened,
         failed = signals => {
             return Err(Failure::Runtime(format!("signals cannot be received: {failed:?}")));
         }
-    }
+    };
 
     health.set_draining();
     let drained = hub
@@ -134,6 +135,7 @@ async fn serve(loaded: Loaded) -> Result<Exit, Failure> {
     {
         tracing::warn!(%error, "the endpoint for health and metrics had failed");
     }
+    listened.map_err(|error| Failure::Runtime(format!("a listener has failed: {error}")))?;
     if drained {
         tracing::info!("stopped: every client was told and every write is done");
         return Ok(Exit::Ok);
@@ -223,7 +225,7 @@ fn bind(
     let ops = config
         .ops
         .listen
-        .and_then(|address| keep(listener::bind("ops", address)));
+        .and_then(|address| keep(listener::bind("health and metrics, ops.listen", address)));
     if failed > 0 {
         return Err(Failure::Bind(failed));
     }
@@ -283,7 +285,7 @@ fn acceptor(
         proxy: listener.proxy_protocol,
         path: listener.path.clone(),
         connect_timeout: Duration::from_millis(u64::from(config.limits.connect_timeout_ms)),
-        max_message: usize::try_from(config.limits.max_packet_size).unwrap_or(usize::MAX),
+        max_message: (config.limits.max_packet_size as usize).saturating_add(WEBSOCKET_SLACK),
         metrics: Arc::clone(metrics),
     }
 }

@@ -116,11 +116,13 @@ impl Acceptor {
                 self.metrics.refused(refused.reason());
                 let listener = &*self.info.name;
                 match refused {
-                    // Somebody has to change a setting: worth a line by default.
-                    Refused::NotMqtt(_) | Refused::Proxy(_) | Refused::Name(_) => {
+                    // Connections come and go; nothing was wrong with what they said.
+                    Refused::Silent | Refused::Socket(_) => {
+                        tracing::debug!(listener, peer = %from, "connection refused: {refused}");
+                    }
+                    _ => {
                         tracing::info!(listener, peer = %from, "connection refused: {refused}");
                     }
-                    _ => tracing::debug!(listener, peer = %from, "connection refused: {refused}"),
                 }
                 None
             }

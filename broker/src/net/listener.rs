@@ -96,7 +96,7 @@ pub struct Bound {
 /// every listener is closed.
 ///
 /// # Errors
-/// When a socket cannot be registered with the runtime.
+/// When a socket cannot be registered with the runtime, or an accept loop has panicked.
 pub async fn run(
     listeners: Vec<Bound>,
     workers: Arc<Workers>,
@@ -124,14 +124,15 @@ pub async fn run(
             }
         });
     }
+    let mut result = Ok(());
     while let Some(ended) = loops.join_next().await {
-        if let Err(error) = ended {
+        if ended.is_err() {
             // Without its listener the broker is of no use: better a clean end than half of one.
-            tracing::error!(%error, "an accept loop has panicked: stopping");
+            result = Err(io::Error::other("an accept loop has panicked"));
             shutdown.trigger();
         }
     }
-    Ok(())
+    result
 }
 
 struct AcceptLoop {
@@ -257,7 +258,7 @@ mod tests {
 
     /// How many get through from now on, asking every millisecond for `span` milliseconds.
     fn through(pace: &mut Pace, start: Instant, span: u64) -> u32 {
-        let ask = |at| pace.take(start + Duration::from_millis(at)).is_none();
+        let mut ask = |at| pace.take(start + Duration::from_millis(at)).is_none();
         u32::try_from((0..span).filter(|at| ask(*at)).count()).unwrap()
     }
 

@@ -85,3 +85,33 @@ impl Drop for Slot {
         self.0.iter().for_each(|slots| slots.give_back());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_bound_leaves_the_others_as_they_were() {
+        let bounds = [Slots::new(3), Slots::new(1)];
+        let first = Slot::take(&bounds).unwrap();
+        assert!(Slot::take(&bounds).is_none(), "the second bound is full");
+        assert_eq!([bounds[0].taken(), bounds[1].taken()], [1, 1]);
+        let other = Slot::take(&bounds[..1]).unwrap();
+        drop(first);
+        assert_eq!([bounds[0].taken(), bounds[1].taken()], [1, 0]);
+        assert!(Slot::take(&bounds).is_some());
+        drop(other);
+        assert_eq!(bounds[0].taken(), 0);
+    }
+
+    #[test]
+    fn the_gauge_follows() {
+        let gauge = Gauge::default();
+        let bound = [Slots::shown(1, gauge.clone())];
+        let slot = Slot::take(&bound).unwrap();
+        assert!(Slot::take(&bound).is_none());
+        assert_eq!(gauge.get(), 1);
+        drop(slot);
+        assert_eq!(gauge.get(), 0);
+    }
+}
