@@ -99,7 +99,8 @@ impl<'a> Publish<'a> {
         } else {
             0
         };
-        Ok(2 + self.topic.len() + packet_id + properties + payload_len)
+        // The length is only told, so it may be anything.
+        Ok((2 + self.topic.len() + packet_id + properties).saturating_add(payload_len))
     }
 
     /// Appends the packet to `out` and says where it is. One reservation, so at most one allocation.

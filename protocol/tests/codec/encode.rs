@@ -79,6 +79,47 @@ fn the_packet_identifier_is_where_the_layout_says() {
 }
 
 #[test]
+fn a_publish_without_its_payload_is_the_publish_up_to_its_payload() {
+    let payload = [b'x'; 300];
+    for version in [Version::V31, Version::V311, Version::V5] {
+        let publish = Publish {
+            qos: QoS::ExactlyOnce,
+            topic: "a/b",
+            packet_id: Some(id(5)),
+            payload: &payload,
+            ..Publish::default()
+        };
+        let (mut whole, mut head) = (vec![9], vec![9]);
+        let layout = publish
+            .encode(version, &mut whole)
+            .expect("a publish that fits");
+        let elsewhere = Publish {
+            payload: &[],
+            ..publish
+        };
+        let head_layout = elsewhere
+            .encode_without_payload(version, payload.len(), &mut head)
+            .expect("a publish that fits");
+        assert_eq!(head_layout, layout);
+        head.extend_from_slice(&payload);
+        assert_eq!(head, whole);
+    }
+    let publish = Publish {
+        topic: "a",
+        ..Publish::default()
+    };
+    let mut out = Vec::new();
+    for len in [268_435_453, usize::MAX] {
+        let error = publish.encode_without_payload(Version::V311, len, &mut out);
+        assert!(
+            matches!(error, Err(EncodeError::PacketTooLong { .. })),
+            "{error:?}"
+        );
+    }
+    assert!(out.is_empty());
+}
+
+#[test]
 fn a_publish_has_a_packet_identifier_when_its_qos_wants_one() {
     // [MQTT-2.2.1-2] v5, [MQTT-2.3.1-5] v311
     let unexpected = Publish {
