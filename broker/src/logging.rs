@@ -32,10 +32,11 @@ pub fn check_level(level: &str) -> Result<(), String> {
         .map_err(|error| format!("{levels} ({error})"))
 }
 
-/// A lone level is meant for the broker: what libraries tell each other is shown from `warn` up.
+/// A lone level is meant for the broker: what libraries tell each other is shown from `warn` up, and
+/// from `error` up where they warn of what clients do.
 fn directives(level: &str) -> String {
     match level {
-        "info" | "debug" | "trace" => format!("warn,dunlin={level}"),
+        "warn" | "info" | "debug" | "trace" => format!("warn,rustls=error,dunlin={level}"),
         other => other.to_owned(),
     }
 }

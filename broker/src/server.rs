@@ -87,8 +87,13 @@ async fn serve(loaded: Loaded) -> Result<Exit, Failure> {
     let shutdown = Shutdown::default();
     raise_file_limit(config.limits.max_connections);
 
+    // Before the ports: whoever sees the broker listen may already ask it to stop.
+    let signals = shutdown
+        .clone()
+        .on_signals()
+        .map_err(|error| Failure::Runtime(format!("signals cannot be received: {error}")))?;
+    let signals = tokio::spawn(signals);
     let (bound, ops_socket) = bind(&config, tls, &metrics)?;
-    let signals = tokio::spawn(shutdown.clone().on_signals());
     let workers = Arc::new(
         Workers::start(config.workers)
             .map_err(|error| Failure::Runtime(format!("no worker threads: {error}")))?,

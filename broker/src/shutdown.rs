@@ -32,29 +32,32 @@ impl Shutdown {
         let _closed = self.0.subscribe().wait_for(|stop| *stop).await.is_err();
     }
 
-    /// Triggers at SIGTERM or SIGINT; a second signal ends the process at once, with status 130 or
-    /// 143 as a shell would report it. Never returns.
+    /// From here on SIGTERM and SIGINT do not end the process but trigger; a second one ends it at
+    /// once, with status 130 or 143 as a shell would report it. The future listens for them and
+    /// never ends.
     ///
     /// # Errors
     /// When the system does not let the process listen for signals.
-    pub async fn on_signals(self) -> std::io::Result<()> {
+    pub fn on_signals(self) -> std::io::Result<impl Future<Output = ()> + Send> {
         use tokio::signal::unix::{SignalKind, signal};
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        loop {
-            let (name, status) = tokio::select! {
-                _ = terminate.recv() => ("SIGTERM", 143),
-                _ = interrupt.recv() => ("SIGINT", 130),
-            };
-            if self.is_triggered() {
-                tracing::warn!(signal = name, "second signal: stopping without draining");
-                std::process::exit(status);
+        Ok(async move {
+            loop {
+                let (name, status) = tokio::select! {
+                    _ = terminate.recv() => ("SIGTERM", 143),
+                    _ = interrupt.recv() => ("SIGINT", 130),
+                };
+                if self.is_triggered() {
+                    tracing::warn!(signal = name, "second signal: stopping without draining");
+                    std::process::exit(status);
+                }
+                tracing::info!(
+                    signal = name,
+                    "stopping: no new connections, the open ones are being closed"
+                );
+                self.trigger();
             }
-            tracing::info!(
-                signal = name,
-                "stopping: no new connections, the open ones are being closed"
-            );
-            self.trigger();
-        }
+        })
     }
 }

@@ -124,7 +124,7 @@ async fn not_connect(hub: &Hub, accepted: &mut Accepted, buffer: &[u8]) {
     match sniff::not_mqtt(buffer) {
         Some(sniffed) => {
             hub.metrics.refused("not mqtt");
-            tracing::warn!(peer = %accepted.peer, listener = %accepted.listener.name, "{}", sniffed.message(&accepted.listener));
+            tracing::info!(peer = %accepted.peer, listener = %accepted.listener.name, "{}", sniffed.message(&accepted.listener));
             say_goodbye(&mut accepted.transport, &sniffed.answer(&accepted.listener)).await;
         }
         None => {

@@ -4,11 +4,11 @@
 //! handled until a bound says otherwise. Nothing is held while nothing happens: bytes are read into
 //! a buffer of the thread, and what is left of an incomplete packet is all that a connection keeps.
 //!
-//! - [`handshake`]: CONNECT, its answer, the claim of the session.
-//! - [`packets`]: what each packet means.
-//! - [`acks`]: acknowledgements that wait for the store, in order.
-//! - [`run`]: the loop, the socket, the clock.
-//! - [`close`]: how it ends.
+//! - `handshake`: CONNECT, its answer, the claim of the session.
+//! - `packets`: what each packet means.
+//! - `acks`: acknowledgements that wait for the store, in order.
+//! - `run`: the loop, the socket, the clock.
+//! - `close`: how it ends.
 
 mod acks;
 mod close;

@@ -343,7 +343,7 @@ impl Hub {
             ..publish
         };
         let message = Arc::new(crate::core::frames::keep(&kept, &origin));
-        self.retained.write().set(message);
+        self.own_retained.write().set(message);
         kept.retain = false;
         let routes = self.directory.routes(topic);
         let mut outcome = Outcome::default();

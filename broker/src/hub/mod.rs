@@ -72,6 +72,8 @@ pub struct Hub {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) directory: Directory,
     pub(crate) retained: RwLock<Retained>,
+    /// The broker's own retained messages, `$SYS`: neither stored nor counted.
+    pub(crate) own_retained: RwLock<Retained>,
     pub(crate) timers: Timers,
     pub(crate) queue_bounds: QueueBounds,
     /// Outgoing bytes from which a connection counts as congested.
@@ -132,6 +134,7 @@ impl Hub {
             store,
             directory: Directory::new(),
             retained: RwLock::new(Retained::default()),
+            own_retained: RwLock::new(Retained::default()),
             timers: Timers::default(),
             shards: (0..SHARDS).map(|_| Shard::default()).collect(),
             hasher: RandomState::default(),

@@ -30,11 +30,15 @@ impl Hub {
         }
         let now_ms = self.clock.now_ms();
         let mut found: Vec<Arc<Message>> = Vec::new();
-        self.retained.read().matching(filter, |message| {
+        let mut take = |message: &Arc<Message>| {
             if !is_expired(message, now_ms) {
                 found.push(message.clone());
             }
-        });
+        };
+        self.retained.read().matching(filter, &mut take);
+        if filter.starts_with('$') {
+            self.own_retained.read().matching(filter, &mut take);
+        }
         if found.is_empty() {
             return;
         }
@@ -104,11 +108,7 @@ impl Hub {
         let Some((message, delivery)) = state.backlog.pop_front() else {
             return false;
         };
-        let current = self
-            .retained
-            .read()
-            .get(message.topic())
-            .is_some_and(|now| Arc::ptr_eq(now, &message));
+        let current = self.is_retained(&message);
         if !current || is_expired(&message, now_ms) {
             return true;
         }
@@ -137,6 +137,20 @@ impl Hub {
             }
         }
         true
+    }
+
+    fn is_retained(&self, message: &Arc<Message>) -> bool {
+        let topic = message.topic();
+        let of_broker = topic.starts_with("$SYS");
+        let retained = if of_broker {
+            &self.own_retained
+        } else {
+            &self.retained
+        };
+        retained
+            .read()
+            .get(topic)
+            .is_some_and(|now| Arc::ptr_eq(now, message))
     }
 
     /// What the connection leaves behind of its backlog goes into the stored queue.

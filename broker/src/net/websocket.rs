@@ -132,15 +132,15 @@ fn answer(
         );
     }
     let offered = request.headers().get_all(SEC_WEBSOCKET_PROTOCOL);
-    let mut offered = offered
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','));
-    let Some(chosen) = offered.find_map(|name| match name.trim() {
-        "mqtt" => Some("mqtt"),
-        "mqttv3.1" => Some("mqttv3.1"),
-        _ => None,
-    }) else {
+    let offers = |name: &str| {
+        offered
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .any(|offer| offer.trim() == name)
+    };
+    // Whatever the order of the offers: old clients alone do not know the first.
+    let Some(chosen) = ["mqtt", "mqttv3.1"].into_iter().find(|name| offers(name)) else {
         return refuse(
             StatusCode::BAD_REQUEST,
             "the WebSocket subprotocol must be \"mqtt\"\n".to_owned(),
@@ -216,6 +216,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WsStream<S> {
                 Some(Ok(
                     Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_),
                 )) => {}
+                // Only text is checked for UTF-8.
+                Some(Err(tungstenite::Error::Utf8(_))) => {
+                    this.refuse("text frame: MQTT needs binary frames");
+                }
                 Some(Err(error)) => return Poll::Ready(Err(to_io(error))),
             }
         }
