@@ -17,7 +17,7 @@ deps: ## Install what the tests and `make run` need and this machine lacks
 build: ## Release binaries of broker, bigquery-adapter and loadtest, in target/release
 	$(CARGO) build --release --locked
 
-run: deps build ## Broker, adapter and a fleet that replays real measurements, then an SQL answer (KEEP=1 leaves the broker running)
+run: deps ## Broker, adapter and a fleet that replays real measurements, then an SQL answer (KEEP=1 leaves them running)
 	KEEP=$(KEEP) scripts/run
 
 test: deps ## Everything: unit, property, conformance and end-to-end tests with foreign clients
@@ -42,7 +42,7 @@ bench: deps build ## Messages per second and CPU per message beside mosquitto, s
 	target/release/loadtest bench --broker loadtest/scenarios/brokers/dunlin.toml --broker loadtest/scenarios/brokers/mosquitto.toml
 
 chaos: deps ## KILLS (default 20) times kill -9 under load: nothing acknowledged may be missing, no QoS 2 message twice
-	CHAOS_KILLS=$(KILLS) $(CARGO) test --locked -p dunlin-broker --test chaos_kill -- --nocapture
+	CHAOS_KILLS=$(KILLS) $(CARGO) test --locked -p dunlin-broker --test e2e -- --nocapture chaos
 
 paho: build ## The Eclipse Paho interoperability suites, unmodified, from PAHO=<checkout of paho.mqtt.testing>
 	scripts/paho $(PAHO)

@@ -4,6 +4,7 @@
 //! to; `docs/conformance` lists them all, and `conformance_list.rs` holds the two together.
 
 mod auth;
+mod chaos_kill;
 mod connect;
 mod drain;
 mod foreign_clients;
@@ -22,3 +23,4 @@ mod subscribe;
 mod support;
 mod websocket;
 mod will;
+mod wrong_input;

@@ -5,6 +5,7 @@ pub(crate) mod certs;
 pub(crate) mod client;
 pub(crate) mod connecting;
 pub(crate) mod foreign;
+pub(crate) mod link;
 pub(crate) mod log;
 pub(crate) mod received;
 pub(crate) mod wait;
