@@ -59,7 +59,7 @@ impl Ledger {
         &self.taken
     }
 
-    /// The last QoS 1 messages, oldest first. A packet id may occur more than once; the last one counts.
+    /// The last QoS 1 messages by number. A packet id may occur more than once; the last one counts.
     pub fn recent(&self) -> impl Iterator<Item = (u16, Known)> {
         self.recent.iter().copied()
     }
@@ -101,15 +101,21 @@ impl Ledger {
         Ok(())
     }
 
+    /// Keeps the newest by number, which is the order in which the broker sent them. Acknowledgements go out in that
+    /// order, so what is unacknowledged is always at its end; a message that came again has its old place.
     fn remember(&mut self, id: u16, known: Known) {
-        // One that came again moves to the end: the others must not be forgotten for it.
-        if known.number < self.next_number {
-            self.recent.retain(|recent| *recent != (id, known));
+        match self.recent.back() {
+            Some((_, newest)) if newest.number >= known.number => {
+                match self.recent.binary_search_by_key(&known.number, |(_, recent)| recent.number) {
+                    Ok(_) => return,
+                    Err(place) => self.recent.insert(place, (id, known)),
+                }
+            }
+            _ => self.recent.push_back((id, known)),
         }
-        while self.recent.len() >= self.window.max(1) {
+        while self.recent.len() > self.window.max(1) {
             self.recent.pop_front();
         }
-        self.recent.push_back((id, known));
     }
 
     /// Appends the whole state.

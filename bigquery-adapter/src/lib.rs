@@ -11,17 +11,17 @@
 //! - [`config`], [`cli`], [`ops`], [`logging`] are for the people who run it.
 
 pub mod batch;
-//pub mod cli;
-//pub mod config;
+pub mod cli;
+pub mod config;
 mod encoding;
 pub mod error;
 pub mod health;
 pub mod ledger;
-//pub mod logging;
-//pub mod mqtt_client;
+pub mod logging;
+pub mod mqtt_client;
 pub mod ops;
-//pub mod pipeline;
+pub mod pipeline;
 pub mod row;
-//pub mod run;
+pub mod run;
 pub mod sinks;
 pub mod sources;

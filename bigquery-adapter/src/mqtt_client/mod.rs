@@ -8,6 +8,7 @@ mod wire;
 
 pub use address::{Address, AddressError};
 pub use handshake::{Accepted, Hello, HandshakeError, connect};
+pub use stream::OpenError;
 pub use tls::{TlsError, TlsFiles};
 pub use wire::{Inbox, WireError};
 

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::Address;
+use crate::error::Code;
 
 /// Reading side.
 pub(crate) type ReadHalf = Box<dyn AsyncRead + Send + Unpin>;
@@ -20,14 +21,25 @@ pub(crate) type WriteHalf = Box<dyn AsyncWrite + Send + Unpin>;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// No TCP connection.
-    #[error("{0}")]
+    #[error("no TCP connection: {0}")]
     Tcp(io::Error),
     /// No TLS.
-    #[error("{0}")]
+    #[error("no TLS: {0}")]
     Tls(io::Error),
     /// The host cannot be the name in a certificate.
     #[error("{0:?} cannot be the name in a certificate; set mqtt.server_name")]
     Name(String),
+}
+
+impl OpenError {
+    /// The code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Tcp(_) => Code::CONNECT,
+            Self::Tls(_) | Self::Name(_) => Code::TLS,
+        }
+    }
 }
 
 /// Connects. Cancel safe: dropping it closes the socket.

@@ -6,6 +6,7 @@ use dunlin_protocol::{DecodeError, Packet, Sender, Version, decode, peek_frame};
 use tokio::io::AsyncReadExt;
 
 use super::ReadHalf;
+use crate::error::Code;
 
 /// Bytes read at a time.
 const READ: usize = 64 << 10;
@@ -30,6 +31,18 @@ pub enum WireError {
     /// Bytes that are no packet.
     #[error("the broker sent what is not MQTT: {0}")]
     Decode(#[from] DecodeError),
+}
+
+impl WireError {
+    /// The code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Io(_) | Self::Closed => Code::DISCONNECTED,
+            Self::TooLarge { .. } => Code::PACKET_TOO_LARGE,
+            Self::Decode(_) => Code::PROTOCOL,
+        }
+    }
 }
 
 /// Bytes that have been read and not yet taken apart. Grows to the size of the largest packet, at most

@@ -48,10 +48,9 @@ pub enum Verdict {
     New(u64),
     /// Store it under this number, which another row has already: it is probably the same message.
     Again(u64),
-    /// It is the same message as one that is being stored: nothing to do now.
-    Pending,
-    /// It is the same message as one that is stored: acknowledge it.
-    Stored(Ack),
+    /// It is the same message as one that is stored or being stored: nothing to store. Its acknowledgement comes from
+    /// [`Session::committed`], in its turn.
+    Known,
 }
 
 /// What to do with a PUBREL.
@@ -59,10 +58,8 @@ pub enum Verdict {
 pub enum Release {
     /// Store the release.
     Store,
-    /// It is being stored: nothing to do now.
-    Pending,
-    /// Answer at once.
-    Answer(Ack),
+    /// Nothing to store: it is being stored, or the id is not taken. The answer comes from [`Session::committed`].
+    Known,
 }
 
 /// How far the newest message under a packet id is.
@@ -93,15 +90,19 @@ enum Kind {
     ExactlyOnce,
     Release,
     Reset,
+    /// No entry: an answer to something that is stored already.
+    Answer(Ack),
 }
 
-/// An entry on its way to the sink.
+/// An entry on its way to the sink, or an answer that waits for the entries before it: [MQTT-4.6.0-2] to
+/// [MQTT-4.6.0-4] want answers in the order of what they answer.
 #[derive(Debug, Clone, Copy)]
 struct Sent {
     position: u64,
     packet_id: u16,
     number: u64,
     kind: Kind,
+    connection: u64,
 }
 
 /// State of the session. Holds at most one message per packet id and QoS, and what is on its way to the sink.
@@ -112,9 +113,8 @@ pub struct Session {
     at_least_once: HashMap<u16, Message>,
     exactly_once: HashMap<u16, Message>,
     sent: VecDeque<Sent>,
-    /// QoS 1 messages in the order of their acknowledgement, to forget the oldest.
+    /// Acknowledged QoS 1 messages by number, to forget the oldest.
     acknowledged: VecDeque<(u16, u64)>,
-    newest_acknowledged: u64,
     window: usize,
     position: u64,
 }
@@ -133,10 +133,14 @@ impl Session {
             exactly_once: taken.collect(),
             sent: VecDeque::new(),
             acknowledged: ledger.recent().map(|(id, known)| (id, known.number)).collect(),
-            newest_acknowledged: ledger.next_number(),
             window: usize::from(window),
             position: 0,
         }
+    }
+
+    /// The connection has ended: from now on nothing that came on it can be acknowledged on it.
+    pub fn disconnected(&mut self) {
+        self.connection += 1;
     }
 
     /// A connection is made. When the broker has no session (`session_present` is false), everything about packet ids
@@ -156,7 +160,7 @@ impl Session {
         self.position
     }
 
-    /// Entries that are not known to be committed.
+    /// Entries that are not known to be committed, and answers that wait behind them.
     #[must_use]
     pub fn pending(&self) -> usize {
         self.sent.len()
@@ -178,15 +182,12 @@ impl Session {
             && dup
         {
             match message.stage {
-                Stage::Storing | Stage::Releasing => {
-                    message.connection = connection;
-                    return Verdict::Pending;
-                }
-                Stage::Stored => {
-                    message.stage = Stage::Acknowledged;
+                Stage::Storing | Stage::Stored | Stage::Releasing => {
                     let number = message.known.number;
-                    self.remember_acknowledged(id, number);
-                    return Verdict::Stored(Ack::PubAck(id));
+                    if std::mem::replace(&mut message.connection, connection) != connection {
+                        self.answer(id, number, Ack::PubAck(id));
+                    }
+                    return Verdict::Known;
                 }
                 Stage::Acknowledged => number = Some(message.known.number),
             }
@@ -206,11 +207,13 @@ impl Session {
             && message.known.fingerprint == fingerprint
         {
             match message.stage {
-                Stage::Storing => {
-                    message.connection = connection;
-                    return Verdict::Pending;
+                Stage::Storing | Stage::Stored | Stage::Acknowledged => {
+                    let number = message.known.number;
+                    if std::mem::replace(&mut message.connection, connection) != connection {
+                        self.answer(id, number, Ack::PubRec(id));
+                    }
+                    return Verdict::Known;
                 }
-                Stage::Stored | Stage::Acknowledged => return Verdict::Stored(Ack::PubRec(id)),
                 // After its release an id is free for another message, which may have the same content.
                 Stage::Releasing => {}
             }
@@ -226,14 +229,18 @@ impl Session {
     pub fn handle_release(&mut self, id: u16) -> Release {
         let connection = self.connection;
         let Some(message) = self.exactly_once.get_mut(&id) else {
-            return Release::Answer(Ack::PubCompUnknown(id));
+            self.answer(id, 0, Ack::PubCompUnknown(id));
+            return Release::Known;
         };
-        message.connection = connection;
+        let number = message.known.number;
+        let before = std::mem::replace(&mut message.connection, connection);
         if message.stage == Stage::Releasing {
-            return Release::Pending;
+            if before != connection {
+                self.answer(id, number, Ack::PubComp(id));
+            }
+            return Release::Known;
         }
         message.stage = Stage::Releasing;
-        let number = message.known.number;
         self.send(id, number, Kind::Release);
         Release::Store
     }
@@ -256,35 +263,29 @@ impl Session {
     }
 
     fn stored(&mut self, sent: Sent) -> Option<Ack> {
-        let id = sent.packet_id;
-        let messages = match sent.kind {
+        let (id, here) = (sent.packet_id, sent.connection == self.connection);
+        let ack = match sent.kind {
             Kind::AtMostOnce | Kind::Reset => return None,
-            Kind::AtLeastOnce => &mut self.at_least_once,
-            Kind::ExactlyOnce | Kind::Release => &mut self.exactly_once,
+            Kind::AtLeastOnce => Ack::PubAck(id),
+            Kind::ExactlyOnce => Ack::PubRec(id),
+            Kind::Release => Ack::PubComp(id),
+            Kind::Answer(ack) => ack,
         };
+        let messages = if matches!(ack, Ack::PubAck(_)) { &mut self.at_least_once } else { &mut self.exactly_once };
         // Another number: the id has been given to another message since, in a session of its own.
-        let message = messages.get_mut(&id).filter(|message| message.known.number == sent.number)?;
-        let here = message.connection == self.connection;
-        match sent.kind {
-            Kind::AtLeastOnce if here => {
-                message.stage = Stage::Acknowledged;
-                self.remember_acknowledged(id, sent.number);
-                Some(Ack::PubAck(id))
+        let message = messages.get_mut(&id).filter(|message| message.known.number == sent.number);
+        if let Some(message) = message {
+            match (sent.kind, ack, message.stage) {
+                (Kind::Release, ..) => drop(messages.remove(&id)),
+                (_, Ack::PubAck(_), _) if here => {
+                    message.stage = Stage::Acknowledged;
+                    self.remember_acknowledged(id, sent.number);
+                }
+                (Kind::AtLeastOnce, ..) | (Kind::ExactlyOnce, _, Stage::Storing) => message.stage = Stage::Stored,
+                _ => {}
             }
-            Kind::AtLeastOnce => {
-                message.stage = Stage::Stored;
-                None
-            }
-            Kind::Release => {
-                messages.remove(&id);
-                here.then_some(Ack::PubComp(id))
-            }
-            _ if message.stage == Stage::Storing => {
-                message.stage = Stage::Stored;
-                here.then_some(Ack::PubRec(id))
-            }
-            _ => None,
         }
+        here.then_some(ack)
     }
 
     fn take_number(&mut self) -> u64 {
@@ -295,17 +296,26 @@ impl Session {
 
     fn send(&mut self, packet_id: u16, number: u64, kind: Kind) {
         self.position += 1;
-        self.sent.push_back(Sent { position: self.position, packet_id, number, kind });
+        self.sent.push_back(Sent { position: self.position, packet_id, number, kind, connection: self.connection });
     }
 
-    /// Acknowledgements go out in order, so when as many have followed as may be unacknowledged, this one has arrived.
+    /// Queues an answer behind what has been given to the sink so far.
+    fn answer(&mut self, packet_id: u16, number: u64, ack: Ack) {
+        let (position, connection) = (self.position, self.connection);
+        self.sent.push_back(Sent { position, packet_id, number, kind: Kind::Answer(ack), connection });
+    }
+
+    /// Numbers are given in the order in which the broker sends, and acknowledgements go out in that order: what may be
+    /// unacknowledged is at the end of the numbers. When `window` have followed, an acknowledgement has arrived.
     fn remember_acknowledged(&mut self, id: u16, number: u64) {
-        // One that came again moves to the end: the others must not be forgotten for it.
-        if number <= self.newest_acknowledged {
-            self.acknowledged.retain(|known| *known != (id, number));
+        match self.acknowledged.back() {
+            Some((_, newest)) if *newest >= number => {
+                if let Err(place) = self.acknowledged.binary_search_by_key(&number, |(_, number)| *number) {
+                    self.acknowledged.insert(place, (id, number));
+                }
+            }
+            _ => self.acknowledged.push_back((id, number)),
         }
-        self.newest_acknowledged = self.newest_acknowledged.max(number);
-        self.acknowledged.push_back((id, number));
         while self.acknowledged.len() > self.window {
             let Some((id, number)) = self.acknowledged.pop_front() else { return };
             let old = |message: &Message| message.known.number == number && message.stage == Stage::Acknowledged;

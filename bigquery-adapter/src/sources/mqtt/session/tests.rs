@@ -38,11 +38,13 @@ fn a_qos_2_message_sent_again_before_its_release_is_answered_and_not_stored() {
     session.handle_exactly_once(3, 9);
     acks(&mut session, 1);
     session.connected(true);
-    assert_eq!(session.handle_exactly_once(3, 9), Verdict::Stored(Ack::PubRec(3)));
+    assert_eq!(session.handle_exactly_once(3, 9), Verdict::Known);
+    assert_eq!(acks(&mut session, 1), [Ack::PubRec(3)]);
     assert_eq!(session.handle_release(3), Release::Store);
-    assert_eq!(session.handle_release(3), Release::Pending);
+    assert_eq!(session.handle_release(3), Release::Known);
     assert_eq!(acks(&mut session, 2), [Ack::PubComp(3)]);
-    assert_eq!(session.handle_release(3), Release::Answer(Ack::PubCompUnknown(3)));
+    assert_eq!(session.handle_release(3), Release::Known);
+    assert_eq!(acks(&mut session, 2), [Ack::PubCompUnknown(3)]);
     assert_eq!(session.handle_exactly_once(3, 9), Verdict::New(2));
 }
 
@@ -52,9 +54,24 @@ fn a_qos_1_message_whose_puback_was_never_sent_is_not_stored_again() {
     session.handle_at_least_once(3, false, 9);
     session.handle_at_least_once(4, false, 9);
     session.connected(true);
-    assert_eq!(session.handle_at_least_once(3, true, 9), Verdict::Pending, "still on its way to the sink");
+    assert_eq!(session.handle_at_least_once(3, true, 9), Verdict::Known, "still on its way to the sink");
     assert_eq!(acks(&mut session, 2), [Ack::PubAck(3)], "4 has not come on this connection yet");
-    assert_eq!(session.handle_at_least_once(4, true, 9), Verdict::Stored(Ack::PubAck(4)));
+    assert_eq!(session.handle_at_least_once(4, true, 9), Verdict::Known);
+    assert_eq!(acks(&mut session, 2), [Ack::PubAck(4)]);
+}
+
+#[test]
+fn an_answer_to_something_stored_waits_for_its_turn() {
+    let mut session = fresh();
+    session.handle_at_least_once(3, false, 9);
+    session.disconnected();
+    assert_eq!(acks(&mut session, 1), []);
+    session.connected(true);
+    session.handle_at_least_once(2, true, 5);
+    session.handle_at_least_once(3, true, 9);
+    session.handle_release(7);
+    assert_eq!(acks(&mut session, 1), []);
+    assert_eq!(acks(&mut session, 2), [Ack::PubAck(2), Ack::PubAck(3), Ack::PubCompUnknown(7)]);
 }
 
 #[test]
@@ -79,7 +96,8 @@ fn nothing_is_acknowledged_to_a_session_that_did_not_send_it() {
     assert_eq!(session.handle_at_least_once(3, true, 9), Verdict::New(3));
     assert_eq!(acks(&mut session, 3), []);
     assert_eq!(acks(&mut session, 4), [Ack::PubAck(3)]);
-    assert_eq!(session.handle_release(4), Release::Answer(Ack::PubCompUnknown(4)));
+    assert_eq!(session.handle_release(4), Release::Known);
+    assert_eq!(acks(&mut session, 4), [Ack::PubCompUnknown(4)]);
 }
 
 #[test]
@@ -165,7 +183,9 @@ impl Broker {
     fn acknowledged(&mut self, ack: Ack) {
         match ack {
             Ack::PubAck(id) => {
-                let at = self.flying.iter().position(|f| f.0 == id && f.2 == 1).expect("PUBACK for nothing in flight");
+                let at = self.flying.iter().position(|f| f.2 == 1).expect("PUBACK for nothing in flight");
+                // [MQTT-4.6.0-2].
+                assert_eq!(self.flying[at].0, id, "PUBACK out of turn");
                 self.flying.remove(at);
             }
             Ack::PubRec(id) => {
@@ -189,6 +209,8 @@ struct Model {
     /// Entries given to the sink: position, bytes.
     sink: VecDeque<(u64, Batch)>,
     acks: VecDeque<Ack>,
+    /// Position up to which the sink has committed in this process.
+    committed: u64,
     /// (number, content, qos) of every committed row.
     rows: Vec<(u64, u64, u8)>,
 }
@@ -200,7 +222,7 @@ impl Model {
         session.connected(false);
         let queue = messages.iter().enumerate().map(|(content, qos)| (content as u64, *qos)).collect();
         let broker = Broker { queue, ..Broker::default() };
-        Self { broker, session, ledger, sink: VecDeque::new(), acks: VecDeque::new(), rows: Vec::new() }
+        Self { broker, session, ledger, sink: VecDeque::new(), acks: VecDeque::new(), committed: 0, rows: Vec::new() }
     }
 
     fn step(&mut self, step: Step) {
@@ -221,6 +243,7 @@ impl Model {
             Step::Kill => {
                 self.acks.clear();
                 self.sink.clear();
+                self.committed = 0;
                 self.session = Session::new(&self.ledger, IDS);
                 self.session.connected(true);
                 self.broker.resume();
@@ -241,14 +264,12 @@ impl Model {
                     Verdict::New(number) | Verdict::Again(number) => {
                         batch.push_row(self.session.position(), &row(number, delivery, content));
                     }
-                    Verdict::Pending => return,
-                    Verdict::Stored(ack) => return self.acks.push_back(ack),
+                    Verdict::Known => return self.answer(),
                 }
             }
             Some(Packet::Release(id)) => match self.session.handle_release(id) {
                 Release::Store => batch.push_released(self.session.position(), id),
-                Release::Pending => return,
-                Release::Answer(ack) => return self.acks.push_back(ack),
+                Release::Known => return self.answer(),
             },
         }
         self.sink.push_back((self.session.position(), batch));
@@ -264,8 +285,13 @@ impl Model {
                 self.rows.push((row.number, row.fingerprint, row.delivery.qos()));
             }
         }
+        self.committed = position;
+        self.answer();
+    }
+
+    fn answer(&mut self) {
         let acks = &mut self.acks;
-        self.session.committed(position, |ack| acks.push_back(ack));
+        self.session.committed(self.committed, |ack| acks.push_back(ack));
     }
 }
 
