@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use dunlin_protocol::{
-    DecodeError, Disconnect, Packet, PropertiesBuf, Property, ReasonCode, Version,
+    DecodeError, Disconnect, Packet, PacketType, PropertiesBuf, Property, ReasonCode, Sender,
+    Version,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -38,7 +39,13 @@ pub(super) enum Closing {
 
 impl From<DecodeError> for Closing {
     fn from(error: DecodeError) -> Self {
-        Self::Violation(error.reason_code(), error.to_string())
+        let reason = error.reason_code();
+        // What is wrong with a second CONNECT has codes that only CONNACK knows.
+        let reason = match reason.is_allowed_in(PacketType::Disconnect, Sender::Server) {
+            true => reason,
+            false => ReasonCode::PROTOCOL_ERROR,
+        };
+        Self::Violation(reason, error.to_string())
     }
 }
 
