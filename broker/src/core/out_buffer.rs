@@ -102,7 +102,13 @@ impl OutBuffer {
 
     /// Moves everything from `other` behind what waits here.
     pub(crate) fn append(&mut self, other: &mut Self) {
-        if self.segments.is_empty() {
+        // A buffer without bytes may hold a segment that was made for some and stayed empty.
+        if other.is_empty() {
+            other.clear();
+            return;
+        }
+        if self.is_empty() {
+            self.clear();
             std::mem::swap(self, other);
             return;
         }
@@ -115,13 +121,31 @@ impl OutBuffer {
         other.len = 0;
     }
 
+    fn clear(&mut self) {
+        for segment in std::mem::take(&mut self.segments) {
+            if let Segment::Own(buffer) = segment {
+                give_back(buffer);
+            }
+        }
+        self.written = 0;
+        self.len = 0;
+    }
+
     /// Fills `slices` with what is to be written next; gives back how many were filled.
     pub(crate) fn io_slices<'s>(&'s self, slices: &mut [IoSlice<'s>]) -> usize {
         let mut skip = self.written;
         let mut filled = 0;
-        for (slot, segment) in slices.iter_mut().zip(&self.segments) {
-            *slot = IoSlice::new(segment.as_slice().get(skip..).unwrap_or_default());
+        for segment in &self.segments {
+            let bytes = segment.as_slice().get(skip..).unwrap_or_default();
             skip = 0;
+            // A write of nothing but empty slices would look like a closed socket.
+            if bytes.is_empty() {
+                continue;
+            }
+            let Some(slot) = slices.get_mut(filled) else {
+                break;
+            };
+            *slot = IoSlice::new(bytes);
             filled += 1;
         }
         filled
@@ -180,6 +204,45 @@ mod tests {
                 prop_assert_eq!(contents(&buffer), model.clone());
             }
         }
+    }
+
+    #[test]
+    fn buffers_that_stayed_empty_do_not_hide_what_is_to_be_written() {
+        let mut writing = OutBuffer::default();
+        let mut link = OutBuffer::default();
+        for _ in 0..10 {
+            link.tail();
+            writing.append(&mut link);
+            assert_eq!(link.segments.capacity(), 0);
+        }
+        for _ in 0..10 {
+            writing.share(Bytes::new());
+        }
+        link.extend(b"abc");
+        writing.append(&mut link);
+        let mut slices = [IoSlice::new(&[]); 2];
+        assert_eq!(writing.io_slices(&mut slices), 1);
+        assert_eq!(&*slices[0], b"abc");
+    }
+
+    #[test]
+    fn segments_that_stayed_empty_never_hide_what_is_to_be_written() {
+        let mut writing = OutBuffer::default();
+        for _ in 0..100 {
+            let mut local = OutBuffer::default();
+            local.tail();
+            writing.append(&mut local);
+            assert_eq!(local.segments.len(), 0);
+        }
+        let mut local = OutBuffer::default();
+        local.tail();
+        local.share(Bytes::from_static(b"abc"));
+        writing.append(&mut local);
+        let mut slices = [IoSlice::new(&[]); 1];
+        assert_eq!(writing.io_slices(&mut slices), 1);
+        assert_eq!(&*slices[0], b"abc");
+        writing.consume(3);
+        assert!(writing.is_empty());
     }
 
     #[test]
