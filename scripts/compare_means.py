@@ -34,7 +34,7 @@ ORDER  BY station, month
 def rows_of(messages):
     """Rows that can be read now; a file may vanish under the reader while the adapter merges small ones."""
     try:
-        return duckdb.sql(f"SELECT count(*) FROM {messages}").fetchone()[0]
+        return duckdb.execute(f"SELECT count(*) FROM {messages}").fetchone()[0]
     except duckdb.IOException:
         return 0
 
@@ -50,7 +50,7 @@ def ask(messages):
     """The answer, tried again when a file was merged away in the middle."""
     for _ in range(20):
         try:
-            return duckdb.sql(QUESTION.format(messages=messages)).fetchall()
+            return duckdb.execute(QUESTION.format(messages=messages)).fetchall()
         except duckdb.IOException:
             time.sleep(0.25)
     sys.exit("compare_means: the files of the warehouse cannot be read")

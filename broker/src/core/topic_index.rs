@@ -304,7 +304,7 @@ mod tests {
         found
     }
 
-    /// [MQTT-4.7.1-2] [MQTT-4.7.1-3] v5, [MQTT-4.7.2-1] v5, [MQTT-4.7.2-1] v311
+    /// [MQTT-4.7.1-2] v311, [MQTT-4.7.1-3] v311, [MQTT-4.7.1-2] v5, [MQTT-4.7.2-1] v5, [MQTT-4.7.2-1] v311
     #[test]
     fn the_examples_of_the_specification_hold() {
         let mut index = TopicIndex::new();

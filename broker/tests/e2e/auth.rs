@@ -84,7 +84,7 @@ fn rules_bind_publishers_and_subscribers() {
     }
 }
 
-// [MQTT-4.12.0-1] v5
+// [MQTT-4.12.0-1] v5 [MQTT-4.12.0-4] v5
 #[test]
 fn an_unknown_authentication_method_is_refused() {
     let broker = Broker::start();
@@ -118,4 +118,35 @@ fn a_password_without_a_user_name_is_allowed_in_5_0_only() {
     let mut client = Client::open(broker.address(), Version::V311);
     client.send_bytes(b"\x10\x12\x00\x04MQTT\x04\x42\x00\x00\x00\x01a\x00\x03abc");
     client.expect_closed();
+}
+
+// [MQTT-4.3.3-9] v5
+#[test]
+fn a_packet_id_whose_message_was_refused_stands_for_a_new_one() {
+    let broker = guarded("\n[[auth.rules]]\neffect = \"allow\"\ntopics = [\"allowed\"]\n");
+    let mut client = connect(Version::V5, "retry")
+        .username("bird")
+        .password(b"secret")
+        .open(&broker, false);
+    client.subscribe("allowed", QoS::AtLeastOnce);
+    for (topic, reason) in [
+        ("forbidden", ReasonCode::NOT_AUTHORIZED),
+        ("allowed", ReasonCode::SUCCESS),
+    ] {
+        client.send(Packet::Publish(Publish {
+            topic,
+            qos: QoS::ExactlyOnce,
+            packet_id: Some(id(5)),
+            ..Publish::default()
+        }));
+        let answer = client.next_answer();
+        assert!(
+            matches!(answer.packet(), Packet::PubRec(ack) if ack.packet_id == id(5)),
+            "{answer:?}"
+        );
+        assert_eq!(answer.reason(), reason);
+    }
+    client.send(Packet::PubRel(Ack::new(id(5), ReasonCode::SUCCESS)));
+    client.expect_answer(Packet::PubComp(Ack::new(id(5), ReasonCode::SUCCESS)));
+    client.expect_message("allowed", b"");
 }

@@ -39,6 +39,8 @@ struct Run {
     finished: AtomicBool,
     /// Acknowledgements so far, over all publishers: the killer waits for it to rise.
     acknowledged: AtomicU32,
+    /// Connections that broke after their CONNACK: a kill breaks at most one of each client, and nothing else may.
+    broken: AtomicU32,
 }
 
 /// A small generator of pseudo-random numbers (splitmix64): a seed repeats a run's choices.
@@ -75,6 +77,7 @@ fn chaos_kill_9_in_a_row_loses_nothing_and_repeats_no_qos_2() {
         published: (0..PUBLISHERS).map(|_| AtomicU32::new(u32::MAX)).collect(),
         finished: AtomicBool::new(false),
         acknowledged: AtomicU32::new(0),
+        broken: AtomicU32::new(0),
     });
     // Every subscription is there before the first message.
     for n in 0..SUBSCRIBERS {
@@ -120,6 +123,12 @@ fn chaos_kill_9_in_a_row_loses_nothing_and_repeats_no_qos_2() {
             .unwrap_or_else(|_| panic!("subscriber {n} failed"));
         got.check(n, &run);
     }
+    let broken = run.broken.load(Ordering::Relaxed);
+    let clients = u64::from(PUBLISHERS + SUBSCRIBERS);
+    assert!(
+        u64::from(broken) <= kills * clients,
+        "{broken} connections broke in {kills} kills"
+    );
     eprintln!(
         "chaos: {total} messages acknowledged and delivered to {SUBSCRIBERS} sessions after {kills} kills"
     );
@@ -151,8 +160,9 @@ fn spawn_publisher(n: u32, run: &Arc<Run>) -> JoinHandle<u32> {
                 continue;
             };
             session_present = true;
-            // An error is the broker's death: connect again.
-            drop(state.drive(&mut link, &run));
+            if state.drive(&mut link, &run).is_err() {
+                run.broken.fetch_add(1, Ordering::Relaxed);
+            }
         }
         state.next
     };
@@ -304,7 +314,9 @@ fn spawn_subscriber(n: u32, run: &Arc<Run>, seed: u64) -> JoinHandle<Taken> {
             } else {
                 u64::MAX
             };
-            if got.take(&mut link, stay, &run).is_ok() && !run.finished.load(Ordering::Relaxed) {
+            if got.take(&mut link, stay, &run).is_err() {
+                run.broken.fetch_add(1, Ordering::Relaxed);
+            } else if !run.finished.load(Ordering::Relaxed) {
                 drop(link);
                 thread::sleep(Duration::from_millis(random.below(300)));
             }
@@ -456,6 +468,7 @@ mod oracle {
             published: vec![AtomicU32::new(6)],
             finished: AtomicBool::new(true),
             acknowledged: AtomicU32::new(6),
+            broken: AtomicU32::new(0),
         };
         let mut taken = Taken::default();
         taken.numbers.insert((0, 2), vec![0, 2, 4]);

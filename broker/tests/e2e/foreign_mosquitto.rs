@@ -37,6 +37,7 @@ fn session(port: u16, version: &str, client_id: &str) -> Command {
     command
 }
 
+// [MQTT-7.0.0-2] v311
 #[test]
 fn publish_and_subscribe_in_every_version_and_qos() {
     let broker = Broker::start();

@@ -165,7 +165,7 @@ fn without_problem_information_no_packet_carries_a_reason_string() {
 
 // [MQTT-3.2.2-19] v5 [MQTT-3.2.2-20] v5 [MQTT-3.4.2-2] v5 [MQTT-3.4.2-3] v5 [MQTT-3.5.2-2] v5 [MQTT-3.5.2-3] v5
 // [MQTT-3.7.2-2] v5 [MQTT-3.7.2-3] v5 [MQTT-3.9.2-1] v5 [MQTT-3.9.2-2] v5 [MQTT-3.11.2-1] v5 [MQTT-3.11.2-2] v5
-// [MQTT-3.14.2-3] v5 [MQTT-3.14.2-4] v5
+// [MQTT-3.14.2-3] v5 [MQTT-3.14.2-4] v5 [MQTT-3.6.2-2] v5 [MQTT-3.6.2-3] v5
 #[test]
 fn what_explains_is_left_out_where_the_clients_maximum_leaves_no_room() {
     let broker = Broker::setup()
@@ -194,6 +194,9 @@ fn what_explains_is_left_out_where_the_clients_maximum_leaves_no_room() {
         assert!(fits(client.receive()).reason().is_error());
     }
     client.send(Packet::PubRel(Ack::new(id(3), ReasonCode::SUCCESS)));
+    assert!(fits(client.receive()).reason().is_error());
+    // A PUBREC for nothing is answered with a PUBREL that says so.
+    client.send(Packet::PubRec(Ack::new(id(4), ReasonCode::SUCCESS)));
     assert!(fits(client.receive()).reason().is_error());
     client.send_bytes(b"\x82\x0B\x00\x01\x00\x00\x05a/b/c\x01");
     let suback = fits(client.receive());

@@ -196,6 +196,7 @@ fn the_dup_flag_of_a_publisher_is_not_passed_on() {
     }
 }
 
+// [MQTT-4.6.0-2] v311 [MQTT-4.6.0-3] v311
 #[test]
 fn answers_come_in_the_order_of_the_messages() {
     let broker = Broker::start();

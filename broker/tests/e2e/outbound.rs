@@ -425,3 +425,37 @@ fn packet_ids_wrap_around_and_one_in_use_is_never_taken_again() {
     }
     assert_eq!(seen.len(), 65_535, "all identifiers have been used");
 }
+
+// [MQTT-4.6.0-4] v311
+#[test]
+fn releases_come_in_the_order_of_the_receipts() {
+    let broker = Broker::start();
+    for version in BOTH {
+        for name in ["clean".to_owned(), format!("kept-{version:?}")] {
+            let mut subscriber = if name == "clean" {
+                Client::new(&broker, version, &name)
+            } else {
+                connect(version, &name).persistent().open(&broker, false)
+            };
+            subscriber.subscribe("out/#", QoS::ExactlyOnce);
+            let mut publisher = Client::new(&broker, version, "releases-pub");
+            for _ in 0..20 {
+                publisher.publish("out/2", b"x", QoS::ExactlyOnce);
+            }
+            let ids: Vec<_> = take_unanswered(&mut subscriber, 20)
+                .into_iter()
+                .map(|(id, ..)| id)
+                .collect();
+            let mut bytes = Vec::new();
+            for packet_id in &ids {
+                Packet::PubRec(ack(*packet_id))
+                    .encode(version, &mut bytes)
+                    .expect("a PUBREC");
+            }
+            subscriber.send_bytes(&bytes);
+            for packet_id in ids {
+                subscriber.expect(Packet::PubRel(ack(packet_id)));
+            }
+        }
+    }
+}

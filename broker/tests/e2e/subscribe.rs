@@ -349,6 +349,7 @@ fn a_broker_with_a_maximum_qos_says_so_and_grants_no_more() {
     client.expect_end(ReasonCode::QOS_NOT_SUPPORTED);
 }
 
+// [MQTT-3.8.3-2] v311
 #[test]
 fn features_that_are_switched_off_are_announced_and_refused() {
     let broker = Broker::setup()
@@ -369,6 +370,9 @@ fn features_that_are_switched_off_are_announced_and_refused() {
         ("a", plain),
     ];
     assert_eq!(client.subscribe_all(&filters, &[]), [0xA2, 0xA2, 0x9E, 0]);
+    // Clients of 3.1.1 may share too where it is available, so what is switched off is switched off for them.
+    let mut old = Client::new(&broker, Version::V311, "off-old");
+    assert_eq!(old.subscribe_all(&filters, &[]), [0x80, 0x80, 0x80, 0]);
 }
 
 #[test]
