@@ -68,14 +68,24 @@ fn start() -> Broker {
         max_retained_bytes: 65_536,
         ..Limits::default()
     };
-    let features = Features { sys_interval: 0, ..Features::default() };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let features = Features {
+        sys_interval: 0,
+        ..Features::default()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let store = Arc::new(MemoryStore::new().expect("a store"));
     let broker = {
         let _inside = runtime.enter();
         InProcess::start(HubConfig { limits, features }, store).expect("an empty store is readable")
     };
-    Broker { runtime, broker, left: CONVERSATIONS }
+    Broker {
+        runtime,
+        broker,
+        left: CONVERSATIONS,
+    }
 }
 
 fn converse(broker: &Broker, beginning: u8, pieces: u8, rest: &[u8]) {
@@ -106,7 +116,9 @@ fn converse(broker: &Broker, beginning: u8, pieces: u8, rest: &[u8]) {
             read.expect("a pipe within the process does not fail");
             served.await.expect("the task ends without a panic");
         };
-        tokio::time::timeout(HANG, conversation).await.expect("the conversation ends");
+        tokio::time::timeout(HANG, conversation)
+            .await
+            .expect("the conversation ends");
         output
     });
     check(&output, if v5 { Version::V5 } else { Version::V311 });
@@ -118,8 +130,12 @@ fn check(mut output: &[u8], version: Version) {
         if output.starts_with(b"HTTP/1.1 400") {
             return;
         }
-        let header = peek_frame(output, u32::MAX).expect("a fixed header").expect("a whole packet");
-        let (frame, rest) = output.split_at_checked(header.total_len).expect("a whole packet");
+        let header = peek_frame(output, u32::MAX)
+            .expect("a fixed header")
+            .expect("a whole packet");
+        let (frame, rest) = output
+            .split_at_checked(header.total_len)
+            .expect("a whole packet");
         // A CONNECT that claims another version is answered in that version.
         let refused = frame.first() == Some(&0x20) && frame.get(3).is_some_and(|code| *code != 0);
         if !refused {
@@ -131,9 +147,27 @@ fn check(mut output: &[u8], version: Version) {
 
 fn beginnings(choice: u8) -> Vec<u8> {
     let id = b'a' + (choice >> 4) % 4;
-    let v311 = |flags: u8| vec![0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 4, flags, 0, 0, 0, 1, id];
+    let v311 = |flags: u8| {
+        vec![
+            0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 4, flags, 0, 0, 0, 1, id,
+        ]
+    };
     let v5 = |flags: u8, properties: &[u8]| {
-        let mut packet = vec![0x10, 14 + properties.len() as u8, 0, 4, b'M', b'Q', b'T', b'T', 5, flags, 0, 0, properties.len() as u8];
+        let mut packet = vec![
+            0x10,
+            14 + properties.len() as u8,
+            0,
+            4,
+            b'M',
+            b'Q',
+            b'T',
+            b'T',
+            5,
+            flags,
+            0,
+            0,
+            properties.len() as u8,
+        ];
         packet.extend_from_slice(properties);
         packet.extend_from_slice(&[0, 1, id]);
         packet
@@ -150,6 +184,10 @@ fn beginnings(choice: u8) -> Vec<u8> {
         5 => [v311(0), subscribe_v311.to_vec()].concat(),
         6 => [v5(0, &expiry), subscribe_v5.to_vec()].concat(),
         // Receive Maximum 2, Maximum Packet Size 64, Topic Alias Maximum 2.
-        _ => [v5(2, &[0x21, 0, 2, 0x27, 0, 0, 0, 64, 0x22, 0, 2]), subscribe_v5.to_vec()].concat(),
+        _ => [
+            v5(2, &[0x21, 0, 2, 0x27, 0, 0, 0, 64, 0x22, 0, 2]),
+            subscribe_v5.to_vec(),
+        ]
+        .concat(),
     }
 }

@@ -206,7 +206,7 @@ impl Publisher {
                 break candidate;
             }
         };
-        let qos = if self.next % 2 == 0 {
+        let qos = if self.next.is_multiple_of(2) {
             QoS::ExactlyOnce
         } else {
             QoS::AtLeastOnce

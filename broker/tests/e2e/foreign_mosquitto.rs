@@ -208,7 +208,7 @@ fn mutual_tls_names_the_client_by_its_certificate() {
     );
     let mut witness = Client::new(&broker, Version::V5, "witness");
     witness.subscribe("own/#", QoS::AtLeastOnce);
-    let mut publish = |topic: &str, client: bool| {
+    let publish = |topic: &str, client: bool| {
         over_tls(
             publisher(port).args(["-t", topic, "-m", "me"]),
             broker.dir(),
