@@ -288,15 +288,26 @@ fn topic_levels_are_bounded() {
 #[test]
 fn connections_are_bounded() {
     let broker = Broker::setup().set("limits.max_connections=2").start();
-    let first = Client::new(&broker, Version::V5, "one");
-    let _second = Client::new(&broker, Version::V5, "two");
+    let first = client_in_a_free_place(&broker, "one");
+    let _second = client_in_a_free_place(&broker, "two");
     let mut third = Client::open(broker.address(), Version::V5);
     third.expect_closed();
     first.disconnect();
-    wait_until("a place is free again", || {
+    client_in_a_free_place(&broker, "three");
+}
+
+/// A place is free a moment after the connection that had it has ended; at first, after the one that looked whether
+/// the broker listens.
+fn client_in_a_free_place(broker: &Broker, client_id: &str) -> Client {
+    let mut connected = None;
+    wait_until("a place is free", || {
         let mut client = Client::open(broker.address(), Version::V5);
-        client.try_send_bytes(&connect(Version::V5, "three").bytes()) && client.next().is_some()
+        let answered = client.try_send_bytes(&connect(Version::V5, client_id).bytes())
+            && client.next().is_some();
+        connected = answered.then_some(client);
+        answered
     });
+    connected.expect("a connected client")
 }
 
 /// Publishes "0" to "5".
