@@ -53,7 +53,13 @@ impl<'a> Filters<'a> {
     /// The filters in their order.
     pub fn iter(self) -> impl Iterator<Item = &'a str> {
         let mut reader = Reader::new(self.0);
-        std::iter::from_fn(move || if reader.is_empty() { None } else { reader.text().ok() })
+        std::iter::from_fn(move || {
+            if reader.is_empty() {
+                None
+            } else {
+                reader.text().ok()
+            }
+        })
     }
 }
 
@@ -172,7 +178,10 @@ fn entry<'a>(reader: &mut Reader<'a>) -> Result<Entry<'a>, EncodingError> {
         }
         SESSION_RESET => Ok(Entry::SessionReset),
         SUBSCRIBED => Ok(Entry::Subscribed(Filters(body))),
-        other => Err(EncodingError::Value { what: "entry kind", found: u64::from(other) }),
+        other => Err(EncodingError::Value {
+            what: "entry kind",
+            found: u64::from(other),
+        }),
     }
 }
 
@@ -210,19 +219,33 @@ mod tests {
         first.append(&second);
         assert_eq!((first.rows(), first.last_position()), (2, 5));
         let read: Vec<_> = entries(first.as_bytes()).collect::<Result<_, _>>().unwrap();
-        let [Entry::SessionReset, Entry::Subscribed(filters), Entry::Row(one), Entry::Released(7), Entry::Row(two)] =
-            read.as_slice()
+        let [
+            Entry::SessionReset,
+            Entry::Subscribed(filters),
+            Entry::Row(one),
+            Entry::Released(7),
+            Entry::Row(two),
+        ] = read.as_slice()
         else {
             panic!("unexpected entries {read:?}");
         };
         assert_eq!(filters.iter().collect::<Vec<_>>(), ["a/#", "b"]);
-        assert_eq!((one.identity().unwrap().number, two.decode().unwrap()), (41, row(42)));
+        assert_eq!(
+            (one.identity().unwrap().number, two.decode().unwrap()),
+            (41, row(42))
+        );
     }
 
     #[test]
     fn an_unknown_kind_ends_the_reading_with_an_error() {
         let read: Vec<_> = entries(&[3, 0, 9, 0, 3, 0]).collect();
         assert_eq!(read.len(), 2);
-        assert_eq!(read[1], Err(EncodingError::Value { what: "entry kind", found: 9 }));
+        assert_eq!(
+            read[1],
+            Err(EncodingError::Value {
+                what: "entry kind",
+                found: 9
+            })
+        );
     }
 }

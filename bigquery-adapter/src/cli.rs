@@ -16,7 +16,7 @@ pub struct Cli {
     /// TOML file with settings.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Broker, mqtt://host[:port] or mqtts://host[:port].
+    /// Broker, `mqtt://host[:port]` or `mqtts://host[:port]`.
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
     /// Topic filter to subscribe to; may be given several times.
@@ -87,13 +87,21 @@ impl Cli {
         flag("--qos", "mqtt.qos", one(self.qos));
         flag("--client-id", "mqtt.client_id", one(self.client_id));
         flag("--username", "mqtt.username", one(self.username));
-        flag("--password-file", "mqtt.password_file", one(self.password_file));
+        flag(
+            "--password-file",
+            "mqtt.password_file",
+            one(self.password_file),
+        );
         flag("--warehouse", "parquet.path", one(self.warehouse));
         flag("--ops-listen", "ops.listen", one(self.ops_listen));
         flag("--log-level", "log.level", one(self.log_level));
         flag("--log-format", "log.format", one(self.log_format));
         flag("--filter", "mqtt.filters", self.filters);
-        Layers { file: self.config, environment: environment.collect(), flags }
+        Layers {
+            file: self.config,
+            environment: environment.collect(),
+            flags,
+        }
     }
 }
 
@@ -113,7 +121,9 @@ mod tests {
     fn every_flag_reaches_its_setting() {
         let arguments = "bigquery-adapter --url mqtt://h:5 --filter a/# --filter b --qos 2 --client-id me --username u \
                          --warehouse w --ops-listen off --log-level debug --log-format json --set parquet.roll_ms=70";
-        let config = Config::load(&Cli::parse_from(arguments.split_whitespace()).layers(std::iter::empty())).unwrap();
+        let config =
+            Config::load(&Cli::parse_from(arguments.split_whitespace()).layers(std::iter::empty()))
+                .unwrap();
         let text = config.to_toml();
         for line in [
             "url = \"mqtt://h:5\"",
@@ -133,7 +143,8 @@ mod tests {
 
     #[test]
     fn a_filter_with_a_comma_may_be_given_alone_as_a_list_of_one() {
-        let one = Cli::parse_from(["bigquery-adapter", "--filter", "a/#"]).layers(std::iter::empty());
+        let one =
+            Cli::parse_from(["bigquery-adapter", "--filter", "a/#"]).layers(std::iter::empty());
         assert_eq!(Config::load(&one).unwrap().mqtt.filters, ["a/#"]);
     }
 }

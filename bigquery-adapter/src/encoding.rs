@@ -44,7 +44,10 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn take(&mut self, len: u64) -> Result<&'a [u8], EncodingError> {
-        let short = EncodingError::Short { wanted: len, left: self.rest.len() };
+        let short = EncodingError::Short {
+            wanted: len,
+            left: self.rest.len(),
+        };
         let len = usize::try_from(len).map_err(|_| short)?;
         let (taken, rest) = self.rest.split_at_checked(len).ok_or(short)?;
         self.rest = rest;
@@ -55,7 +58,10 @@ impl<'a> Reader<'a> {
         let (taken, rest) = self
             .rest
             .split_first_chunk::<N>()
-            .ok_or(EncodingError::Short { wanted: N as u64, left: self.rest.len() })?;
+            .ok_or(EncodingError::Short {
+                wanted: N as u64,
+                left: self.rest.len(),
+            })?;
         self.rest = rest;
         Ok(*taken)
     }
@@ -89,10 +95,16 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn option_text(&mut self) -> Result<Option<&'a str>, EncodingError> {
-        self.option()?.map(|bytes| std::str::from_utf8(bytes).map_err(|_| EncodingError::Text)).transpose()
+        self.option()?
+            .map(|bytes| std::str::from_utf8(bytes).map_err(|_| EncodingError::Text))
+            .transpose()
     }
 
     pub(crate) fn end(&self) -> Result<(), EncodingError> {
-        if self.rest.is_empty() { Ok(()) } else { Err(EncodingError::Trailing(self.rest.len())) }
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(EncodingError::Trailing(self.rest.len()))
+        }
     }
 }

@@ -180,7 +180,11 @@ impl WarehouseError {
 
     pub(crate) fn path(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |error| Self::Path { action, path, error }
+        move |error| Self::Path {
+            action,
+            path,
+            error,
+        }
     }
 }
 
@@ -203,7 +207,10 @@ mod tests {
     fn the_readme_explains_every_code() {
         let readme = include_str!("../README.md");
         for (code, _) in Code::ALL {
-            assert!(readme.contains(code.as_str()), "{code} is missing in README.md");
+            assert!(
+                readme.contains(code.as_str()),
+                "{code} is missing in README.md"
+            );
         }
     }
 }

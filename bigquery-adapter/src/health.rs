@@ -49,7 +49,10 @@ impl Health {
     #[must_use]
     pub fn problems(&self) -> Vec<(Part, String)> {
         let problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
-        problems.iter().map(|(part, problem)| (*part, problem.clone())).collect()
+        problems
+            .iter()
+            .map(|(part, problem)| (*part, problem.clone()))
+            .collect()
     }
 }
 

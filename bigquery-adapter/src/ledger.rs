@@ -78,7 +78,10 @@ impl Ledger {
         match entry {
             Entry::Row(row) => {
                 let identity = row.identity()?;
-                let known = Known { number: identity.number, fingerprint: identity.fingerprint };
+                let known = Known {
+                    number: identity.number,
+                    fingerprint: identity.fingerprint,
+                };
                 match identity.delivery {
                     Delivery::AtMostOnce => {}
                     Delivery::AtLeastOnce(id) => self.remember(id, known),
@@ -96,7 +99,9 @@ impl Ledger {
                 self.recent.clear();
                 self.filters.clear();
             }
-            Entry::Subscribed(filters) => self.filters = filters.iter().map(str::to_owned).collect(),
+            Entry::Subscribed(filters) => {
+                self.filters = filters.iter().map(str::to_owned).collect()
+            }
         }
         Ok(())
     }
@@ -106,7 +111,10 @@ impl Ledger {
     fn remember(&mut self, id: u16, known: Known) {
         match self.recent.back() {
             Some((_, newest)) if newest.number >= known.number => {
-                match self.recent.binary_search_by_key(&known.number, |(_, recent)| recent.number) {
+                match self
+                    .recent
+                    .binary_search_by_key(&known.number, |(_, recent)| recent.number)
+                {
                     Ok(_) => return,
                     Err(place) => self.recent.insert(place, (id, known)),
                 }
@@ -170,7 +178,13 @@ fn known(reader: &mut Reader<'_>) -> Result<(u16, Known), EncodingError> {
     let id = u16::from_le_bytes(reader.array()?);
     let number = u64::from_le_bytes(reader.array()?);
     let fingerprint = u64::from_le_bytes(reader.array()?);
-    Ok((id, Known { number, fingerprint }))
+    Ok((
+        id,
+        Known {
+            number,
+            fingerprint,
+        },
+    ))
 }
 
 #[cfg(test)]
@@ -224,7 +238,13 @@ mod tests {
                 batch.push_row(number, &row(number, Delivery::AtLeastOnce(number as u16)));
             }
         });
-        assert_eq!(ledger.recent().map(|(id, known)| (id, known.number)).collect::<Vec<_>>(), [(3, 3), (4, 4)]);
+        assert_eq!(
+            ledger
+                .recent()
+                .map(|(id, known)| (id, known.number))
+                .collect::<Vec<_>>(),
+            [(3, 3), (4, 4)]
+        );
     }
 
     #[test]
@@ -235,7 +255,11 @@ mod tests {
             batch.push_row(3, &row(2, Delivery::AtLeastOnce(6)));
             batch.push_session_reset(4);
         });
-        assert!(ledger.taken().is_empty() && ledger.recent().next().is_none() && ledger.filters().is_empty());
+        assert!(
+            ledger.taken().is_empty()
+                && ledger.recent().next().is_none()
+                && ledger.filters().is_empty()
+        );
         assert_eq!(ledger.next_number(), 3);
     }
 

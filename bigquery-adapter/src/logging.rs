@@ -15,7 +15,10 @@ pub fn start(filter: &str, format: LogFormat) {
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
-    let builder = fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    let builder = fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_target(false);
     let started = if json {
         builder.json().flatten_event(true).try_init()
     } else {

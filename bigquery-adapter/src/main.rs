@@ -13,7 +13,8 @@ use tokio::sync::watch;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let (check, print) = (cli.check_config, cli.print_config);
-    let environment = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let config = match Config::load(&cli.layers(environment)) {
         Ok(config) => config,
         Err(problems) => {
@@ -38,12 +39,20 @@ fn main() -> ExitCode {
 
 fn serve(config: Config) -> Result<(), ExitCode> {
     // The source is one connection and the sink has threads of its own: one thread here is enough.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let runtime = runtime.map_err(|error| failed(Code::SINK_STOPPED, &error))?;
     let result = runtime.block_on(async {
-        let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+        let signals = (
+            signal(SignalKind::terminate()),
+            signal(SignalKind::interrupt()),
+        );
         let (Ok(terminate), Ok(interrupt)) = signals else {
-            return Err(failed(Code::SINK_STOPPED, &"signals cannot be listened for"));
+            return Err(failed(
+                Code::SINK_STOPPED,
+                &"signals cannot be listened for",
+            ));
         };
         let (stop, shutdown) = watch::channel(false);
         let listening = tokio::spawn(listen(terminate, interrupt, stop));
@@ -67,7 +76,9 @@ async fn listen(mut terminate: Signal, mut interrupt: Signal, stop: watch::Sende
             _ = interrupt.recv() => {}
         }
         if stop.send_replace(true) {
-            tracing::warn!("second signal: ending at once; what is not acknowledged comes again from the broker");
+            tracing::warn!(
+                "second signal: ending at once; what is not acknowledged comes again from the broker"
+            );
             std::process::exit(1);
         }
     }

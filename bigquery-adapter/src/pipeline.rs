@@ -86,7 +86,10 @@ impl Committer {
     /// The reason why the sink could not go on, or could not make everything visible.
     pub fn join(self) -> Result<(), SinkError> {
         self.thread.join().unwrap_or_else(|_| {
-            Err(SinkError::Fatal { code: Code::SINK_STOPPED, text: "the thread of the sink has panicked".to_owned() })
+            Err(SinkError::Fatal {
+                code: Code::SINK_STOPPED,
+                text: "the thread of the sink has panicked".to_owned(),
+            })
         })
     }
 
@@ -107,12 +110,25 @@ impl Committer {
 ///
 /// # Errors
 /// When the system gives no thread.
-pub fn start(sink: Box<dyn Sink>, settings: Settings, metrics: Arc<Metrics>) -> std::io::Result<(Intake, Committer)> {
+pub fn start(
+    sink: Box<dyn Sink>,
+    settings: Settings,
+    metrics: Arc<Metrics>,
+) -> std::io::Result<(Intake, Committer)> {
     let (batches, inbox) = sync_channel(QUEUE_BATCHES);
     let (announce, committed) = watch::channel(0);
     let give_up = Arc::new(AtomicBool::new(false));
-    let task = Task { sink, settings, metrics, inbox, announce, give_up: Arc::clone(&give_up) };
-    let thread = thread::Builder::new().name("sink".to_owned()).spawn(move || task.run())?;
+    let task = Task {
+        sink,
+        settings,
+        metrics,
+        inbox,
+        announce,
+        give_up: Arc::clone(&give_up),
+    };
+    let thread = thread::Builder::new()
+        .name("sink".to_owned())
+        .spawn(move || task.run())?;
     Ok((Intake { batches, committed }, Committer { thread, give_up }))
 }
 
@@ -145,7 +161,11 @@ impl Task {
         let deadline = Instant::now() + self.settings.age;
         while batch.rows() < self.settings.rows && batch.as_bytes().len() < self.settings.bytes {
             let wait = deadline.saturating_duration_since(Instant::now());
-            let next = if wait.is_zero() { self.inbox.try_recv().ok() } else { self.inbox.recv_timeout(wait).ok() };
+            let next = if wait.is_zero() {
+                self.inbox.try_recv().ok()
+            } else {
+                self.inbox.recv_timeout(wait).ok()
+            };
             match next {
                 Some(next) => batch.append(&next),
                 None => return,
@@ -228,10 +248,24 @@ mod tests {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (answers, script) = mpsc::sync_channel(16);
         let (closing, closed) = mpsc::sync_channel(1);
-        let sink = Box::new(Scripted { seen: Arc::clone(&seen), answers: script, closed: closing });
-        let settings = Settings { rows: 1000, bytes: 1 << 20, age: Duration::ZERO };
+        let sink = Box::new(Scripted {
+            seen: Arc::clone(&seen),
+            answers: script,
+            closed: closing,
+        });
+        let settings = Settings {
+            rows: 1000,
+            bytes: 1 << 20,
+            age: Duration::ZERO,
+        };
         let (intake, committer) = start(sink, settings, Arc::new(Metrics::default())).unwrap();
-        Rig { seen, answers, closed, intake, committer }
+        Rig {
+            seen,
+            answers,
+            closed,
+            intake,
+            committer,
+        }
     }
 
     fn entry(position: u64) -> Batch {
@@ -247,7 +281,10 @@ mod tests {
     }
 
     fn retry() -> Result<(), SinkError> {
-        Err(SinkError::Retry { code: Code::JOURNAL_WRITE, text: "no room".to_owned() })
+        Err(SinkError::Retry {
+            code: Code::JOURNAL_WRITE,
+            text: "no room".to_owned(),
+        })
     }
 
     #[tokio::test]
@@ -297,7 +334,10 @@ mod tests {
     #[tokio::test]
     async fn a_fatal_error_stops_the_intake_and_is_told_to_who_joins() {
         let mut rig = rig();
-        let fatal = SinkError::Fatal { code: Code::JOURNAL_SYNC, text: "gone".to_owned() };
+        let fatal = SinkError::Fatal {
+            code: Code::JOURNAL_SYNC,
+            text: "gone".to_owned(),
+        };
         rig.answers.send(Err(fatal)).unwrap();
         rig.intake.give(entry(1)).unwrap();
         assert_eq!(rig.intake.changed().await, Err(SinkStopped));
@@ -310,6 +350,9 @@ mod tests {
         rig.committer.give_up();
         rig.answers.send(retry()).unwrap();
         rig.intake.give(entry(1)).unwrap();
-        assert_eq!(rig.committer.join().unwrap_err().code(), Code::JOURNAL_WRITE);
+        assert_eq!(
+            rig.committer.join().unwrap_err().code(),
+            Code::JOURNAL_WRITE
+        );
     }
 }

@@ -106,7 +106,10 @@ impl UserPropertiesBuf {
     /// All pairs.
     #[must_use]
     pub fn as_properties(&self) -> UserProperties<'_> {
-        UserProperties { count: self.count, bytes: &self.bytes }
+        UserProperties {
+            count: self.count,
+            bytes: &self.bytes,
+        }
     }
 }
 
@@ -163,9 +166,22 @@ impl Head {
             0 => Delivery::AtMostOnce,
             1 => Delivery::AtLeastOnce(packet_id),
             2 => Delivery::ExactlyOnce(packet_id),
-            _ => return Err(EncodingError::Value { what: "qos", found: 3 }),
+            _ => {
+                return Err(EncodingError::Value {
+                    what: "qos",
+                    found: 3,
+                });
+            }
         };
-        Ok(Self { received_at, identity: Identity { number, delivery, fingerprint }, retain: flags & 0b100 != 0 })
+        Ok(Self {
+            received_at,
+            identity: Identity {
+                number,
+                delivery,
+                fingerprint,
+            },
+            retain: flags & 0b100 != 0,
+        })
     }
 }
 
@@ -193,7 +209,11 @@ impl<'a> Row<'a> {
     /// When the bytes are not such a row.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, EncodingError> {
         let mut reader = Reader::new(bytes);
-        let Head { received_at, identity, retain } = Head::read(&mut reader)?;
+        let Head {
+            received_at,
+            identity,
+            retain,
+        } = Head::read(&mut reader)?;
         let row = Self {
             received_at,
             number: identity.number,
@@ -206,7 +226,10 @@ impl<'a> Row<'a> {
             content_type: reader.option_text()?,
             response_topic: reader.option_text()?,
             correlation_data: reader.option()?,
-            user_properties: UserProperties { count: reader.varint()?, bytes: reader.bytes()? },
+            user_properties: UserProperties {
+                count: reader.varint()?,
+                bytes: reader.bytes()?,
+            },
         };
         reader.end()?;
         if row.user_properties.iter().count() as u64 != row.user_properties.count {

@@ -22,7 +22,9 @@ use crate::sources::mqtt::MqttSource;
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The address for health and metrics.
-    #[error("{address} cannot be bound for health and metrics: {error}; choose another ops.listen, or \"off\"")]
+    #[error(
+        "{address} cannot be bound for health and metrics: {error}; choose another ops.listen, or \"off\""
+    )]
     Ops {
         /// The address.
         address: std::net::SocketAddr,
@@ -36,7 +38,9 @@ pub enum RunError {
     #[error(transparent)]
     Sink(#[from] SinkError),
     /// The shutdown took too long.
-    #[error("not finished within {0} s; what is stored stays stored, the rest comes again from the broker")]
+    #[error(
+        "not finished within {0} s; what is stored stays stored, the rest comes again from the broker"
+    )]
     Drain(u64),
     /// The system gives no thread.
     #[error("a thread could not be started: {0}")]
@@ -77,9 +81,15 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), 
     let ops = bind_ops(&config).await?;
     let sink = ParquetSink::open(config.parquet, Arc::clone(&health), Arc::clone(&metrics))?;
     let ledger = sink.ledger().clone();
-    let (intake, committer) =
-        pipeline::start(Box::new(sink), config.batch, Arc::clone(&metrics)).map_err(RunError::Thread)?;
-    let source = MqttSource::new(config.mqtt, &ledger, intake, Arc::clone(&health), Arc::clone(&metrics));
+    let (intake, committer) = pipeline::start(Box::new(sink), config.batch, Arc::clone(&metrics))
+        .map_err(RunError::Thread)?;
+    let source = MqttSource::new(
+        config.mqtt,
+        &ledger,
+        intake,
+        Arc::clone(&health),
+        Arc::clone(&metrics),
+    );
     let serving = serve_ops(ops, Arc::clone(&health), metrics);
     let mut stopping = shutdown.clone();
     let draining = async {
@@ -101,8 +111,12 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> Result<(), 
 }
 
 async fn bind_ops(config: &Config) -> Result<Option<TcpListener>, RunError> {
-    let Some(address) = config.ops else { return Ok(None) };
-    let listener = http::bind(address).await.map_err(|error| RunError::Ops { address, error })?;
+    let Some(address) = config.ops else {
+        return Ok(None);
+    };
+    let listener = http::bind(address)
+        .await
+        .map_err(|error| RunError::Ops { address, error })?;
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "health and metrics");
     }
@@ -114,7 +128,10 @@ async fn serve_ops(listener: Option<TcpListener>, health: Arc<Health>, metrics: 
     if let Some(listener) = listener
         && let Err(error) = http::serve(listener, health, metrics).await
     {
-        tracing::error!(code = Code::OPS_ADDRESS.as_str(), "health and metrics are no longer served: {error}");
+        tracing::error!(
+            code = Code::OPS_ADDRESS.as_str(),
+            "health and metrics are no longer served: {error}"
+        );
     }
     std::future::pending().await
 }

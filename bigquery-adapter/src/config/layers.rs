@@ -38,7 +38,11 @@ pub(super) struct Found {
 impl Layers {
     /// All values by dotted key.
     pub(super) fn merge(&self, problems: &mut Vec<Problem>) -> BTreeMap<String, Found> {
-        let file = self.file.as_deref().map(|path| read_file(path, problems)).unwrap_or_default();
+        let file = self
+            .file
+            .as_deref()
+            .map(|path| read_file(path, problems))
+            .unwrap_or_default();
         let environment = Environment::with_prefix(ENVIRONMENT_PREFIX)
             .prefix_separator("__")
             .separator("__")
@@ -58,14 +62,19 @@ impl Layers {
     }
 
     fn flags(&self) -> Map<String, Value> {
-        let value = |flag: &String, text: &String| Value::new(Some(&format!("{FLAG}{flag}")), text.as_str());
+        let value = |flag: &String, text: &String| {
+            Value::new(Some(&format!("{FLAG}{flag}")), text.as_str())
+        };
         let mut flags = Map::new();
         for (flag, key, texts) in &self.flags {
             let kind = match texts.as_slice() {
                 [text] => ValueKind::String(text.clone()),
                 texts => ValueKind::Array(texts.iter().map(|text| value(flag, text)).collect()),
             };
-            flags.insert(key.clone(), Value::new(Some(&format!("{FLAG}{flag}")), kind));
+            flags.insert(
+                key.clone(),
+                Value::new(Some(&format!("{FLAG}{flag}")), kind),
+            );
         }
         flags
     }
@@ -88,18 +97,35 @@ impl Source for Tree {
 
 fn flatten(values: &Map<String, Value>, prefix: &str, into: &mut BTreeMap<String, Found>) {
     for (name, value) in values {
-        let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+        let key = if prefix.is_empty() {
+            name.clone()
+        } else {
+            format!("{prefix}.{name}")
+        };
         if let ValueKind::Table(table) = &value.kind {
             flatten(table, &key, into);
             continue;
         }
         let origin = value.origin().unwrap_or_default();
         let (is_text, origin) = if origin == FROM_ENVIRONMENT {
-            (true, format!("{ENVIRONMENT_PREFIX}__{}", key.replace('.', "__").to_uppercase()))
+            (
+                true,
+                format!(
+                    "{ENVIRONMENT_PREFIX}__{}",
+                    key.replace('.', "__").to_uppercase()
+                ),
+            )
         } else {
             (origin.starts_with(FLAG), origin.to_owned())
         };
-        into.insert(key, Found { value: value.kind.clone(), is_text, origin });
+        into.insert(
+            key,
+            Found {
+                value: value.kind.clone(),
+                is_text,
+                origin,
+            },
+        );
     }
 }
 
@@ -108,7 +134,11 @@ fn read_file(path: &Path, problems: &mut Vec<Problem>) -> Map<String, Value> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) => {
-            problems.push(Problem::new(Code::CONFIGURATION_FILE, "", format!("{name} cannot be read: {error}")));
+            problems.push(Problem::new(
+                Code::CONFIGURATION_FILE,
+                "",
+                format!("{name} cannot be read: {error}"),
+            ));
             return Map::new();
         }
     };
@@ -116,9 +146,17 @@ fn read_file(path: &Path, problems: &mut Vec<Problem>) -> Map<String, Value> {
     for error in &errors {
         let line = line_of(&text, error.span().map_or(0, |span| span.start));
         let words = error.message().replace('\n', ", ");
-        problems.push(Problem::new(Code::CONFIGURATION, &format!("{name}:{line}"), words));
+        problems.push(Problem::new(
+            Code::CONFIGURATION,
+            &format!("{name}:{line}"),
+            words,
+        ));
     }
-    if errors.is_empty() { convert_table(table.get_ref(), &name, &text) } else { Map::new() }
+    if errors.is_empty() {
+        convert_table(table.get_ref(), &name, &text)
+    } else {
+        Map::new()
+    }
 }
 
 fn convert_table(table: &DeTable<'_>, name: &str, text: &str) -> Map<String, Value> {
@@ -126,7 +164,10 @@ fn convert_table(table: &DeTable<'_>, name: &str, text: &str) -> Map<String, Val
         .iter()
         .map(|(key, value)| {
             let origin = format!("{name}:{}", line_of(text, key.span().start));
-            (key.get_ref().to_string(), Value::new(Some(&origin), convert(value.get_ref(), name, text)))
+            (
+                key.get_ref().to_string(),
+                Value::new(Some(&origin), convert(value.get_ref(), name, text)),
+            )
         })
         .collect()
 }
@@ -136,11 +177,16 @@ fn convert(value: &DeValue<'_>, name: &str, text: &str) -> ValueKind {
         DeValue::String(value) => ValueKind::String(value.to_string()),
         DeValue::Integer(value) => i64::from_str_radix(value.as_str(), value.radix())
             .map_or_else(|_| ValueKind::String(value.to_string()), ValueKind::I64),
-        DeValue::Float(value) => value.as_str().parse().map_or(ValueKind::Nil, ValueKind::Float),
+        DeValue::Float(value) => value
+            .as_str()
+            .parse()
+            .map_or(ValueKind::Nil, ValueKind::Float),
         DeValue::Boolean(value) => ValueKind::Boolean(*value),
         DeValue::Datetime(value) => ValueKind::String(value.to_string()),
         DeValue::Array(values) => {
-            let convert = |value: &toml::Spanned<DeValue<'_>>| Value::new(None, convert(value.get_ref(), name, text));
+            let convert = |value: &toml::Spanned<DeValue<'_>>| {
+                Value::new(None, convert(value.get_ref(), name, text))
+            };
             ValueKind::Array(values.iter().map(convert).collect())
         }
         DeValue::Table(table) => ValueKind::Table(convert_table(table, name, text)),

@@ -34,7 +34,11 @@ pub struct Problem {
 
 impl Problem {
     fn new(code: Code, place: &str, text: String) -> Self {
-        Self { code, place: place.to_owned(), text }
+        Self {
+            code,
+            place: place.to_owned(),
+            text,
+        }
     }
 }
 
@@ -91,20 +95,36 @@ impl Config {
         let parquet = read_parquet(&mut read, window);
         let ops = read.parsed("ops.listen", "127.0.0.1:9101", |text| match text {
             "off" => Ok(None),
-            text => text.parse().map(Some).map_err(|_| "it must be \"off\" or an address and port such as 127.0.0.1:9101".to_owned()),
+            text => text.parse().map(Some).map_err(|_| {
+                "it must be \"off\" or an address and port such as 127.0.0.1:9101".to_owned()
+            }),
         });
         let log_filter = read.parsed("log.level", "info", |text| {
             let parsed = text.parse::<tracing_subscriber::EnvFilter>();
-            parsed.map(|_| text.to_owned()).map_err(|error| error.to_string())
+            parsed
+                .map(|_| text.to_owned())
+                .map_err(|error| error.to_string())
         });
-        let formats = [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
+        let formats = [
+            ("auto", LogFormat::Auto),
+            ("text", LogFormat::Text),
+            ("json", LogFormat::Json),
+        ];
         let log_format = read.choice("log.format", &formats, LogFormat::Auto);
-        let shutdown_timeout = Duration::from_secs(read.integer("shutdown.timeout_seconds", 30, 1..=3600));
+        let shutdown_timeout =
+            Duration::from_secs(read.integer("shutdown.timeout_seconds", 30, 1..=3600));
         let (effective, problems) = read.finish();
         match (mqtt, ops, log_filter) {
-            (Some(mqtt), Some(ops), Some(log_filter)) if problems.is_empty() => {
-                Ok(Self { mqtt, batch, parquet, ops, log_filter, log_format, shutdown_timeout, effective })
-            }
+            (Some(mqtt), Some(ops), Some(log_filter)) if problems.is_empty() => Ok(Self {
+                mqtt,
+                batch,
+                parquet,
+                ops,
+                log_filter,
+                log_format,
+                shutdown_timeout,
+                effective,
+            }),
             _ => Err(problems),
         }
     }
@@ -117,7 +137,10 @@ impl Config {
         for (key, value) in &self.effective {
             let (of, name) = key.split_once('.').unwrap_or(("", key));
             if of != section {
-                text.push_str(&format!("{}[{of}]\n", if section.is_empty() { "" } else { "\n" }));
+                text.push_str(&format!(
+                    "{}[{of}]\n",
+                    if section.is_empty() { "" } else { "\n" }
+                ));
                 section = of;
             }
             text.push_str(&format!("{name} = {value}\n"));
@@ -130,13 +153,21 @@ fn read_mqtt(read: &mut Reader) -> Option<mqtt::Settings> {
     let address = read.parsed("mqtt.url", "mqtt://127.0.0.1:1883", |text| {
         text.parse::<Address>().map_err(|error| error.to_string())
     });
-    let client_id = read.parsed("mqtt.client_id", "bigquery-adapter", |text| match text.len() {
-        1..=65_535 if !text.contains('\0') => Ok(text.to_owned()),
-        _ => Err("a fixed name is needed, so that the broker knows the session again".to_owned()),
+    let client_id = read.parsed("mqtt.client_id", "bigquery-adapter", |text| {
+        match text.len() {
+            1..=65_535 if !text.contains('\0') => Ok(text.to_owned()),
+            _ => {
+                Err("a fixed name is needed, so that the broker knows the session again".to_owned())
+            }
+        }
     });
     let filters = read_filters(read);
     let qos = read.integer("mqtt.qos", 1_u8, 0..=2);
-    let versions = [("5", VersionChoice::V5), ("3.1.1", VersionChoice::V311), ("auto", VersionChoice::Auto)];
+    let versions = [
+        ("5", VersionChoice::V5),
+        ("3.1.1", VersionChoice::V311),
+        ("auto", VersionChoice::Auto),
+    ];
     let version = read.choice("mqtt.version", &versions, VersionChoice::V5);
     let username = read.text("mqtt.username");
     let password = read_password(read);
@@ -171,13 +202,23 @@ fn read_mqtt(read: &mut Reader) -> Option<mqtt::Settings> {
 
 fn read_filters(read: &mut Reader) -> Vec<String> {
     let (filters, origin) = read.list("mqtt.filters", &["#"]);
-    let origin = if origin.is_empty() { "mqtt.filters".to_owned() } else { origin };
+    let origin = if origin.is_empty() {
+        "mqtt.filters".to_owned()
+    } else {
+        origin
+    };
     if filters.is_empty() {
-        read.problem(&origin, "mqtt.filters is empty: name at least one topic filter, or \"#\" for everything");
+        read.problem(
+            &origin,
+            "mqtt.filters is empty: name at least one topic filter, or \"#\" for everything",
+        );
     }
     for filter in &filters {
         if let Err(error) = topic::check_filter(filter) {
-            read.problem(&origin, format!("mqtt.filters: {filter:?} is not a topic filter: {error}"));
+            read.problem(
+                &origin,
+                format!("mqtt.filters: {filter:?} is not a topic filter: {error}"),
+            );
         }
     }
     filters
@@ -189,18 +230,27 @@ fn read_password(read: &mut Reader) -> Option<Vec<u8>> {
         return password;
     };
     if password.is_some() {
-        read.problem("mqtt.password_file", "mqtt.password is set too: one of them must go");
+        read.problem(
+            "mqtt.password_file",
+            "mqtt.password is set too: one of them must go",
+        );
     }
     match std::fs::read(&path) {
         Ok(mut bytes) => {
             // An editor ends a file with a new line, and nobody means it.
-            while bytes.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
+            while bytes
+                .last()
+                .is_some_and(|byte| matches!(byte, b'\n' | b'\r'))
+            {
                 bytes.pop();
             }
             Some(bytes)
         }
         Err(error) => {
-            read.problem("mqtt.password_file", format!("{path} cannot be read: {error}"));
+            read.problem(
+                "mqtt.password_file",
+                format!("{path} cannot be read: {error}"),
+            );
             None
         }
     }
@@ -216,7 +266,9 @@ fn read_tls(read: &mut Reader, address: Option<&Address>) -> Result<Tls, ()> {
         key: file("mqtt.key_file"),
     };
     let name = read.text("mqtt.server_name");
-    let Some(address) = address else { return Err(()) };
+    let Some(address) = address else {
+        return Err(());
+    };
     if !address.tls {
         if files != TlsFiles::default() || name.is_some() {
             read.problem("mqtt.url", "there are settings for TLS, but the address begins with mqtt:// and not with mqtts://");
@@ -245,7 +297,11 @@ fn read_parquet(read: &mut Reader, window: u16) -> parquet::Settings {
         "" => Err("a directory is needed".to_owned()),
         text => Ok(PathBuf::from(text)),
     });
-    let codecs = [("snappy", Codec::Snappy), ("lz4", Codec::Lz4), ("none", Codec::None)];
+    let codecs = [
+        ("snappy", Codec::Snappy),
+        ("lz4", Codec::Lz4),
+        ("none", Codec::None),
+    ];
     parquet::Settings {
         path: path.unwrap_or_default(),
         roll_after: Duration::from_millis(read.integer("parquet.roll_ms", 5000, 50..=86_400_000)),

@@ -23,28 +23,49 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(found: BTreeMap<String, Found>, problems: Vec<Problem>) -> Self {
-        Self { found, effective: Vec::new(), problems }
+        Self {
+            found,
+            effective: Vec::new(),
+            problems,
+        }
     }
 
     /// An integer within a range.
-    pub(super) fn integer<T>(&mut self, key: &'static str, default: T, range: RangeInclusive<T>) -> T
+    pub(super) fn integer<T>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        range: RangeInclusive<T>,
+    ) -> T
     where
         T: TryFrom<i64> + TryInto<i64> + PartialOrd + Display + Copy,
     {
         let value = self.found.remove(key).map(|found| {
             let number = match &found.value {
                 ValueKind::I64(number) => Some(*number),
-                ValueKind::String(text) if found.is_text => text.trim().replace('_', "").parse().ok(),
+                ValueKind::String(text) if found.is_text => {
+                    text.trim().replace('_', "").parse().ok()
+                }
                 _ => None,
             };
-            let number = number.and_then(|number| T::try_from(number).ok()).filter(|number| range.contains(number));
+            let number = number
+                .and_then(|number| T::try_from(number).ok())
+                .filter(|number| range.contains(number));
             number.ok_or_else(|| {
-                let words = format!("must be an integer from {} to {}, not {}", range.start(), range.end(), shown(&found.value));
+                let words = format!(
+                    "must be an integer from {} to {}, not {}",
+                    range.start(),
+                    range.end(),
+                    shown(&found.value)
+                );
                 self.problem_at(key, &found.origin, words);
             })
         });
         let value = value.and_then(Result::ok).unwrap_or(default);
-        self.effective.push((key, toml::Value::Integer(value.try_into().unwrap_or(i64::MAX))));
+        self.effective.push((
+            key,
+            toml::Value::Integer(value.try_into().unwrap_or(i64::MAX)),
+        ));
         value
     }
 
@@ -52,9 +73,15 @@ impl Reader {
     pub(super) fn boolean(&mut self, key: &'static str, default: bool) -> bool {
         let value = self.found.remove(key).and_then(|found| match &found.value {
             ValueKind::Boolean(value) => Some(*value),
-            ValueKind::String(text) if found.is_text && (text == "true" || text == "false") => Some(text == "true"),
+            ValueKind::String(text) if found.is_text && (text == "true" || text == "false") => {
+                Some(text == "true")
+            }
             other => {
-                self.problem_at(key, &found.origin, format!("must be true or false, not {}", shown(other)));
+                self.problem_at(
+                    key,
+                    &found.origin,
+                    format!("must be true or false, not {}", shown(other)),
+                );
                 None
             }
         });
@@ -71,7 +98,8 @@ impl Reader {
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Option<T> {
         let (text, origin) = self.take_text(key, default)?;
-        self.effective.push((key, toml::Value::String(text.clone())));
+        self.effective
+            .push((key, toml::Value::String(text.clone())));
         match parse(&text) {
             Ok(value) => Some(value),
             Err(words) => {
@@ -84,7 +112,8 @@ impl Reader {
     /// A text; empty: none.
     pub(super) fn text(&mut self, key: &'static str) -> Option<String> {
         let (text, _) = self.take_text(key, "")?;
-        self.effective.push((key, toml::Value::String(text.clone())));
+        self.effective
+            .push((key, toml::Value::String(text.clone())));
         (!text.is_empty()).then_some(text)
     }
 
@@ -92,49 +121,81 @@ impl Reader {
     pub(super) fn secret(&mut self, key: &'static str) -> Option<String> {
         let (text, _) = self.take_text(key, "")?;
         let shown = if text.is_empty() { "" } else { MASK };
-        self.effective.push((key, toml::Value::String(shown.to_owned())));
+        self.effective
+            .push((key, toml::Value::String(shown.to_owned())));
         (!text.is_empty()).then_some(text)
     }
 
     /// A list of texts; as one text, separated by commas.
     pub(super) fn list(&mut self, key: &'static str, default: &[&str]) -> (Vec<String>, String) {
-        let (mut items, mut origin) = (default.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>(), String::new());
+        let (mut items, mut origin) = (
+            default
+                .iter()
+                .map(|item| (*item).to_owned())
+                .collect::<Vec<_>>(),
+            String::new(),
+        );
         if let Some(found) = self.found.remove(key) {
             origin.clone_from(&found.origin);
             match texts(&found) {
                 Some(texts) => items = texts,
-                None => self.problem_at(key, &found.origin, format!("must be a list of texts, not {}", shown(&found.value))),
+                None => self.problem_at(
+                    key,
+                    &found.origin,
+                    format!("must be a list of texts, not {}", shown(&found.value)),
+                ),
             }
         }
-        self.effective.push((key, toml::Value::Array(items.iter().cloned().map(toml::Value::String).collect())));
+        self.effective.push((
+            key,
+            toml::Value::Array(items.iter().cloned().map(toml::Value::String).collect()),
+        ));
         (items, origin)
     }
 
     /// One of a few words.
-    pub(super) fn choice<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)], default: T) -> T {
+    pub(super) fn choice<T: Copy>(
+        &mut self,
+        key: &'static str,
+        words: &[(&str, T)],
+        default: T,
+    ) -> T {
         let Some(found) = self.found.remove(key) else {
             let name = words.first().map_or("", |(name, _)| name);
-            self.effective.push((key, toml::Value::String(name.to_owned())));
+            self.effective
+                .push((key, toml::Value::String(name.to_owned())));
             return default;
         };
         let text = text_of(&found);
-        let value = words.iter().find(|(name, _)| Some(*name) == text.as_deref());
+        let value = words
+            .iter()
+            .find(|(name, _)| Some(*name) == text.as_deref());
         if value.is_none() {
             let names: Vec<String> = words.iter().map(|(name, _)| format!("{name:?}")).collect();
-            let words = format!("must be one of {}, not {}", names.join(", "), shown(&found.value));
+            let words = format!(
+                "must be one of {}, not {}",
+                names.join(", "),
+                shown(&found.value)
+            );
             self.problem_at(key, &found.origin, words);
         }
-        self.effective.push((key, toml::Value::String(text.unwrap_or_default())));
+        self.effective
+            .push((key, toml::Value::String(text.unwrap_or_default())));
         value.map_or(default, |(_, value)| *value)
     }
 
     /// Notes a problem with a key as a whole.
     pub(super) fn problem(&mut self, key: &str, words: impl Into<String>) {
-        self.problems.push(Problem::new(Code::CONFIGURATION, key, words.into()));
+        self.problems
+            .push(Problem::new(Code::CONFIGURATION, key, words.into()));
     }
 
     fn problem_at(&mut self, key: &str, origin: &str, words: impl Display) {
-        self.problems.push(Problem::new(Code::CONFIGURATION, origin, format!("{key} {words}")));
+        self.problems.push(Problem::new(
+            Code::CONFIGURATION,
+            origin,
+            format!("{key} {words}"),
+        ));
     }
 
     fn take_text(&mut self, key: &'static str, default: &str) -> Option<(String, String)> {
@@ -143,7 +204,11 @@ impl Reader {
         };
         let text = text_of(&found);
         if text.is_none() {
-            self.problem_at(key, &found.origin, format!("must be a text, not {}", shown(&found.value)));
+            self.problem_at(
+                key,
+                &found.origin,
+                format!("must be a text, not {}", shown(&found.value)),
+            );
         }
         text.map(|text| (text, found.origin))
     }
@@ -151,13 +216,18 @@ impl Reader {
     /// All settings have been read: what is left is unknown. Gives the effective configuration and the problems.
     pub(super) fn finish(mut self) -> (Vec<(&'static str, toml::Value)>, Vec<Problem>) {
         for (key, found) in std::mem::take(&mut self.found) {
-            let near = self.effective.iter().map(|(known, _)| (distance(&key, known), *known)).min();
+            let near = self
+                .effective
+                .iter()
+                .map(|(known, _)| (distance(&key, known), *known))
+                .min();
             let hint = match near {
                 Some((steps, known)) if steps <= 3 => format!("; did you mean {known}?"),
                 _ => String::new(),
             };
             let words = format!("{key} is not a setting{hint}");
-            self.problems.push(Problem::new(Code::CONFIGURATION, &found.origin, words));
+            self.problems
+                .push(Problem::new(Code::CONFIGURATION, &found.origin, words));
         }
         (self.effective, self.problems)
     }
@@ -172,7 +242,9 @@ fn text_of(found: &Found) -> Option<String> {
 
 fn texts(found: &Found) -> Option<Vec<String>> {
     match &found.value {
-        ValueKind::String(text) if found.is_text => Some(text.split(',').map(|item| item.trim().to_owned()).collect()),
+        ValueKind::String(text) if found.is_text => {
+            Some(text.split(',').map(|item| item.trim().to_owned()).collect())
+        }
         ValueKind::Array(values) => values
             .iter()
             .map(|value| match &value.kind {
@@ -201,7 +273,9 @@ fn distance(a: &str, b: &str) -> usize {
         let mut diagonal = i;
         let mut left = i + 1;
         for (other, above) in b.iter().zip(row.iter_mut().skip(1)) {
-            let best = (diagonal + usize::from(letter != *other)).min(left + 1).min(*above + 1);
+            let best = (diagonal + usize::from(letter != *other))
+                .min(left + 1)
+                .min(*above + 1);
             diagonal = *above;
             *above = best;
             left = best;
@@ -219,7 +293,13 @@ mod tests {
 
     #[test]
     fn distances_count_single_letters() {
-        for (a, b, steps) in [("", "", 0), ("abc", "abc", 0), ("", "abc", 3), ("kitten", "sitting", 3), ("url", "ulr", 2)] {
+        for (a, b, steps) in [
+            ("", "", 0),
+            ("abc", "abc", 0),
+            ("", "abc", 3),
+            ("kitten", "sitting", 3),
+            ("url", "ulr", 2),
+        ] {
             assert_eq!(distance(a, b), steps, "{a} {b}");
         }
     }

@@ -27,7 +27,9 @@ pub enum AddressError {
     #[error("{0:?} is not a port, which is a number from 1 to 65535")]
     Port(String),
     /// User name or password in the address.
-    #[error("user name and password do not belong into it: set mqtt.username and mqtt.password_file")]
+    #[error(
+        "user name and password do not belong into it: set mqtt.username and mqtt.password_file"
+    )]
     Credentials,
     /// Something after the port.
     #[error("there is something after the port: {0:?}")]
@@ -48,22 +50,40 @@ impl FromStr for Address {
             return Err(AddressError::Credentials);
         }
         if let Some(at) = rest.find(['/', '?', '#']) {
-            return Err(AddressError::Path(rest.get(at..).unwrap_or_default().to_owned()));
+            return Err(AddressError::Path(
+                rest.get(at..).unwrap_or_default().to_owned(),
+            ));
         }
         let default = if tls { 8883 } else { 1883 };
         let (host, port) = match rest.strip_prefix('[') {
             Some(rest) => {
                 let (host, after) = rest.split_once(']').ok_or(AddressError::Host)?;
-                (host, after.strip_prefix(':').or((!after.is_empty()).then_some(after)))
+                (
+                    host,
+                    after
+                        .strip_prefix(':')
+                        .or((!after.is_empty()).then_some(after)),
+                )
             }
-            None => rest.split_once(':').map_or((rest, None), |(host, port)| (host, Some(port))),
+            None => rest
+                .split_once(':')
+                .map_or((rest, None), |(host, port)| (host, Some(port))),
         };
         if host.is_empty() {
             return Err(AddressError::Host);
         }
-        let parse = |text: &str| text.parse().ok().filter(|port| *port > 0).ok_or_else(|| AddressError::Port(text.to_owned()));
+        let parse = |text: &str| {
+            text.parse()
+                .ok()
+                .filter(|port| *port > 0)
+                .ok_or_else(|| AddressError::Port(text.to_owned()))
+        };
         let port = port.map_or(Ok(default), parse)?;
-        Ok(Self { host: host.to_owned(), port, tls })
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+            tls,
+        })
     }
 }
 
@@ -86,7 +106,10 @@ mod tests {
     fn addresses_are_read() {
         for (text, shown) in [
             ("mqtt://localhost", "mqtt://localhost:1883"),
-            ("mqtts://broker.example.org/", "mqtts://broker.example.org:8883"),
+            (
+                "mqtts://broker.example.org/",
+                "mqtts://broker.example.org:8883",
+            ),
             ("mqtt://127.0.0.1:2000", "mqtt://127.0.0.1:2000"),
             ("tcp://a:1", "mqtt://a:1"),
             ("mqtt://[::1]:1884", "mqtt://[::1]:1884"),

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use dunlin_protocol::{
-    ConnAck, Connect, EncodeError, Packet, PropertiesBuf, Property, ReasonCode, Sender, Version, decode,
+    ConnAck, Connect, EncodeError, Packet, PropertiesBuf, Property, ReasonCode, Sender, Version,
+    decode,
 };
 use rustls::ClientConfig;
 use tokio::io::AsyncWriteExt;
 
+use super::Address;
 use super::stream::{self, OpenError, ReadHalf, WriteHalf};
 use super::wire::{Inbox, WireError};
-use super::Address;
 
 /// What we say of ourselves.
 #[derive(Debug, Clone)]
@@ -50,7 +51,9 @@ pub struct Accepted {
 
 impl std::fmt::Debug for Accepted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Accepted").field("session_present", &self.session_present).finish_non_exhaustive()
+        f.debug_struct("Accepted")
+            .field("session_present", &self.session_present)
+            .finish_non_exhaustive()
     }
 }
 
@@ -86,7 +89,11 @@ pub enum HandshakeError {
 }
 
 fn shown(text: &str) -> String {
-    if text.is_empty() { String::new() } else { format!(": {text:?}") }
+    if text.is_empty() {
+        String::new()
+    } else {
+        format!(": {text:?}")
+    }
 }
 
 /// Connects and waits for the broker's answer. Sets no limit of time. Cancel safe: dropping it closes the socket.
@@ -99,16 +106,33 @@ pub async fn connect(
     hello: &Hello<'_>,
 ) -> Result<Accepted, HandshakeError> {
     let (mut read, mut write) = stream::open(address, tls).await?;
-    write.write_all(&encode(hello)?).await.map_err(WireError::Io)?;
+    write
+        .write_all(&encode(hello)?)
+        .await
+        .map_err(WireError::Io)?;
     write.flush().await.map_err(WireError::Io)?;
     let mut inbox = Inbox::new(hello.max_packet);
     let mut accepted = None;
     while accepted.is_none() {
         inbox.fill(&mut read).await?;
-        accepted = inbox.next_frame()?.map(|frame| judge(frame, hello)).transpose()?;
+        accepted = inbox
+            .next_frame()?
+            .map(|frame| judge(frame, hello))
+            .transpose()?;
     }
-    let Judged { session_present, keep_alive, session_expiry } = accepted.ok_or(HandshakeError::Unexpected)?;
-    Ok(Accepted { read, write, inbox, session_present, keep_alive, session_expiry })
+    let Judged {
+        session_present,
+        keep_alive,
+        session_expiry,
+    } = accepted.ok_or(HandshakeError::Unexpected)?;
+    Ok(Accepted {
+        read,
+        write,
+        inbox,
+        session_present,
+        keep_alive,
+        session_expiry,
+    })
 }
 
 fn encode(hello: &Hello<'_>) -> Result<Vec<u8>, EncodeError> {
@@ -147,16 +171,23 @@ fn judge(frame: &[u8], hello: &Hello<'_>) -> Result<Judged, HandshakeError> {
     // A broker of old answers in its own version, which is a CONNACK of four bytes.
     let old = frame.len() == 4;
     let version = if old { Version::V311 } else { hello.version };
-    let Packet::ConnAck(answer) = decode(frame, version, Sender::Server).map_err(WireError::Decode)? else {
+    let Packet::ConnAck(answer) =
+        decode(frame, version, Sender::Server).map_err(WireError::Decode)?
+    else {
         return Err(HandshakeError::Unexpected);
     };
     if answer.reason == ReasonCode::SUCCESS {
         if old && hello.version.is_v5() {
-            return Err(HandshakeError::Version { version: hello.version });
+            return Err(HandshakeError::Version {
+                version: hello.version,
+            });
         }
         return Ok(Judged {
             session_present: answer.session_present,
-            keep_alive: answer.properties.server_keep_alive().unwrap_or(hello.keep_alive),
+            keep_alive: answer
+                .properties
+                .server_keep_alive()
+                .unwrap_or(hello.keep_alive),
             session_expiry: answer.properties.session_expiry_interval(),
         });
     }
@@ -175,7 +206,14 @@ fn refused(answer: &ConnAck<'_>, old: bool, version: Version) -> HandshakeError 
     if reason == ReasonCode::UNSUPPORTED_PROTOCOL_VERSION {
         return HandshakeError::Version { version };
     }
-    HandshakeError::Refused { reason, text: answer.properties.reason_string().unwrap_or_default().to_owned() }
+    HandshakeError::Refused {
+        reason,
+        text: answer
+            .properties
+            .reason_string()
+            .unwrap_or_default()
+            .to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -197,17 +235,33 @@ mod tests {
     #[test]
     fn an_answer_is_understood() {
         let yes = judge(&[0x20, 6, 1, 0, 3, 0x13, 0, 9], &HELLO).unwrap();
-        assert_eq!(yes, Judged { session_present: true, keep_alive: 9, session_expiry: None });
+        assert_eq!(
+            yes,
+            Judged {
+                session_present: true,
+                keep_alive: 9,
+                session_expiry: None
+            }
+        );
         let error = judge(&[0x20, 3, 0, 0x86, 0], &HELLO).unwrap_err();
-        assert_eq!(error.to_string(), "the broker refuses: Bad User Name or Password (0x86)");
+        assert_eq!(
+            error.to_string(),
+            "the broker refuses: Bad User Name or Password (0x86)"
+        );
     }
 
     #[test]
     fn a_broker_of_old_is_recognised_by_its_answer() {
         for answer in [[0x20, 2, 0, 1], [0x20, 2, 0, 0]] {
-            assert!(matches!(judge(&answer, &HELLO).unwrap_err(), HandshakeError::Version { .. }));
+            assert!(matches!(
+                judge(&answer, &HELLO).unwrap_err(),
+                HandshakeError::Version { .. }
+            ));
         }
-        let old = Hello { version: Version::V311, ..HELLO };
+        let old = Hello {
+            version: Version::V311,
+            ..HELLO
+        };
         assert!(judge(&[0x20, 2, 1, 0], &old).unwrap().session_present);
         let error = judge(&[0x20, 2, 0, 5], &old).unwrap_err();
         assert!(error.to_string().contains("Not authorized"), "{error}");
@@ -215,7 +269,10 @@ mod tests {
 
     #[test]
     fn what_is_no_connack_is_refused() {
-        assert!(matches!(judge(&[0xd0, 0], &HELLO).unwrap_err(), HandshakeError::Unexpected));
+        assert!(matches!(
+            judge(&[0xd0, 0], &HELLO).unwrap_err(),
+            HandshakeError::Unexpected
+        ));
         assert!(judge(b"HTTP/1.1 400 Bad Request", &HELLO).is_err());
     }
 }

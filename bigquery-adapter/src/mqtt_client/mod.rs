@@ -7,7 +7,7 @@ mod tls;
 mod wire;
 
 pub use address::{Address, AddressError};
-pub use handshake::{Accepted, Hello, HandshakeError, connect};
+pub use handshake::{Accepted, HandshakeError, Hello, connect};
 pub use stream::OpenError;
 pub use tls::{TlsError, TlsFiles};
 pub use wire::{Inbox, WireError};

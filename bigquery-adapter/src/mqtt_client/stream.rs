@@ -47,15 +47,21 @@ pub(super) async fn open(
     address: &Address,
     tls: Option<(&Arc<ClientConfig>, &str)>,
 ) -> Result<(ReadHalf, WriteHalf), OpenError> {
-    let tcp = TcpStream::connect((address.host.as_str(), address.port)).await.map_err(OpenError::Tcp)?;
+    let tcp = TcpStream::connect((address.host.as_str(), address.port))
+        .await
+        .map_err(OpenError::Tcp)?;
     // Acknowledgements are small and must not wait for each other.
     tcp.set_nodelay(true).map_err(OpenError::Tcp)?;
     let Some((config, name)) = tls else {
         let (read, write) = tcp.into_split();
         return Ok((Box::new(read), Box::new(write)));
     };
-    let name = ServerName::try_from(name.to_owned()).map_err(|_| OpenError::Name(name.to_owned()))?;
-    let stream = TlsConnector::from(Arc::clone(config)).connect(name, tcp).await.map_err(OpenError::Tls)?;
+    let name =
+        ServerName::try_from(name.to_owned()).map_err(|_| OpenError::Name(name.to_owned()))?;
+    let stream = TlsConnector::from(Arc::clone(config))
+        .connect(name, tcp)
+        .await
+        .map_err(OpenError::Tls)?;
     let (read, write) = tokio::io::split(stream);
     Ok((Box::new(read), Box::new(write)))
 }

@@ -49,8 +49,11 @@ pub enum TlsError {
     },
 }
 
-const SYSTEM_ROOTS: [&str; 3] =
-    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+const SYSTEM_ROOTS: [&str; 3] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+];
 
 impl TlsFiles {
     /// Reads the files.
@@ -67,12 +70,15 @@ impl TlsFiles {
             (None, None) => builder.with_no_client_auth(),
             (Some(certificate), Some(key)) => {
                 let chain = certificates(certificate)?;
-                let private = PrivateKeyDer::from_pem_file(key).map_err(|error| file(key, "a private key", &error))?;
-                builder.with_client_auth_cert(chain, private).map_err(|error| TlsError::Pair {
-                    certificate: certificate.clone(),
-                    key: key.clone(),
-                    reason: error.to_string(),
-                })?
+                let private = PrivateKeyDer::from_pem_file(key)
+                    .map_err(|error| file(key, "a private key", &error))?;
+                builder
+                    .with_client_auth_cert(chain, private)
+                    .map_err(|error| TlsError::Pair {
+                        certificate: certificate.clone(),
+                        key: key.clone(),
+                        reason: error.to_string(),
+                    })?
             }
             _ => return Err(TlsError::Half),
         };
@@ -83,15 +89,24 @@ impl TlsFiles {
         let mut roots = RootCertStore::empty();
         if let Some(ca) = &self.ca {
             for certificate in certificates(ca)? {
-                roots.add(certificate).map_err(|error| file(ca, "certificates to trust", &error))?;
+                roots
+                    .add(certificate)
+                    .map_err(|error| file(ca, "certificates to trust", &error))?;
             }
             return Ok(roots);
         }
-        let system = SYSTEM_ROOTS.iter().map(Path::new).find(|path| path.is_file());
+        let system = SYSTEM_ROOTS
+            .iter()
+            .map(Path::new)
+            .find(|path| path.is_file());
         if let Some(path) = system {
             roots.add_parsable_certificates(certificates(path)?);
         }
-        if roots.is_empty() { Err(TlsError::NoRoots(SYSTEM_ROOTS.join(", "))) } else { Ok(roots) }
+        if roots.is_empty() {
+            Err(TlsError::NoRoots(SYSTEM_ROOTS.join(", ")))
+        } else {
+            Ok(roots)
+        }
     }
 }
 
@@ -105,5 +120,9 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 }
 
 fn file(path: &Path, what: &'static str, reason: &dyn std::fmt::Display) -> TlsError {
-    TlsError::File { path: path.to_owned(), what, reason: reason.to_string() }
+    TlsError::File {
+        path: path.to_owned(),
+        what,
+        reason: reason.to_string(),
+    }
 }

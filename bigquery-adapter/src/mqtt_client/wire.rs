@@ -36,8 +36,10 @@ pub enum WireError {
 impl WireError {
     /// The code.
     #[must_use]
-    pub const fn code(&self) -> Code {
+    pub fn code(&self) -> Code {
         match self {
+            // What the TLS layer refuses, or is refused by the other side, comes as invalid data.
+            Self::Io(error) if matches!(error.kind(), io::ErrorKind::InvalidData) => Code::TLS,
             Self::Io(_) | Self::Closed => Code::DISCONNECTED,
             Self::TooLarge { .. } => Code::PACKET_TOO_LARGE,
             Self::Decode(_) => Code::PROTOCOL,
@@ -58,7 +60,11 @@ impl Inbox {
     /// An empty one.
     #[must_use]
     pub const fn new(max_packet: u32) -> Self {
-        Self { buffer: Vec::new(), start: 0, max_packet }
+        Self {
+            buffer: Vec::new(),
+            start: 0,
+            max_packet,
+        }
     }
 
     /// Reads more; returns how much. Cancel safe.
@@ -83,7 +89,10 @@ impl Inbox {
     /// # Errors
     /// When what came is no packet, or one that is too large.
     pub fn next(&mut self, version: Version) -> Result<Option<Packet<'_>>, WireError> {
-        Ok(self.next_frame()?.map(|frame| decode(frame, version, Sender::Server)).transpose()?)
+        Ok(self
+            .next_frame()?
+            .map(|frame| decode(frame, version, Sender::Server))
+            .transpose()?)
     }
 
     /// The bytes of the next whole packet.

@@ -31,9 +31,16 @@ pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 ///
 /// # Errors
 /// When the listener fails for good.
-pub async fn serve(listener: TcpListener, health: Arc<Health>, metrics: Arc<Metrics>) -> std::io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+) -> std::io::Result<()> {
     let router = Router::new()
-        .route("/", get(|| async { "bigquery-adapter\n\n/health/live\n/health/ready\n/metrics\n" }))
+        .route(
+            "/",
+            get(|| async { "bigquery-adapter\n\n/health/live\n/health/ready\n/metrics\n" }),
+        )
         .route("/health/live", get(|| async { "alive\n" }))
         .route("/health/ready", get(ready))
         .route("/metrics", get(metrics_text))
@@ -46,7 +53,10 @@ async fn ready(State(shared): State<Shared>) -> impl IntoResponse {
     if problems.is_empty() {
         return (StatusCode::OK, "ready\n".to_owned());
     }
-    let lines: String = problems.iter().map(|(part, problem)| format!("{}: {problem}\n", part.name())).collect();
+    let lines: String = problems
+        .iter()
+        .map(|(part, problem)| format!("{}: {problem}\n", part.name()))
+        .collect();
     (StatusCode::SERVICE_UNAVAILABLE, lines)
 }
 

@@ -88,37 +88,117 @@ impl Default for Metrics {
             sessions_lost: Counter::default(),
         };
         metrics.register(&mut registry);
-        Self { registry, ..metrics }
+        Self {
+            registry,
+            ..metrics
+        }
     }
 }
 
 impl Metrics {
     fn register(&self, to: &mut Registry) {
-        to.register("received_messages", "Messages read from the source", self.received.clone());
-        to.register_with_unit("received", "Bytes read from the source", Unit::Bytes, self.received_bytes.clone());
-        to.register("duplicate_messages", "Messages sent again, and not stored again", self.duplicates.clone());
+        to.register(
+            "received_messages",
+            "Messages read from the source",
+            self.received.clone(),
+        );
+        to.register_with_unit(
+            "received",
+            "Bytes read from the source",
+            Unit::Bytes,
+            self.received_bytes.clone(),
+        );
+        to.register(
+            "duplicate_messages",
+            "Messages sent again, and not stored again",
+            self.duplicates.clone(),
+        );
         to.register(
             "redelivered_messages",
             "Messages probably sent again, stored again under the same message id",
             self.redelivered.clone(),
         );
-        to.register("acknowledged_messages", "Messages acknowledged", self.acknowledged.clone());
+        to.register(
+            "acknowledged_messages",
+            "Messages acknowledged",
+            self.acknowledged.clone(),
+        );
         to.register("committed_rows", "Rows made durable", self.rows.clone());
-        to.register_with_unit("committed", "Bytes made durable", Unit::Bytes, self.committed_bytes.clone());
-        to.register_with_unit("commit_duration", "Time of a commit", Unit::Seconds, self.commit_duration.clone());
-        to.register("commit_failures", "Commits that failed, to be tried again", self.commit_failures.clone());
-        to.register("queued_entries", "Entries read and not yet durable", self.queued.clone());
-        to.register_with_unit("queued", "Bytes read and not yet durable", Unit::Bytes, self.queued_bytes.clone());
-        to.register("parquet_rows", "Rows written to Parquet files", self.parquet_rows.clone());
-        to.register("parquet_files", "Parquet files written", self.parquet_files.clone());
-        to.register_with_unit("roll_duration", "Time to store a journal segment as Parquet", Unit::Seconds, self.roll_duration.clone());
-        to.register("roll_failures", "Segments that could not be stored as Parquet, to be tried again", self.roll_failures.clone());
+        to.register_with_unit(
+            "committed",
+            "Bytes made durable",
+            Unit::Bytes,
+            self.committed_bytes.clone(),
+        );
+        to.register_with_unit(
+            "commit_duration",
+            "Time of a commit",
+            Unit::Seconds,
+            self.commit_duration.clone(),
+        );
+        to.register(
+            "commit_failures",
+            "Commits that failed, to be tried again",
+            self.commit_failures.clone(),
+        );
+        to.register(
+            "queued_entries",
+            "Entries read and not yet durable",
+            self.queued.clone(),
+        );
+        to.register_with_unit(
+            "queued",
+            "Bytes read and not yet durable",
+            Unit::Bytes,
+            self.queued_bytes.clone(),
+        );
+        to.register(
+            "parquet_rows",
+            "Rows written to Parquet files",
+            self.parquet_rows.clone(),
+        );
+        to.register(
+            "parquet_files",
+            "Parquet files written",
+            self.parquet_files.clone(),
+        );
+        to.register_with_unit(
+            "roll_duration",
+            "Time to store a journal segment as Parquet",
+            Unit::Seconds,
+            self.roll_duration.clone(),
+        );
+        to.register(
+            "roll_failures",
+            "Segments that could not be stored as Parquet, to be tried again",
+            self.roll_failures.clone(),
+        );
         to.register("compacted_days", "Days compacted", self.compactions.clone());
-        to.register("recovered_rows", "Rows found in the journal at start", self.recovered_rows.clone());
-        to.register("source_connected", "Whether the source is connected and subscribed", self.connected.clone());
-        to.register("source_connections", "Connections made to the source", self.connections.clone());
-        to.register("source_connect_failures", "Failed attempts to connect to the source", self.connect_failures.clone());
-        to.register("source_sessions_lost", "Times that the source had lost the session", self.sessions_lost.clone());
+        to.register(
+            "recovered_rows",
+            "Rows found in the journal at start",
+            self.recovered_rows.clone(),
+        );
+        to.register(
+            "source_connected",
+            "Whether the source is connected and subscribed",
+            self.connected.clone(),
+        );
+        to.register(
+            "source_connections",
+            "Connections made to the source",
+            self.connections.clone(),
+        );
+        to.register(
+            "source_connect_failures",
+            "Failed attempts to connect to the source",
+            self.connect_failures.clone(),
+        );
+        to.register(
+            "source_sessions_lost",
+            "Times that the source had lost the session",
+            self.sessions_lost.clone(),
+        );
     }
 
     /// Counts a commit.
@@ -152,11 +232,17 @@ mod tests {
     #[test]
     fn the_names_are_the_documented_ones() {
         let text = Metrics::default().render();
-        let names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+        let names: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+            .collect();
         let readme = include_str!("../../README.md");
         assert!(names.len() > 15);
         for name in names {
-            assert!(readme.contains(&format!("`{name}")), "{name} is missing in README.md");
+            assert!(
+                readme.contains(&format!("`{name}")),
+                "{name} is missing in README.md"
+            );
         }
     }
 }

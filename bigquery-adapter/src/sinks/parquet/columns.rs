@@ -35,7 +35,10 @@ impl Rows<'_> {
                     out.typed::<Int64Type>().write_batch(&values, None, None)?;
                 }
                 Column::Qos => {
-                    let values: Vec<i32> = rows.iter().map(|row| i32::from(row.delivery.qos())).collect();
+                    let values: Vec<i32> = rows
+                        .iter()
+                        .map(|row| i32::from(row.delivery.qos()))
+                        .collect();
                     out.typed::<Int32Type>().write_batch(&values, None, None)?;
                 }
                 Column::Retain => {
@@ -43,12 +46,28 @@ impl Rows<'_> {
                     out.typed::<BoolType>().write_batch(&values, None, None)?;
                 }
                 Column::MessageId => required(out, self.message_ids(rows))?,
-                Column::Topic => required(out, rows.iter().map(|row| self.share(row.topic.as_bytes())).collect())?,
-                Column::Payload => required(out, rows.iter().map(|row| self.share(row.payload)).collect())?,
-                Column::PayloadJson => self.optional(out, rows, |row| json::text(row.payload).map(str::as_bytes))?,
-                Column::ClientId => self.optional(out, rows, |row| row.client_id.map(str::as_bytes))?,
-                Column::ContentType => self.optional(out, rows, |row| row.content_type.map(str::as_bytes))?,
-                Column::ResponseTopic => self.optional(out, rows, |row| row.response_topic.map(str::as_bytes))?,
+                Column::Topic => required(
+                    out,
+                    rows.iter()
+                        .map(|row| self.share(row.topic.as_bytes()))
+                        .collect(),
+                )?,
+                Column::Payload => required(
+                    out,
+                    rows.iter().map(|row| self.share(row.payload)).collect(),
+                )?,
+                Column::PayloadJson => {
+                    self.optional(out, rows, |row| json::text(row.payload).map(str::as_bytes))?
+                }
+                Column::ClientId => {
+                    self.optional(out, rows, |row| row.client_id.map(str::as_bytes))?
+                }
+                Column::ContentType => {
+                    self.optional(out, rows, |row| row.content_type.map(str::as_bytes))?
+                }
+                Column::ResponseTopic => {
+                    self.optional(out, rows, |row| row.response_topic.map(str::as_bytes))?
+                }
                 Column::CorrelationData => self.optional(out, rows, |row| row.correlation_data)?,
                 Column::UserPropertyKey => self.pairs(out, rows, |(key, _)| key)?,
                 Column::UserPropertyValue => self.pairs(out, rows, |(_, value)| value)?,
@@ -70,7 +89,9 @@ impl Rows<'_> {
             write!(text, "{:08x}-{:016x}", self.writer, row.number).unwrap_or_default();
         }
         let text = Bytes::from(text);
-        (0..rows.len()).map(|at| ByteArray::from(text.slice(at * LEN..(at + 1) * LEN))).collect()
+        (0..rows.len())
+            .map(|at| ByteArray::from(text.slice(at * LEN..(at + 1) * LEN)))
+            .collect()
     }
 
     fn optional<'r>(
@@ -86,7 +107,9 @@ impl Rows<'_> {
             defined.push(i16::from(value.is_some()));
             values.extend(value.map(|value| self.share(value)));
         }
-        out.typed::<ByteArrayType>().write_batch(&values, Some(&defined), None).map(drop)
+        out.typed::<ByteArrayType>()
+            .write_batch(&values, Some(&defined), None)
+            .map(drop)
     }
 
     /// One side of the user properties. Levels: an empty list is defined to 0, a pair to 1; the first pair of a row is
@@ -102,16 +125,24 @@ impl Rows<'_> {
         let mut repeated = Vec::with_capacity(rows.len());
         for row in rows {
             let before = values.len();
-            values.extend(row.user_properties.iter().map(|pair| self.share(side(pair).as_bytes())));
+            values.extend(
+                row.user_properties
+                    .iter()
+                    .map(|pair| self.share(side(pair).as_bytes())),
+            );
             let pairs = values.len() - before;
             defined.extend(std::iter::repeat_n(i16::from(pairs > 0), pairs.max(1)));
             repeated.push(0);
             repeated.extend(std::iter::repeat_n(1, pairs.saturating_sub(1)));
         }
-        out.typed::<ByteArrayType>().write_batch(&values, Some(&defined), Some(&repeated)).map(drop)
+        out.typed::<ByteArrayType>()
+            .write_batch(&values, Some(&defined), Some(&repeated))
+            .map(drop)
     }
 }
 
 fn required(out: &mut SerializedColumnWriter<'_>, values: Vec<ByteArray>) -> Result<()> {
-    out.typed::<ByteArrayType>().write_batch(&values, None, None).map(drop)
+    out.typed::<ByteArrayType>()
+        .write_batch(&values, None, None)
+        .map(drop)
 }

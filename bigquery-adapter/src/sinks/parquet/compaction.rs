@@ -30,16 +30,24 @@ pub(crate) struct Compacted {
 
 impl Warehouse {
     /// Compacts the first day before `today` that can be; none when there is nothing to do.
-    pub(crate) fn compact_one(&mut self, today: Day) -> Result<Option<(Day, Compacted)>, WarehouseError> {
+    pub(crate) fn compact_one(
+        &mut self,
+        today: Day,
+    ) -> Result<Option<(Day, Compacted)>, WarehouseError> {
         let messages = self.layout.messages();
-        let days = self.layout.days().map_err(WarehouseError::path("listing", &messages))?;
+        let days = self
+            .layout
+            .days()
+            .map_err(WarehouseError::path("listing", &messages))?;
         for day in days.into_iter().filter(|day| *day < today) {
             if self.settled.contains(&day) {
                 continue;
             }
             let runs = self.runs(day)?;
             if runs.iter().any(|run| run.len() > 1) {
-                return self.compact(day, &runs).map(|compacted| Some((day, compacted)));
+                return self
+                    .compact(day, &runs)
+                    .map(|compacted| Some((day, compacted)));
             }
             self.settled.insert(day);
         }
@@ -54,7 +62,11 @@ impl Warehouse {
             let part = part::info(&path).map_err(|error| part_error(&path, &error))?;
             (rows, bytes) = (rows + part.rows, bytes + part.bytes);
             match runs.last_mut() {
-                Some(run) if rows <= self.sizes.compact_rows && bytes <= self.sizes.compact_bytes => run.push(part),
+                Some(run)
+                    if rows <= self.sizes.compact_rows && bytes <= self.sizes.compact_bytes =>
+                {
+                    run.push(part)
+                }
                 _ => {
                     (rows, bytes) = (part.rows, part.bytes);
                     runs.push(vec![part]);
@@ -77,12 +89,16 @@ impl Warehouse {
             done.into += 1;
         }
         done.merged = merged.len();
-        link_others(&old, &new, &merged).map_err(WarehouseError::path("linking the unchanged files of", &old))?;
+        link_others(&old, &new, &merged)
+            .map_err(WarehouseError::path("linking the unchanged files of", &old))?;
         layout::sync_dir(&new).map_err(WarehouseError::path("syncing", &new))?;
         self.forget_newest();
         renameat_with(CWD, &new, CWD, &old, RenameFlags::EXCHANGE)
             .map_err(io::Error::from)
-            .map_err(WarehouseError::path("exchanging the compacted day with", &old))?;
+            .map_err(WarehouseError::path(
+                "exchanging the compacted day with",
+                &old,
+            ))?;
         let messages = self.layout.messages();
         layout::sync_dir(&messages).map_err(WarehouseError::path("syncing", &messages))?;
         discard(&new).map_err(WarehouseError::path("removing", &new))?;
@@ -90,18 +106,43 @@ impl Warehouse {
     }
 
     fn merge(&self, run: &[PartInfo], dir: &Path) -> Result<PathBuf, WarehouseError> {
-        let first = run.iter().map(|part| part.span.first).min().unwrap_or_default();
-        let last = run.iter().map(|part| part.span.last).max().unwrap_or_default();
-        let span = Span { writer: self.writer, first, last };
-        let path = dir.join(PartName { writer: self.writer, first, last: Some(last) }.to_string());
+        let first = run
+            .iter()
+            .map(|part| part.span.first)
+            .min()
+            .unwrap_or_default();
+        let last = run
+            .iter()
+            .map(|part| part.span.last)
+            .max()
+            .unwrap_or_default();
+        let span = Span {
+            writer: self.writer,
+            first,
+            last,
+        };
+        let path = dir.join(
+            PartName {
+                writer: self.writer,
+                first,
+                last: Some(last),
+            }
+            .to_string(),
+        );
         let sources: Vec<&Path> = run.iter().map(|part| part.path.as_path()).collect();
-        part::write(&path, &sources, None, span, self.codec).map_err(|error| write_error(&path, &error))?;
+        part::write(&path, &sources, None, span, self.codec)
+            .map_err(|error| write_error(&path, &error))?;
         let wanted: u64 = run.iter().map(|part| part.rows).sum();
-        let found = part::info(&path).map_err(|error| part_error(&path, &error))?.rows;
+        let found = part::info(&path)
+            .map_err(|error| part_error(&path, &error))?
+            .rows;
         if wanted == found {
             return Ok(path);
         }
-        Err(WarehouseError::Part { path, reason: format!("it has {found} rows where {wanted} were merged") })
+        Err(WarehouseError::Part {
+            path,
+            reason: format!("it has {found} rows where {wanted} were merged"),
+        })
     }
 }
 

@@ -27,7 +27,8 @@ impl Day {
         if fields.next().is_some() || year.len() < 4 || month.len() != 2 || day.len() != 2 {
             return None;
         }
-        let (year, month, day): (i64, i64, i64) = (year.parse().ok()?, month.parse().ok()?, day.parse().ok()?);
+        let (year, month, day): (i64, i64, i64) =
+            (year.parse().ok()?, month.parse().ok()?, day.parse().ok()?);
         let found = Self(days_from_civil(year, month, day));
         (found.to_string() == text).then_some(found)
     }
@@ -42,7 +43,9 @@ impl fmt::Display for Day {
 
 /// Microseconds since 1970-01-01 UTC; 0 for a clock before that.
 pub(crate) fn micros(now: SystemTime) -> i64 {
-    now.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+    now.duration_since(UNIX_EPOCH).map_or(0, |since| {
+        i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+    })
 }
 
 /// Days since 1970-01-01 of a date of the proleptic Gregorian calendar. Years begin in March, so that the leap day
@@ -59,7 +62,8 @@ const fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let era = days.div_euclid(146_097);
     let day_of_era = days.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month + 2) / 5 + 1;
@@ -97,7 +101,16 @@ mod tests {
 
     #[test]
     fn what_is_no_date_is_not_read() {
-        for text in ["", "2026", "2026-02-30", "2026-13-01", "2026-1-01", "2026-01-01-01", "day", "20260101"] {
+        for text in [
+            "",
+            "2026",
+            "2026-02-30",
+            "2026-13-01",
+            "2026-1-01",
+            "2026-01-01-01",
+            "day",
+            "20260101",
+        ] {
             assert_eq!(Day::parse(text), None, "{text}");
         }
     }

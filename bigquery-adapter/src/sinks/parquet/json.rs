@@ -41,8 +41,20 @@ mod tests {
     #[test]
     fn json_values_of_every_kind_are_kept_as_they_were_written() {
         for json in [
-            "{}", "[]", "null", "true", "21.5", "-0", "1e3", "\"text\"", " {\"a\" : [1, 2]}\n", r#""\u00e9""#, r#""\ud83d\ude00""#,
-            r#"{"temperature":39.40,"temperature":1}"#, "\"ä\"", "18446744073709551616",
+            "{}",
+            "[]",
+            "null",
+            "true",
+            "21.5",
+            "-0",
+            "1e3",
+            "\"text\"",
+            " {\"a\" : [1, 2]}\n",
+            r#""\u00e9""#,
+            r#""\ud83d\ude00""#,
+            r#"{"temperature":39.40,"temperature":1}"#,
+            "\"ä\"",
+            "18446744073709551616",
         ] {
             assert_eq!(text(json.as_bytes()), Some(json));
         }
@@ -53,8 +65,24 @@ mod tests {
         let deep = "[".repeat(200) + &"]".repeat(200);
         let long = "9".repeat(400);
         for not_json in [
-            "", " ", "{", "{'a':1}", "NaN", "Infinity", "01", "1 2", "{}x", "hello", r#""\ud800""#, r#""\ud800x""#, "1e999",
-            "-1e999", "[1,]", "\u{feff}{}", deep.as_str(), long.as_str(),
+            "",
+            " ",
+            "{",
+            "{'a':1}",
+            "NaN",
+            "Infinity",
+            "01",
+            "1 2",
+            "{}x",
+            "hello",
+            r#""\ud800""#,
+            r#""\ud800x""#,
+            "1e999",
+            "-1e999",
+            "[1,]",
+            "\u{feff}{}",
+            deep.as_str(),
+            long.as_str(),
         ] {
             assert_eq!(text(not_json.as_bytes()), None, "{not_json}");
         }

@@ -22,7 +22,9 @@ pub(crate) struct Layout {
 
 impl Layout {
     pub(crate) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self {
+            root: root.to_owned(),
+        }
     }
 
     pub(crate) fn messages(&self) -> PathBuf {
@@ -63,7 +65,12 @@ impl Layout {
     pub(crate) fn segments(&self) -> io::Result<Vec<u64>> {
         let mut numbers: Vec<u64> = names(&self.journal())?
             .iter()
-            .filter_map(|name| name.strip_prefix("segment-")?.strip_suffix(".log")?.parse().ok())
+            .filter_map(|name| {
+                name.strip_prefix("segment-")?
+                    .strip_suffix(".log")?
+                    .parse()
+                    .ok()
+            })
             .collect();
         numbers.sort_unstable();
         Ok(numbers)
@@ -84,11 +91,18 @@ pub(crate) struct PartName {
 
 impl PartName {
     pub(crate) fn parse(name: &str) -> Option<Self> {
-        let mut fields = name.strip_prefix("part-")?.strip_suffix(".parquet")?.split('-');
+        let mut fields = name
+            .strip_prefix("part-")?
+            .strip_suffix(".parquet")?
+            .split('-');
         let writer = fields.next()?;
         let first = fields.next()?.parse().ok()?;
         let last = fields.next().map(str::parse).transpose().ok()?;
-        let name = Self { writer: u32::from_str_radix(writer, 16).ok()?, first, last };
+        let name = Self {
+            writer: u32::from_str_radix(writer, 16).ok()?,
+            first,
+            last,
+        };
         (writer.len() == 8 && fields.next().is_none()).then_some(name)
     }
 }
@@ -153,18 +167,33 @@ mod tests {
     #[test]
     fn part_names_read_back() {
         for last in [None, Some(99)] {
-            let name = PartName { writer: 0x00ab_cdef, first: 42, last };
+            let name = PartName {
+                writer: 0x00ab_cdef,
+                first: 42,
+                last,
+            };
             assert_eq!(PartName::parse(&name.to_string()), Some(name));
         }
         assert_eq!(
-            PartName { writer: 1, first: 2, last: None }.to_string(),
+            PartName {
+                writer: 1,
+                first: 2,
+                last: None
+            }
+            .to_string(),
             "part-00000001-00000000000000000002.parquet"
         );
     }
 
     #[test]
     fn files_of_others_are_not_taken_for_parts() {
-        for name in ["x.parquet", "part-1-2.parquet", "part-00000001-2-3-4.parquet", "part-00000001-2.tmp", "part-zz.parquet"] {
+        for name in [
+            "x.parquet",
+            "part-1-2.parquet",
+            "part-00000001-2-3-4.parquet",
+            "part-00000001-2.tmp",
+            "part-zz.parquet",
+        ] {
             assert_eq!(PartName::parse(name), None, "{name}");
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Why a journal: a Parquet file is only readable when it is complete, so either every acknowledgement would wait for a
 //! file of its own, tens of thousands a day, or acknowledged rows would wait in memory. Instead a commit is one append and one
-//! sync to the [journal](journal); every few seconds the rows in it move into a part file. The order of steps that
+//! sync to the `journal`; every few seconds the rows in it move into a part file. The order of steps that
 //! makes every crash harmless:
 //!
 //! 1. the next segment is created with a snapshot of the ledger, and is durable;
@@ -41,8 +41,8 @@ use roller::Roller;
 use warehouse::PartSizes;
 
 pub(crate) use day::micros;
-pub use warehouse::Rolled;
 pub use schema::Codec;
+pub use warehouse::Rolled;
 
 use super::Sink;
 use crate::batch::{Batch, entries};
@@ -98,7 +98,11 @@ impl ParquetSink {
     ///
     /// # Errors
     /// When the directory cannot be used, is in use, or has files that cannot be understood. Nothing is dropped.
-    pub fn open(settings: Settings, health: Arc<Health>, metrics: Arc<Metrics>) -> Result<Self, WarehouseError> {
+    pub fn open(
+        settings: Settings,
+        health: Arc<Health>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, WarehouseError> {
         let layout = Layout::new(&settings.path);
         let lock = recovery::prepare(&settings.path, &layout)?;
         let sizes = PartSizes {
@@ -109,9 +113,16 @@ impl ParquetSink {
         };
         let recovered = recovery::recover(&layout, settings.compression, sizes, settings.window)?;
         metrics.recovered_rows.inc_by(recovered.rows);
-        let roller =
-            Roller::start(recovered.warehouse, settings.compact, Arc::clone(&health), Arc::clone(&metrics))
-                .map_err(WarehouseError::path("starting the roller of", &settings.path))?;
+        let roller = Roller::start(
+            recovered.warehouse,
+            settings.compact,
+            Arc::clone(&health),
+            Arc::clone(&metrics),
+        )
+        .map_err(WarehouseError::path(
+            "starting the roller of",
+            &settings.path,
+        ))?;
         Ok(Self {
             writer: recovered.writer,
             ledger: recovered.ledger,
@@ -134,7 +145,9 @@ impl ParquetSink {
 
     fn is_due(&self) -> bool {
         self.segment.committed() >= self.settings.roll_bytes
-            || self.since.is_some_and(|since| since.elapsed() >= self.settings.roll_after)
+            || self
+                .since
+                .is_some_and(|since| since.elapsed() >= self.settings.roll_after)
     }
 
     /// Seals the segment when it is due and there is room for it with the roller.
@@ -148,11 +161,19 @@ impl ParquetSink {
     fn roll(&mut self) -> Result<(), SinkError> {
         let mut ledger = Vec::new();
         self.ledger.encode(&mut ledger);
-        let snapshot = Snapshot { writer: self.writer, number: self.segment.number() + 1, ledger: &ledger };
-        let next = SegmentWriter::create(&self.layout, &snapshot).map_err(|error| SinkError::Retry {
-            code: Code::JOURNAL_WRITE,
-            text: format!("beginning segment {} of the journal failed: {error}", snapshot.number),
-        })?;
+        let snapshot = Snapshot {
+            writer: self.writer,
+            number: self.segment.number() + 1,
+            ledger: &ledger,
+        };
+        let next =
+            SegmentWriter::create(&self.layout, &snapshot).map_err(|error| SinkError::Retry {
+                code: Code::JOURNAL_WRITE,
+                text: format!(
+                    "beginning segment {} of the journal failed: {error}",
+                    snapshot.number
+                ),
+            })?;
         let sealed = std::mem::replace(&mut self.segment, next);
         self.since = None;
         self.roller.hand_over(sealed.number())
@@ -165,7 +186,8 @@ impl ParquetSink {
         }
         Err(SinkError::Retry {
             code: Code::ROLL,
-            text: "the journal is full: its rows are not getting into Parquet files fast enough".to_owned(),
+            text: "the journal is full: its rows are not getting into Parquet files fast enough"
+                .to_owned(),
         })
     }
 }
@@ -183,10 +205,12 @@ impl Sink for ParquetSink {
         self.health.set(Part::Journal, None);
         self.metrics.committed(batch, begun.elapsed());
         for entry in entries(batch.as_bytes()) {
-            entry.and_then(|entry| self.ledger.apply(&entry)).map_err(|error| SinkError::Fatal {
-                code: Code::SINK_STOPPED,
-                text: format!("a batch holds what cannot be read back: {error}"),
-            })?;
+            entry
+                .and_then(|entry| self.ledger.apply(&entry))
+                .map_err(|error| SinkError::Fatal {
+                    code: Code::SINK_STOPPED,
+                    text: format!("a batch holds what cannot be read back: {error}"),
+                })?;
         }
         if self.since.is_none() && batch.rows() > 0 {
             self.since = Some(begun);
@@ -199,7 +223,11 @@ impl Sink for ParquetSink {
     }
 
     fn close(mut self: Box<Self>) -> Result<(), SinkError> {
-        let rolled = if self.segment.rows() > 0 { self.roll() } else { Ok(()) };
+        let rolled = if self.segment.rows() > 0 {
+            self.roll()
+        } else {
+            Ok(())
+        };
         self.roller.close().and(rolled)
     }
 }
@@ -213,7 +241,9 @@ fn append_error(error: &AppendError, segment: &SegmentWriter) -> SinkError {
         },
         AppendError::Unknown(error) => SinkError::Fatal {
             code: Code::JOURNAL_SYNC,
-            text: format!("{path} could not be made durable: {error}; nothing after the last commit was acknowledged"),
+            text: format!(
+                "{path} could not be made durable: {error}; nothing after the last commit was acknowledged"
+            ),
         },
     }
 }

@@ -17,7 +17,9 @@ use parquet::errors::{ParquetError, Result};
 use parquet::file::metadata::KeyValue;
 use parquet::file::reader::FileReader;
 use parquet::file::serialized_reader::SerializedFileReader;
-use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter, SerializedRowGroupWriter};
+use parquet::file::writer::{
+    SerializedColumnWriter, SerializedFileWriter, SerializedRowGroupWriter,
+};
 
 use super::columns::Rows;
 use super::schema::{self, Codec, Column};
@@ -65,17 +67,32 @@ pub(super) fn info(path: &Path) -> Result<PartInfo> {
     let reader = SerializedFileReader::new(file)?;
     let metadata = reader.metadata().file_metadata();
     let entry = |key: &str| -> Result<&str> {
-        let found = metadata.key_value_metadata().into_iter().flatten().find(|entry| entry.key == key);
+        let found = metadata
+            .key_value_metadata()
+            .into_iter()
+            .flatten()
+            .find(|entry| entry.key == key);
         found
             .and_then(|entry| entry.value.as_deref())
             .ok_or_else(|| ParquetError::General(format!("its footer has no {key}")))
     };
     let number = |key: &str, radix: u32| -> Result<u64> {
-        u64::from_str_radix(entry(key)?, radix).map_err(|error| ParquetError::General(format!("{key} in its footer: {error}")))
+        u64::from_str_radix(entry(key)?, radix)
+            .map_err(|error| ParquetError::General(format!("{key} in its footer: {error}")))
     };
-    let writer = u32::try_from(number(WRITER, 16)?).map_err(|error| ParquetError::General(format!("{WRITER}: {error}")))?;
-    let span = Span { writer, first: number(FIRST, 10)?, last: number(LAST, 10)? };
-    Ok(PartInfo { path: path.to_owned(), span, rows: u64::try_from(metadata.num_rows()).unwrap_or_default(), bytes })
+    let writer = u32::try_from(number(WRITER, 16)?)
+        .map_err(|error| ParquetError::General(format!("{WRITER}: {error}")))?;
+    let span = Span {
+        writer,
+        first: number(FIRST, 10)?,
+        last: number(LAST, 10)?,
+    };
+    Ok(PartInfo {
+        path: path.to_owned(),
+        span,
+        rows: u64::try_from(metadata.num_rows()).unwrap_or_default(),
+        bytes,
+    })
 }
 
 /// Writes `to`: the rows of `sources` in their order, then the new ones. Durable when this returns, its name is not.
@@ -91,7 +108,10 @@ pub(super) fn write(
         (FIRST, span.first.to_string()),
         (LAST, span.last.to_string()),
     ];
-    let metadata = metadata.into_iter().map(|(key, value)| KeyValue::new(key.to_owned(), value)).collect();
+    let metadata = metadata
+        .into_iter()
+        .map(|(key, value)| KeyValue::new(key.to_owned(), value))
+        .collect();
     let file = File::create(to)?;
     let properties = Arc::new(schema::properties(codec, metadata));
     let mut out = SerializedFileWriter::new(BufWriter::new(file), schema::schema()?, properties)?;
@@ -101,10 +121,18 @@ pub(super) fn write(
         .collect::<Result<Vec<_>>>()?;
     for group in plan(&readers, new) {
         let mut to = out.next_row_group()?;
-        write_group(&mut to, &readers, &group, new.map(|new| (new.segment, span.writer)))?;
+        write_group(
+            &mut to,
+            &readers,
+            &group,
+            new.map(|new| (new.segment, span.writer)),
+        )?;
         to.close()?;
     }
-    let file = out.into_inner()?.into_inner().map_err(|error| error.into_error())?;
+    let file = out
+        .into_inner()?
+        .into_inner()
+        .map_err(|error| error.into_error())?;
     file.sync_all()?;
     Ok(())
 }
@@ -124,23 +152,40 @@ fn plan<'a>(readers: &[SerializedFileReader<File>], new: Option<NewRows<'a>>) ->
         for (index, group) in reader.metadata().row_groups().iter().enumerate() {
             let rows = usize::try_from(group.num_rows()).unwrap_or_default();
             let bytes = u64::try_from(group.total_byte_size()).unwrap_or_default();
-            let fits = |last: &&mut Group<'_>| last.rows + rows <= GROUP_ROWS && last.bytes + bytes <= GROUP_BYTES;
+            let fits = |last: &&mut Group<'_>| {
+                last.rows + rows <= GROUP_ROWS && last.bytes + bytes <= GROUP_BYTES
+            };
             match groups.last_mut().filter(fits) {
                 Some(last) => {
                     last.old.push((source, index));
                     last.rows += rows;
                     last.bytes += bytes;
                 }
-                None => groups.push(Group { old: vec![(source, index)], rows, bytes, new: &[] }),
+                None => groups.push(Group {
+                    old: vec![(source, index)],
+                    rows,
+                    bytes,
+                    new: &[],
+                }),
             }
         }
     }
     let mut rest = new.map_or(&[][..], |new| new.rows);
     while !rest.is_empty() {
-        let (rows, bytes) = groups.last().map_or((GROUP_ROWS, GROUP_BYTES), |last| (last.rows, last.bytes));
-        let fitting = fitting(rest, GROUP_ROWS.saturating_sub(rows), GROUP_BYTES.saturating_sub(bytes));
+        let (rows, bytes) = groups
+            .last()
+            .map_or((GROUP_ROWS, GROUP_BYTES), |last| (last.rows, last.bytes));
+        let fitting = fitting(
+            rest,
+            GROUP_ROWS.saturating_sub(rows),
+            GROUP_BYTES.saturating_sub(bytes),
+        );
         if fitting == 0 {
-            groups.push(Group { rows: 0, bytes: 0, ..Group::default() });
+            groups.push(Group {
+                rows: 0,
+                bytes: 0,
+                ..Group::default()
+            });
             let fresh = fitting_at_least_one(rest);
             push_new(&mut groups, &mut rest, fresh);
         } else {
@@ -180,8 +225,16 @@ fn write_group<W: std::io::Write + Send>(
 ) -> Result<()> {
     let new = match origin {
         Some((segment, writer)) if !group.new.is_empty() => {
-            let rows = group.new.iter().map(|row| row.decode()).collect::<std::result::Result<Vec<_>, _>>();
-            Some(Rows { segment, writer, rows: rows.map_err(|error| ParquetError::External(Box::new(error)))? })
+            let rows = group
+                .new
+                .iter()
+                .map(|row| row.decode())
+                .collect::<std::result::Result<Vec<_>, _>>();
+            Some(Rows {
+                segment,
+                writer,
+                rows: rows.map_err(|error| ParquetError::External(Box::new(error)))?,
+            })
         }
         _ => None,
     };
@@ -190,7 +243,9 @@ fn write_group<W: std::io::Write + Send>(
             .next_column()?
             .ok_or_else(|| ParquetError::General(format!("the schema has no column {index}")))?;
         for (source, row_group) in &group.old {
-            let Some(reader) = readers.get(*source) else { continue };
+            let Some(reader) = readers.get(*source) else {
+                continue;
+            };
             copy_column(reader, *row_group, index, &mut to)?;
         }
         if let Some(new) = &new {
@@ -210,14 +265,19 @@ fn copy_column(
 ) -> Result<()> {
     let group = reader.get_row_group(row_group)?;
     let rows = u64::try_from(group.metadata().num_rows()).unwrap_or_default();
-    let bytes = u64::try_from(group.metadata().column(column).uncompressed_size()).unwrap_or_default();
+    let bytes =
+        u64::try_from(group.metadata().column(column).uncompressed_size()).unwrap_or_default();
     let at_a_time = usize::try_from((COPY_BYTES * rows / bytes.max(1)).clamp(1, 8192)).unwrap_or(1);
     match group.get_column_reader(column)? {
         ColumnReader::BoolColumnReader(from) => copy(from, to.typed::<BoolType>(), at_a_time),
         ColumnReader::Int32ColumnReader(from) => copy(from, to.typed::<Int32Type>(), at_a_time),
         ColumnReader::Int64ColumnReader(from) => copy(from, to.typed::<Int64Type>(), at_a_time),
-        ColumnReader::ByteArrayColumnReader(from) => copy(from, to.typed::<ByteArrayType>(), at_a_time),
-        _ => Err(ParquetError::General(format!("column {column} has a type that is not part of the schema"))),
+        ColumnReader::ByteArrayColumnReader(from) => {
+            copy(from, to.typed::<ByteArrayType>(), at_a_time)
+        }
+        _ => Err(ParquetError::General(format!(
+            "column {column} has a type that is not part of the schema"
+        ))),
     }
 }
 
@@ -233,10 +293,19 @@ fn copy<T: DataType>(
         values.clear();
         defined.clear();
         repeated.clear();
-        let (records, ..) = from.read_records(at_a_time, Some(&mut defined), Some(&mut repeated), &mut values)?;
+        let (records, ..) = from.read_records(
+            at_a_time,
+            Some(&mut defined),
+            Some(&mut repeated),
+            &mut values,
+        )?;
         if records == 0 {
             return Ok(());
         }
-        to.write_batch(&values, optional.then_some(defined.as_slice()), list.then_some(repeated.as_slice()))?;
+        to.write_batch(
+            &values,
+            optional.then_some(defined.as_slice()),
+            list.then_some(repeated.as_slice()),
+        )?;
     }
 }

@@ -26,12 +26,18 @@ pub(super) struct Recovered {
 pub(super) fn prepare(root: &Path, layout: &Layout) -> Result<File, WarehouseError> {
     fs::create_dir_all(root).map_err(WarehouseError::path("creating", root))?;
     let path = layout.lock();
-    let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let open = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path);
     let lock = open.map_err(WarehouseError::path("opening", &path))?;
     match lock.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Err(WarehouseError::Locked(root.to_owned())),
-        Err(TryLockError::Error(error)) => return Err(WarehouseError::path("locking", &path)(error)),
+        Err(TryLockError::Error(error)) => {
+            return Err(WarehouseError::path("locking", &path)(error));
+        }
     }
     for dir in [layout.messages(), layout.journal(), layout.tmp()] {
         layout::create_dir(&dir).map_err(WarehouseError::path("creating", &dir))?;
@@ -51,7 +57,9 @@ pub(super) fn recover(
     window: u16,
 ) -> Result<Recovered, WarehouseError> {
     let journal = layout.journal();
-    let old = layout.segments().map_err(WarehouseError::path("listing", &journal))?;
+    let old = layout
+        .segments()
+        .map_err(WarehouseError::path("listing", &journal))?;
     let (writer, ledger, last) = match old.last() {
         None => (random(), Ledger::new(window), 0),
         Some(last) => newest(layout, *last, window)?,
@@ -62,8 +70,13 @@ pub(super) fn recover(
     }
     let mut state = Vec::new();
     ledger.encode(&mut state);
-    let snapshot = Snapshot { writer, number: last + 1, ledger: &state };
-    let segment = SegmentWriter::create(layout, &snapshot).map_err(WarehouseError::path("beginning", &layout.segment(last + 1)))?;
+    let snapshot = Snapshot {
+        writer,
+        number: last + 1,
+        ledger: &state,
+    };
+    let segment = SegmentWriter::create(layout, &snapshot)
+        .map_err(WarehouseError::path("beginning", &layout.segment(last + 1)))?;
     let mut warehouse = Warehouse::new(layout.clone(), codec, sizes, writer);
     let mut rows = 0;
     for number in old {
@@ -72,7 +85,13 @@ pub(super) fn recover(
     if rows > 0 {
         tracing::info!(rows, "rows left in the journal are now in parquet files");
     }
-    Ok(Recovered { warehouse, writer, ledger, segment, rows })
+    Ok(Recovered {
+        warehouse,
+        writer,
+        ledger,
+        segment,
+        rows,
+    })
 }
 
 /// Reads the segment that was being written. Its last commit may be unfinished: it was never acknowledged.
@@ -82,8 +101,13 @@ fn newest(layout: &Layout, number: u64, window: u16) -> Result<(u32, Ledger, u64
     check_number(&segment, number)?;
     let ledger = segment.ledger(window)?;
     if segment.is_torn() {
-        tracing::warn!(segment = number, "the last commit before the adapter ended was unfinished; it was not acknowledged and is dropped");
-        segment.repair().map_err(WarehouseError::path("repairing", &path))?;
+        tracing::warn!(
+            segment = number,
+            "the last commit before the adapter ended was unfinished; it was not acknowledged and is dropped"
+        );
+        segment
+            .repair()
+            .map_err(WarehouseError::path("repairing", &path))?;
     }
     Ok((segment.writer(), ledger, number))
 }
@@ -93,13 +117,21 @@ fn check_sealed(layout: &Layout, number: u64, writer: u32) -> Result<(), Warehou
     let path = layout.segment(number);
     let segment = Segment::read(&path)?;
     check_number(&segment, number)?;
-    let damaged = |reason: String| WarehouseError::Damaged { path: path.clone(), at: segment.bytes().len() as u64, reason };
+    let damaged = |reason: String| WarehouseError::Damaged {
+        path: path.clone(),
+        at: segment.bytes().len() as u64,
+        reason,
+    };
     if segment.is_torn() {
-        return Err(damaged("it ends in the middle of a commit, although it was complete once".to_owned()));
+        return Err(damaged(
+            "it ends in the middle of a commit, although it was complete once".to_owned(),
+        ));
     }
     if segment.writer() != writer {
         let (found, wanted) = (segment.writer(), writer);
-        return Err(damaged(format!("it belongs to the journal {found:08x}, the others to {wanted:08x}")));
+        return Err(damaged(format!(
+            "it belongs to the journal {found:08x}, the others to {wanted:08x}"
+        )));
     }
     Ok(())
 }

@@ -65,10 +65,22 @@ impl Roller {
     ) -> std::io::Result<Self> {
         let (jobs, inbox) = sync_channel(QUEUE + 1);
         let shared = Arc::new(Shared::default());
-        let task =
-            Task { warehouse, compact, health, metrics, shared: Arc::clone(&shared), next_compaction: Instant::now() };
-        let thread = thread::Builder::new().name("roller".to_owned()).spawn(move || task.run(&inbox))?;
-        Ok(Self { jobs, shared, thread: Some(thread) })
+        let task = Task {
+            warehouse,
+            compact,
+            health,
+            metrics,
+            shared: Arc::clone(&shared),
+            next_compaction: Instant::now(),
+        };
+        let thread = thread::Builder::new()
+            .name("roller".to_owned())
+            .spawn(move || task.run(&inbox))?;
+        Ok(Self {
+            jobs,
+            shared,
+            thread: Some(thread),
+        })
     }
 
     /// Whether a segment can be handed over without waiting.
@@ -88,7 +100,9 @@ impl Roller {
     }
 
     fn stop(&mut self) -> Result<(), SinkError> {
-        let Some(thread) = self.thread.take() else { return Ok(()) };
+        let Some(thread) = self.thread.take() else {
+            return Ok(());
+        };
         self.shared.closing.store(true, Ordering::Release);
         thread.thread().unpark();
         // When the thread is gone, so is the other end; why it went is what joining tells.
@@ -98,7 +112,10 @@ impl Roller {
 }
 
 fn stopped() -> SinkError {
-    SinkError::Fatal { code: Code::SINK_STOPPED, text: "the thread that writes Parquet files has stopped".to_owned() }
+    SinkError::Fatal {
+        code: Code::SINK_STOPPED,
+        text: "the thread that writes Parquet files has stopped".to_owned(),
+    }
 }
 
 struct Task {
@@ -113,7 +130,9 @@ struct Task {
 impl Task {
     fn run(mut self, inbox: &Receiver<Job>) -> Result<(), SinkError> {
         loop {
-            let wait = self.next_compaction.saturating_duration_since(Instant::now());
+            let wait = self
+                .next_compaction
+                .saturating_duration_since(Instant::now());
             match inbox.recv_timeout(wait) {
                 Ok(Job::Store(number)) => {
                     self.store(number)?;
@@ -134,12 +153,20 @@ impl Task {
                 Ok(rolled) => {
                     self.health.set(Part::Parquet, None);
                     self.metrics.rolled(&rolled, begun.elapsed());
-                    tracing::debug!(segment = number, rows = rolled.rows, files = rolled.files, "segment stored as parquet");
+                    tracing::debug!(
+                        segment = number,
+                        rows = rolled.rows,
+                        files = rolled.files,
+                        "segment stored as parquet"
+                    );
                     return Ok(());
                 }
                 Err(error) => error,
             };
-            let (code, text) = (Code::ROLL, format!("segment {number} stays in the journal: {error}"));
+            let (code, text) = (
+                Code::ROLL,
+                format!("segment {number} stays in the journal: {error}"),
+            );
             self.health.set(Part::Parquet, Some(text.clone()));
             self.metrics.roll_failures.inc();
             if self.shared.closing.load(Ordering::Acquire) {
@@ -165,7 +192,10 @@ impl Task {
                 self.next_compaction = Instant::now();
             }
             Err(error) => {
-                tracing::warn!(code = Code::COMPACTION.as_str(), "{error}; queries are not affected, trying again later");
+                tracing::warn!(
+                    code = Code::COMPACTION.as_str(),
+                    "{error}; queries are not affected, trying again later"
+                );
             }
         }
     }

@@ -100,14 +100,21 @@ impl Codec {
 /// share their beginning with the one before, and times are close to each other: both are written as differences.
 /// Bodies get no smallest and largest value: nobody asks for them, and they would lie in every footer.
 pub(super) fn properties(codec: Codec, metadata: Vec<KeyValue>) -> WriterProperties {
-    let path = |parts: &[&str]| ColumnPath::new(parts.iter().map(|part| (*part).to_owned()).collect());
+    let path =
+        |parts: &[&str]| ColumnPath::new(parts.iter().map(|part| (*part).to_owned()).collect());
     let plain = |builder: WriterPropertiesBuilder, parts: &[&str]| {
         builder
             .set_column_dictionary_enabled(path(parts), false)
             .set_column_statistics_enabled(path(parts), EnabledStatistics::None)
     };
     let builder = WriterProperties::builder()
-        .set_created_by(concat!("dunlin bigquery-adapter version ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_created_by(
+            concat!(
+                "dunlin bigquery-adapter version ",
+                env!("CARGO_PKG_VERSION")
+            )
+            .to_owned(),
+        )
         .set_compression(codec.compression())
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_offset_index_disabled(true)
@@ -131,22 +138,29 @@ mod tests {
     #[test]
     fn the_schema_has_the_leaves_that_are_written() {
         let descriptor = SchemaDescriptor::new(schema().unwrap());
-        let names: Vec<String> = descriptor.columns().iter().map(|column| column.path().string()).collect();
-        assert_eq!(names, [
-            "received_at",
-            "topic",
-            "payload",
-            "payload_json",
-            "qos",
-            "retain",
-            "client_id",
-            "message_id",
-            "content_type",
-            "response_topic",
-            "correlation_data",
-            "user_properties.list.element.key",
-            "user_properties.list.element.value",
-        ]);
+        let names: Vec<String> = descriptor
+            .columns()
+            .iter()
+            .map(|column| column.path().string())
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "received_at",
+                "topic",
+                "payload",
+                "payload_json",
+                "qos",
+                "retain",
+                "client_id",
+                "message_id",
+                "content_type",
+                "response_topic",
+                "correlation_data",
+                "user_properties.list.element.key",
+                "user_properties.list.element.value",
+            ]
+        );
         assert_eq!(names.len(), Column::ALL.len());
     }
 }

@@ -51,7 +51,14 @@ pub struct Rolled {
 
 impl Warehouse {
     pub(crate) fn new(layout: Layout, codec: Codec, sizes: PartSizes, writer: u32) -> Self {
-        Self { layout, codec, sizes, writer, newest: None, settled: BTreeSet::new() }
+        Self {
+            layout,
+            codec,
+            sizes,
+            writer,
+            newest: None,
+            settled: BTreeSet::new(),
+        }
     }
 
     /// Brings a sealed segment's rows into part files and removes the segment. May be called again after any failure
@@ -73,7 +80,12 @@ impl Warehouse {
     }
 
     /// Whether something was written.
-    fn store_day(&mut self, day: Day, segment: &Segment, rows: &[RawRow<'_>]) -> Result<bool, WarehouseError> {
+    fn store_day(
+        &mut self,
+        day: Day,
+        segment: &Segment,
+        rows: &[RawRow<'_>],
+    ) -> Result<bool, WarehouseError> {
         let number = segment.number();
         let newest = self.newest_part(day)?;
         if newest.as_ref().is_some_and(|part| part.span.last >= number) {
@@ -81,17 +93,32 @@ impl Warehouse {
         }
         let grown = newest.filter(|part| self.can_grow(part));
         let first = grown.as_ref().map_or(number, |part| part.span.first);
-        let span = Span { writer: self.writer, first, last: number };
+        let span = Span {
+            writer: self.writer,
+            first,
+            last: number,
+        };
         let dir = self.layout.day(day);
         let path = match &grown {
             Some(part) => part.path.clone(),
-            None => dir.join(PartName { writer: self.writer, first: number, last: None }.to_string()),
+            None => dir.join(
+                PartName {
+                    writer: self.writer,
+                    first: number,
+                    last: None,
+                }
+                .to_string(),
+            ),
         };
         layout::create_dir(&dir).map_err(WarehouseError::path("creating", &dir))?;
         let tmp = self.layout.tmp().join("part.tmp");
         let sources: Vec<&Path> = grown.iter().map(|part| part.path.as_path()).collect();
-        let new = NewRows { segment: segment.bytes(), rows };
-        part::write(&tmp, &sources, Some(new), span, self.codec).map_err(|error| write_error(&tmp, &error))?;
+        let new = NewRows {
+            segment: segment.bytes(),
+            rows,
+        };
+        part::write(&tmp, &sources, Some(new), span, self.codec)
+            .map_err(|error| write_error(&tmp, &error))?;
         fs::rename(&tmp, &path).map_err(WarehouseError::path("renaming the new part to", &path))?;
         layout::sync_dir(&dir).map_err(WarehouseError::path("syncing", &dir))?;
         let info = part::info(&path).map_err(|error| part_error(&path, &error))?;
@@ -102,7 +129,10 @@ impl Warehouse {
 
     fn can_grow(&self, part: &PartInfo) -> bool {
         // A compacted part has its last segment in its name.
-        let name = part.path.file_name().and_then(|name| PartName::parse(name.to_str()?));
+        let name = part
+            .path
+            .file_name()
+            .and_then(|name| PartName::parse(name.to_str()?));
         part.rows < self.sizes.grow_rows
             && part.bytes < self.sizes.grow_bytes
             && name.is_some_and(|name| name.last.is_none())
@@ -121,7 +151,9 @@ impl Warehouse {
         let Some((_, path)) = parts.last() else {
             return Ok(None);
         };
-        part::info(path).map(Some).map_err(|error| part_error(path, &error))
+        part::info(path)
+            .map(Some)
+            .map_err(|error| part_error(path, &error))
     }
 
     /// A day's parts of this journal, oldest first.
@@ -147,17 +179,27 @@ fn by_day(segment: &Segment) -> Result<BTreeMap<Day, Vec<RawRow<'_>>>, Warehouse
     let mut days: BTreeMap<Day, Vec<RawRow<'_>>> = BTreeMap::new();
     for (at, entry) in segment.entries() {
         if let Entry::Row(row) = entry.map_err(|error| segment.damaged(at, error))? {
-            let received_at = row::received_at(row.as_bytes()).map_err(|error| segment.damaged(at, error))?;
-            days.entry(Day::of_micros(received_at)).or_default().push(row);
+            let received_at =
+                row::received_at(row.as_bytes()).map_err(|error| segment.damaged(at, error))?;
+            days.entry(Day::of_micros(received_at))
+                .or_default()
+                .push(row);
         }
     }
     Ok(days)
 }
 
 pub(super) fn write_error(path: &Path, error: &parquet::errors::ParquetError) -> WarehouseError {
-    WarehouseError::Path { action: "writing", path: path.to_owned(), error: io::Error::other(error.to_string()) }
+    WarehouseError::Path {
+        action: "writing",
+        path: path.to_owned(),
+        error: io::Error::other(error.to_string()),
+    }
 }
 
 pub(super) fn part_error(path: &Path, error: &parquet::errors::ParquetError) -> WarehouseError {
-    WarehouseError::Part { path: path.to_owned(), reason: error.to_string() }
+    WarehouseError::Part {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    }
 }

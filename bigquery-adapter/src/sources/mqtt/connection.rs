@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use dunlin_protocol::{
-    Ack as AckPacket, Disconnect, Packet, PacketId, Properties, Publish, QoS, ReasonCode, RetainHandling, SubAck,
-    Subscribe, SubscribeFiltersBuf, SubscribeOptions, Unsubscribe, UnsubscribeFiltersBuf, Version,
+    Ack as AckPacket, Disconnect, Packet, PacketId, Properties, Publish, QoS, ReasonCode,
+    RetainHandling, SubAck, Subscribe, SubscribeFiltersBuf, SubscribeOptions, Unsubscribe,
+    UnsubscribeFiltersBuf, Version,
 };
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
@@ -67,17 +68,36 @@ impl MqttSource {
         self.subscribe(&mut connection, session_present)?;
         let result = self.exchange(&mut connection, shutdown).await;
         self.note_committed();
-        result
+        match result {
+            Err(ConnectionError::Wire(WireError::Closed)) => {
+                Err(ConnectionError::Dropped(self.settings.client_id.clone()))
+            }
+            result => result,
+        }
     }
 
     fn check_session(&mut self, accepted: &Accepted) {
-        if let Some(granted) = accepted.session_expiry.filter(|granted| *granted < self.settings.session_expiry) {
-            tracing::warn!(granted, wanted = self.settings.session_expiry, "the broker keeps the session for less time than asked for (seconds)");
+        if let Some(granted) = accepted
+            .session_expiry
+            .filter(|granted| *granted < self.settings.session_expiry)
+        {
+            tracing::warn!(
+                granted,
+                wanted = self.settings.session_expiry,
+                "the broker keeps the session for less time than asked for (seconds)"
+            );
         }
         if !accepted.session_present && !self.subscribed.is_empty() {
             self.metrics.sessions_lost.inc();
-            let (code, client_id) = (Code::SESSION_LOST.as_str(), self.settings.client_id.as_str());
-            tracing::error!(code, client_id, "the broker no longer had the session: what was published since it ended is missing");
+            let (code, client_id) = (
+                Code::SESSION_LOST.as_str(),
+                self.settings.client_id.as_str(),
+            );
+            tracing::error!(
+                code,
+                client_id,
+                "the broker no longer had the session: what was published since it ended is missing"
+            );
             self.subscribed.clear();
         }
     }
@@ -96,9 +116,16 @@ impl MqttSource {
         Ok(())
     }
 
-    fn subscribe(&mut self, connection: &mut Connection, session_present: bool) -> Result<(), ConnectionError> {
-        let stale: Vec<&String> =
-            self.subscribed.iter().filter(|filter| !self.settings.filters.contains(filter)).collect();
+    fn subscribe(
+        &mut self,
+        connection: &mut Connection,
+        session_present: bool,
+    ) -> Result<(), ConnectionError> {
+        let stale: Vec<&String> = self
+            .subscribed
+            .iter()
+            .filter(|filter| !self.settings.filters.contains(filter))
+            .collect();
         if session_present && !stale.is_empty() {
             let mut filters = UnsubscribeFiltersBuf::new();
             for filter in &stale {
@@ -106,7 +133,11 @@ impl MqttSource {
             }
             let (packet_id, properties) = (UNSUBSCRIBE_ID, Properties::EMPTY);
             let filters = filters.as_filters();
-            connection.send(&Packet::Unsubscribe(Unsubscribe { packet_id, properties, filters }))?;
+            connection.send(&Packet::Unsubscribe(Unsubscribe {
+                packet_id,
+                properties,
+                filters,
+            }))?;
         }
         // Before MQTT 5 every SUBSCRIBE brings all retained messages again.
         if session_present && !self.version.is_v5() && self.subscribed == self.settings.filters {
@@ -118,7 +149,11 @@ impl MqttSource {
             filters.push(filter, options(self.settings.qos, self.version))?;
         }
         let (packet_id, properties) = (SUBSCRIBE_ID, Properties::EMPTY);
-        connection.send(&Packet::Subscribe(Subscribe { packet_id, properties, filters: filters.as_filters() }))
+        connection.send(&Packet::Subscribe(Subscribe {
+            packet_id,
+            properties,
+            filters: filters.as_filters(),
+        }))
     }
 
     /// The broker has agreed to all filters.
@@ -183,32 +218,57 @@ impl MqttSource {
             }
         });
         self.metrics.acknowledged.inc_by(count);
+        self.metrics
+            .queued
+            .set(i64::try_from(self.session.pending()).unwrap_or(i64::MAX));
         result
     }
 
     /// Takes apart what has been read, and gives the sink one batch of it.
     fn handle_packets(&mut self, connection: &mut Connection) -> Result<(), ConnectionError> {
         let mut batch = Batch::default();
-        let Connection { inbox, version, aliases, .. } = connection;
+        let Connection {
+            inbox,
+            version,
+            aliases,
+            ..
+        } = connection;
         let mut granted = None;
         let mut counts = Counts::default();
         while let Some(packet) = inbox.next(*version)? {
             match packet {
                 Packet::Publish(publish) => {
                     let topic = aliases.resolve(&publish)?;
-                    publish_row(&mut self.session, &mut self.rows, &mut batch, &mut counts, &publish, topic);
+                    publish_row(
+                        &mut self.session,
+                        &mut self.rows,
+                        &mut batch,
+                        &mut counts,
+                        &publish,
+                        topic,
+                    );
                 }
-                Packet::PubRel(release) => match self.session.handle_release(release.packet_id.get()) {
-                    Release::Store => batch.push_released(self.session.position(), release.packet_id.get()),
-                    Release::Known => {}
-                },
+                Packet::PubRel(release) => {
+                    match self.session.handle_release(release.packet_id.get()) {
+                        Release::Store => {
+                            batch.push_released(self.session.position(), release.packet_id.get())
+                        }
+                        Release::Known => {}
+                    }
+                }
                 Packet::SubAck(answer) => {
                     check_granted(&answer, &self.settings.filters, self.settings.qos)?;
                     granted = Some(());
                 }
                 Packet::UnsubAck(_) | Packet::PingResp => {}
-                Packet::Disconnect(goodbye) => return Err(disconnected(&goodbye, &self.settings.client_id)),
-                _ => return Err(ConnectionError::Protocol("it sent a packet that has no place here")),
+                Packet::Disconnect(goodbye) => {
+                    return Err(disconnected(&goodbye, &self.settings.client_id));
+                }
+                _ => {
+                    return Err(ConnectionError::Protocol(
+                        "it sent a packet that has no place here",
+                    ));
+                }
             }
         }
         self.metrics.received.inc_by(counts.received);
@@ -253,9 +313,18 @@ fn publish_row(
     let print = fingerprint(topic, publish.payload);
     let id = publish.packet_id.map_or(0, PacketId::get);
     let (verdict, delivery) = match publish.qos {
-        QoS::AtMostOnce => (Verdict::New(session.handle_at_most_once()), Delivery::AtMostOnce),
-        QoS::AtLeastOnce => (session.handle_at_least_once(id, publish.dup, print), Delivery::AtLeastOnce(id)),
-        QoS::ExactlyOnce => (session.handle_exactly_once(id, print), Delivery::ExactlyOnce(id)),
+        QoS::AtMostOnce => (
+            Verdict::New(session.handle_at_most_once()),
+            Delivery::AtMostOnce,
+        ),
+        QoS::AtLeastOnce => (
+            session.handle_at_least_once(id, publish.dup, print),
+            Delivery::AtLeastOnce(id),
+        ),
+        QoS::ExactlyOnce => (
+            session.handle_exactly_once(id, print),
+            Delivery::ExactlyOnce(id),
+        ),
     };
     let number = match verdict {
         Verdict::New(number) => number,
@@ -268,7 +337,10 @@ fn publish_row(
             return;
         }
     };
-    batch.push_row(session.position(), &rows.row(publish, topic, number, delivery, print));
+    batch.push_row(
+        session.position(),
+        &rows.row(publish, topic, number, delivery, print),
+    );
 }
 
 /// Retained messages come once, when a subscription is new; and the retain flag stays as it was published.
@@ -277,20 +349,38 @@ fn options(qos: QoS, version: Version) -> SubscribeOptions {
     if !version.is_v5() {
         return options;
     }
-    SubscribeOptions { retain_as_published: true, retain_handling: RetainHandling::SendIfNew, ..options }
+    SubscribeOptions {
+        retain_as_published: true,
+        retain_handling: RetainHandling::SendIfNew,
+        ..options
+    }
 }
 
-fn check_granted(answer: &SubAck<'_>, filters: &[String], wanted: QoS) -> Result<(), ConnectionError> {
+fn check_granted(
+    answer: &SubAck<'_>,
+    filters: &[String],
+    wanted: QoS,
+) -> Result<(), ConnectionError> {
     if answer.packet_id != SUBSCRIBE_ID || answer.reason_codes.len() != filters.len() {
-        return Err(ConnectionError::Protocol("its SUBACK does not answer our SUBSCRIBE"));
+        return Err(ConnectionError::Protocol(
+            "its SUBACK does not answer our SUBSCRIBE",
+        ));
     }
     for (filter, code) in filters.iter().zip(answer.reason_codes) {
         let reason = ReasonCode(*code);
         if reason.is_error() {
-            return Err(ConnectionError::Subscription { filter: filter.clone(), reason });
+            return Err(ConnectionError::Subscription {
+                filter: filter.clone(),
+                reason,
+            });
         }
         if *code < wanted as u8 {
-            tracing::warn!(filter, granted = code, wanted = wanted as u8, "the broker grants a lower qos than asked for");
+            tracing::warn!(
+                filter,
+                granted = code,
+                wanted = wanted as u8,
+                "the broker grants a lower qos than asked for"
+            );
         }
     }
     Ok(())
@@ -300,8 +390,15 @@ fn disconnected(goodbye: &Disconnect<'_>, client_id: &str) -> ConnectionError {
     if goodbye.reason == ReasonCode::SESSION_TAKEN_OVER {
         return ConnectionError::TakenOver(client_id.to_owned());
     }
-    let text = goodbye.properties.reason_string().unwrap_or_default().to_owned();
-    ConnectionError::Disconnected { reason: goodbye.reason, text }
+    let text = goodbye
+        .properties
+        .reason_string()
+        .unwrap_or_default()
+        .to_owned();
+    ConnectionError::Disconnected {
+        reason: goodbye.reason,
+        text,
+    }
 }
 
 impl Connection {
@@ -314,7 +411,11 @@ impl Connection {
             unflushed: false,
             version,
             aliases: Aliases::default(),
-            keep_alive: if accepted.keep_alive == 0 { PING_ANYWAY } else { accepted.keep_alive },
+            keep_alive: if accepted.keep_alive == 0 {
+                PING_ANYWAY
+            } else {
+                accepted.keep_alive
+            },
             next_ping: Instant::now(),
             unanswered: None,
             scratch: Vec::new(),
@@ -346,7 +447,9 @@ impl Connection {
             Ack::PubAck(_) => Packet::PubAck(success),
             Ack::PubRec(_) => Packet::PubRec(success),
             Ack::PubComp(_) => Packet::PubComp(success),
-            Ack::PubCompUnknown(_) => Packet::PubComp(AckPacket::new(id, ReasonCode::PACKET_IDENTIFIER_NOT_FOUND)),
+            Ack::PubCompUnknown(_) => {
+                Packet::PubComp(AckPacket::new(id, ReasonCode::PACKET_IDENTIFIER_NOT_FOUND))
+            }
         })
     }
 

@@ -35,8 +35,15 @@ pub enum ConnectionError {
         text: String,
     },
     /// The same client id connected elsewhere.
-    #[error("another client connected with the client id {0:?}: every adapter needs its own mqtt.client_id")]
+    #[error(
+        "another client connected with the client id {0:?}: every adapter needs its own mqtt.client_id"
+    )]
     TakenOver(String),
+    /// The broker closed an accepted connection.
+    #[error(
+        "the broker closed the connection without a word; when this goes on, look for another client with the client id {0:?}"
+    )]
+    Dropped(String),
     /// No answer to a ping.
     #[error("the broker has not answered a ping for {0} s")]
     Silent(u16),
@@ -54,15 +61,19 @@ pub enum ConnectionError {
 impl ConnectionError {
     /// The code.
     #[must_use]
-    pub const fn code(&self) -> Code {
+    pub fn code(&self) -> Code {
         match self {
             Self::Handshake(HandshakeError::Open(error)) => error.code(),
             Self::Handshake(HandshakeError::Wire(error)) | Self::Wire(error) => error.code(),
-            Self::Handshake(HandshakeError::Unexpected | HandshakeError::Encode(_)) => Code::PROTOCOL,
-            Self::Handshake(HandshakeError::Refused { .. } | HandshakeError::Version { .. }) => Code::REFUSED,
+            Self::Handshake(HandshakeError::Unexpected | HandshakeError::Encode(_)) => {
+                Code::PROTOCOL
+            }
+            Self::Handshake(HandshakeError::Refused { .. } | HandshakeError::Version { .. }) => {
+                Code::REFUSED
+            }
             Self::Timeout(_) => Code::CONNECT,
             Self::Subscription { .. } => Code::SUBSCRIPTION,
-            Self::Disconnected { .. } => Code::DISCONNECTED,
+            Self::Disconnected { .. } | Self::Dropped(_) => Code::DISCONNECTED,
             Self::TakenOver(_) => Code::TAKEN_OVER,
             Self::Silent(_) => Code::SILENT,
             Self::Protocol(_) | Self::Encode(_) => Code::PROTOCOL,

@@ -59,12 +59,22 @@ pub struct MqttSource {
 impl MqttSource {
     /// A source that goes on where `ledger` ends.
     #[must_use]
-    pub fn new(settings: Settings, ledger: &Ledger, intake: Intake, health: Arc<Health>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        settings: Settings,
+        ledger: &Ledger,
+        intake: Intake,
+        health: Arc<Health>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         health.set(Part::Source, Some("not connected yet".to_owned()));
         Self {
             session: Session::new(ledger, settings.receive_maximum),
             subscribed: ledger.filters().to_vec(),
-            version: if settings.version == VersionChoice::V311 { Version::V311 } else { Version::V5 },
+            version: if settings.version == VersionChoice::V311 {
+                Version::V311
+            } else {
+                Version::V5
+            },
             intake,
             queued: VecDeque::new(),
             queued_bytes: 0,
@@ -99,8 +109,10 @@ impl MqttSource {
             self.metrics.connected.set(0);
             match error {
                 ConnectionError::Sink(stopped) => return Err(stopped),
-                ConnectionError::Handshake(HandshakeError::Version { version: Version::V5 })
-                    if self.settings.version == VersionChoice::Auto && self.version == Version::V5 =>
+                ConnectionError::Handshake(HandshakeError::Version {
+                    version: Version::V5,
+                }) if self.settings.version == VersionChoice::Auto
+                    && self.version == Version::V5 =>
                 {
                     tracing::info!("the broker does not speak mqtt 5: going on with 3.1.1");
                     self.version = Version::V311;
@@ -131,10 +143,15 @@ impl MqttSource {
 
     fn report(&self, error: &ConnectionError) {
         let (code, broker) = (error.code().as_str(), self.settings.address.to_string());
-        self.health.set(Part::Source, Some(format!("{code}: {error}")));
+        self.health
+            .set(Part::Source, Some(format!("{code}: {error}")));
         match error.code() {
             // These go on until a human acts.
-            Code::REFUSED | Code::SUBSCRIPTION | Code::TAKEN_OVER | Code::PACKET_TOO_LARGE | Code::TLS => {
+            Code::REFUSED
+            | Code::SUBSCRIPTION
+            | Code::TAKEN_OVER
+            | Code::PACKET_TOO_LARGE
+            | Code::TLS => {
                 tracing::error!(code, broker, "{error}; trying again");
             }
             _ => tracing::warn!(code, broker, "{error}; trying again"),
@@ -154,12 +171,17 @@ impl MqttSource {
             max_packet: settings.max_packet,
             topic_aliases: rows::TOPIC_ALIASES,
         };
-        let tls = settings.tls.as_ref().map(|(config, name)| (config, name.as_str()));
+        let tls = settings
+            .tls
+            .as_ref()
+            .map(|(config, name)| (config, name.as_str()));
         let limit = settings.connect_timeout;
         let connected = timeout(limit, mqtt_client::connect(&settings.address, tls, &hello)).await;
         let connected = match connected {
             Ok(connected) => connected.map_err(ConnectionError::from),
-            Err(_) => Err(ConnectionError::Timeout(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX))),
+            Err(_) => Err(ConnectionError::Timeout(
+                u64::try_from(limit.as_millis()).unwrap_or(u64::MAX),
+            )),
         };
         match &connected {
             Ok(_) => self.metrics.connections.inc(),
@@ -186,8 +208,9 @@ impl MqttSource {
             self.queued_bytes -= bytes;
             self.queued.pop_front();
         }
-        self.metrics.queued.set(i64::try_from(self.session.pending()).unwrap_or(i64::MAX));
-        self.metrics.queued_bytes.set(i64::try_from(self.queued_bytes).unwrap_or(i64::MAX));
+        self.metrics
+            .queued_bytes
+            .set(i64::try_from(self.queued_bytes).unwrap_or(i64::MAX));
         position
     }
 

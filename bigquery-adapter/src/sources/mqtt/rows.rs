@@ -17,23 +17,33 @@ pub(super) struct Aliases(Vec<String>);
 
 impl Aliases {
     /// The topic of a message.
-    pub(super) fn resolve<'t>(&'t mut self, publish: &Publish<'t>) -> Result<&'t str, ConnectionError> {
+    pub(super) fn resolve<'t>(
+        &'t mut self,
+        publish: &Publish<'t>,
+    ) -> Result<&'t str, ConnectionError> {
         let Some(alias) = publish.properties.topic_alias() else {
             return Ok(publish.topic);
         };
         if alias == 0 || alias > TOPIC_ALIASES {
-            return Err(ConnectionError::Protocol("it used a topic alias above the maximum"));
+            return Err(ConnectionError::Protocol(
+                "it used a topic alias above the maximum",
+            ));
         }
         let index = usize::from(alias) - 1;
         if self.0.len() <= index {
             self.0.resize(index + 1, String::new());
         }
-        let topic = self.0.get_mut(index).ok_or(ConnectionError::Protocol("it used an unknown topic alias"))?;
+        let topic = self
+            .0
+            .get_mut(index)
+            .ok_or(ConnectionError::Protocol("it used an unknown topic alias"))?;
         if !publish.topic.is_empty() {
             publish.topic.clone_into(topic);
         }
         if topic.is_empty() {
-            return Err(ConnectionError::Protocol("it used a topic alias that it has not given a topic"));
+            return Err(ConnectionError::Protocol(
+                "it used a topic alias that it has not given a topic",
+            ));
         }
         Ok(topic)
     }
@@ -48,7 +58,10 @@ pub(super) struct RowMaker {
 
 impl RowMaker {
     pub(super) fn new(client_id_property: Option<String>) -> Self {
-        Self { client_id_property, pairs: UserPropertiesBuf::default() }
+        Self {
+            client_id_property,
+            pairs: UserPropertiesBuf::default(),
+        }
     }
 
     /// The row of a message.
@@ -67,7 +80,10 @@ impl RowMaker {
             for (key, value) in properties.user_properties() {
                 self.pairs.push(key, value);
             }
-            client_id = self.client_id_property.as_deref().and_then(|name| only(properties, name));
+            client_id = self
+                .client_id_property
+                .as_deref()
+                .and_then(|name| only(properties, name));
         }
         Row {
             received_at: micros(SystemTime::now()),
@@ -88,7 +104,10 @@ impl RowMaker {
 
 /// The value of a user property that occurs once. Twice: one of them is the publisher's own, and nobody knows which.
 fn only<'a>(properties: Properties<'a>, name: &str) -> Option<&'a str> {
-    let mut values = properties.user_properties().filter(|(key, _)| *key == name).map(|(_, value)| value);
+    let mut values = properties
+        .user_properties()
+        .filter(|(key, _)| *key == name)
+        .map(|(_, value)| value);
     let first = values.next();
     if values.next().is_some() { None } else { first }
 }
@@ -126,25 +145,44 @@ mod tests {
         };
         let mut maker = RowMaker::new(Some("dunlin-client-id".to_owned()));
         let row = maker.row(&publish, "t", 5, Delivery::AtLeastOnce(3), 9);
-        assert_eq!((row.topic, row.payload, row.retain, row.number), ("t", b"{}".as_slice(), true, 5));
+        assert_eq!(
+            (row.topic, row.payload, row.retain, row.number),
+            ("t", b"{}".as_slice(), true, 5)
+        );
         assert_eq!(row.client_id, Some("device-7"));
         assert_eq!(row.content_type, Some("application/json"));
         assert_eq!(row.response_topic, Some("re/ply"));
         assert_eq!(row.correlation_data, Some([1, 2].as_slice()));
         let pairs: Vec<_> = row.user_properties.iter().collect();
-        assert_eq!(pairs, [("a", "1"), ("dunlin-client-id", "device-7"), ("a", "2")]);
+        assert_eq!(
+            pairs,
+            [("a", "1"), ("dunlin-client-id", "device-7"), ("a", "2")]
+        );
     }
 
     #[test]
     fn a_client_id_is_taken_only_when_asked_for_and_unambiguous() {
         let once = with(&[Property::UserProperty("id", "x")]);
-        let twice = with(&[Property::UserProperty("id", "x"), Property::UserProperty("id", "y")]);
-        for (properties, name, expected) in
-            [(&once, Some("id"), Some("x")), (&once, None, None), (&twice, Some("id"), None)]
-        {
-            let publish = Publish { properties: properties.as_properties(), ..Publish::default() };
+        let twice = with(&[
+            Property::UserProperty("id", "x"),
+            Property::UserProperty("id", "y"),
+        ]);
+        for (properties, name, expected) in [
+            (&once, Some("id"), Some("x")),
+            (&once, None, None),
+            (&twice, Some("id"), None),
+        ] {
+            let publish = Publish {
+                properties: properties.as_properties(),
+                ..Publish::default()
+            };
             let mut maker = RowMaker::new(name.map(str::to_owned));
-            assert_eq!(maker.row(&publish, "t", 1, Delivery::AtMostOnce, 0).client_id, expected);
+            assert_eq!(
+                maker
+                    .row(&publish, "t", 1, Delivery::AtMostOnce, 0)
+                    .client_id,
+                expected
+            );
         }
     }
 
@@ -152,12 +190,24 @@ mod tests {
     fn an_alias_stands_for_the_topic_it_was_last_given() {
         let alias = with(&[Property::TopicAlias(2)]);
         let mut aliases = Aliases::default();
-        let publish = |topic| Publish { topic, properties: alias.as_properties(), ..Publish::default() };
+        let publish = |topic| Publish {
+            topic,
+            properties: alias.as_properties(),
+            ..Publish::default()
+        };
         assert!(aliases.resolve(&publish("")).is_err());
         for (sent, meant) in [("a", "a"), ("", "a"), ("b", "b"), ("", "b")] {
             assert_eq!(aliases.resolve(&publish(sent)).unwrap(), meant);
         }
         let above = with(&[Property::TopicAlias(TOPIC_ALIASES + 1)]);
-        assert!(aliases.resolve(&Publish { topic: "a", properties: above.as_properties(), ..Publish::default() }).is_err());
+        assert!(
+            aliases
+                .resolve(&Publish {
+                    topic: "a",
+                    properties: above.as_properties(),
+                    ..Publish::default()
+                })
+                .is_err()
+        );
     }
 }

@@ -123,16 +123,28 @@ impl Session {
     /// Goes on where the ledger ends. `window`: how many QoS 1 messages may be unacknowledged at a time.
     #[must_use]
     pub fn new(ledger: &Ledger, window: u16) -> Self {
-        let message = |known, stage| Message { known, stage, connection: 0 };
-        let recent = ledger.recent().map(|(id, known)| (id, message(known, Stage::Acknowledged)));
-        let taken = ledger.taken().iter().map(|(id, known)| (*id, message(*known, Stage::Stored)));
+        let message = |known, stage| Message {
+            known,
+            stage,
+            connection: 0,
+        };
+        let recent = ledger
+            .recent()
+            .map(|(id, known)| (id, message(known, Stage::Acknowledged)));
+        let taken = ledger
+            .taken()
+            .iter()
+            .map(|(id, known)| (*id, message(*known, Stage::Stored)));
         Self {
             next_number: ledger.next_number(),
             connection: 0,
             at_least_once: recent.collect(),
             exactly_once: taken.collect(),
             sent: VecDeque::new(),
-            acknowledged: ledger.recent().map(|(id, known)| (id, known.number)).collect(),
+            acknowledged: ledger
+                .recent()
+                .map(|(id, known)| (id, known.number))
+                .collect(),
             window: usize::from(window),
             position: 0,
         }
@@ -194,10 +206,24 @@ impl Session {
         }
         let again = number.is_some();
         let number = number.unwrap_or_else(|| self.take_number());
-        let known = Known { number, fingerprint };
-        self.at_least_once.insert(id, Message { known, stage: Stage::Storing, connection });
+        let known = Known {
+            number,
+            fingerprint,
+        };
+        self.at_least_once.insert(
+            id,
+            Message {
+                known,
+                stage: Stage::Storing,
+                connection,
+            },
+        );
         self.send(id, number, Kind::AtLeastOnce);
-        if again { Verdict::Again(number) } else { Verdict::New(number) }
+        if again {
+            Verdict::Again(number)
+        } else {
+            Verdict::New(number)
+        }
     }
 
     /// A QoS 2 message. After [`Verdict::New`] the caller gives a row to the sink.
@@ -219,8 +245,18 @@ impl Session {
             }
         }
         let number = self.take_number();
-        let known = Known { number, fingerprint };
-        self.exactly_once.insert(id, Message { known, stage: Stage::Storing, connection });
+        let known = Known {
+            number,
+            fingerprint,
+        };
+        self.exactly_once.insert(
+            id,
+            Message {
+                known,
+                stage: Stage::Storing,
+                connection,
+            },
+        );
         self.send(id, number, Kind::ExactlyOnce);
         Verdict::New(number)
     }
@@ -254,7 +290,12 @@ impl Session {
     /// Everything up to `position` is stored: calls `due` for every acknowledgement that is due on this connection, in
     /// the order in which the messages came.
     pub fn committed(&mut self, position: u64, mut due: impl FnMut(Ack)) {
-        while let Some(sent) = self.sent.front().copied().filter(|sent| sent.position <= position) {
+        while let Some(sent) = self
+            .sent
+            .front()
+            .copied()
+            .filter(|sent| sent.position <= position)
+        {
             self.sent.pop_front();
             if let Some(ack) = self.stored(sent) {
                 due(ack);
@@ -271,9 +312,15 @@ impl Session {
             Kind::Release => Ack::PubComp(id),
             Kind::Answer(ack) => ack,
         };
-        let messages = if matches!(ack, Ack::PubAck(_)) { &mut self.at_least_once } else { &mut self.exactly_once };
+        let messages = if matches!(ack, Ack::PubAck(_)) {
+            &mut self.at_least_once
+        } else {
+            &mut self.exactly_once
+        };
         // Another number: the id has been given to another message since, in a session of its own.
-        let message = messages.get_mut(&id).filter(|message| message.known.number == sent.number);
+        let message = messages
+            .get_mut(&id)
+            .filter(|message| message.known.number == sent.number);
         if let Some(message) = message {
             match (sent.kind, ack, message.stage) {
                 (Kind::Release, ..) => drop(messages.remove(&id)),
@@ -281,7 +328,9 @@ impl Session {
                     message.stage = Stage::Acknowledged;
                     self.remember_acknowledged(id, sent.number);
                 }
-                (Kind::AtLeastOnce, ..) | (Kind::ExactlyOnce, _, Stage::Storing) => message.stage = Stage::Stored,
+                (Kind::AtLeastOnce, ..) | (Kind::ExactlyOnce, _, Stage::Storing) => {
+                    message.stage = Stage::Stored
+                }
                 _ => {}
             }
         }
@@ -296,13 +345,25 @@ impl Session {
 
     fn send(&mut self, packet_id: u16, number: u64, kind: Kind) {
         self.position += 1;
-        self.sent.push_back(Sent { position: self.position, packet_id, number, kind, connection: self.connection });
+        self.sent.push_back(Sent {
+            position: self.position,
+            packet_id,
+            number,
+            kind,
+            connection: self.connection,
+        });
     }
 
     /// Queues an answer behind what has been given to the sink so far.
     fn answer(&mut self, packet_id: u16, number: u64, ack: Ack) {
         let (position, connection) = (self.position, self.connection);
-        self.sent.push_back(Sent { position, packet_id, number, kind: Kind::Answer(ack), connection });
+        self.sent.push_back(Sent {
+            position,
+            packet_id,
+            number,
+            kind: Kind::Answer(ack),
+            connection,
+        });
     }
 
     /// Numbers are given in the order in which the broker sends, and acknowledgements go out in that order: what may be
@@ -310,15 +371,22 @@ impl Session {
     fn remember_acknowledged(&mut self, id: u16, number: u64) {
         match self.acknowledged.back() {
             Some((_, newest)) if *newest >= number => {
-                if let Err(place) = self.acknowledged.binary_search_by_key(&number, |(_, number)| *number) {
+                if let Err(place) = self
+                    .acknowledged
+                    .binary_search_by_key(&number, |(_, number)| *number)
+                {
                     self.acknowledged.insert(place, (id, number));
                 }
             }
             _ => self.acknowledged.push_back((id, number)),
         }
         while self.acknowledged.len() > self.window {
-            let Some((id, number)) = self.acknowledged.pop_front() else { return };
-            let old = |message: &Message| message.known.number == number && message.stage == Stage::Acknowledged;
+            let Some((id, number)) = self.acknowledged.pop_front() else {
+                return;
+            };
+            let old = |message: &Message| {
+                message.known.number == number && message.stage == Stage::Acknowledged
+            };
             if self.at_least_once.get(&id).is_some_and(old) {
                 self.at_least_once.remove(&id);
             }

@@ -49,7 +49,10 @@ pub(super) fn read(rest: &[u8]) -> Found<'_> {
         return Found::Torn;
     };
     let [l0, l1, l2, l3, c0, c1, c2, c3, h0, h1, h2, h3] = *head;
-    let (len, body_check) = (u32::from_le_bytes([l0, l1, l2, l3]), u32::from_le_bytes([c0, c1, c2, c3]));
+    let (len, body_check) = (
+        u32::from_le_bytes([l0, l1, l2, l3]),
+        u32::from_le_bytes([c0, c1, c2, c3]),
+    );
     if crc32fast::hash(&head[..8]) != u32::from_le_bytes([h0, h1, h2, h3]) {
         return Found::Damaged("the checksum of a frame's head does not match");
     }

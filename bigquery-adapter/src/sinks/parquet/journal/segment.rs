@@ -43,14 +43,21 @@ impl<'a> Snapshot<'a> {
         let magic: [u8; 7] = reader.array()?;
         let [version] = reader.array()?;
         if magic != MAGIC {
-            return Err(EncodingError::Value { what: "first byte", found: u64::from(magic[0]) });
+            return Err(EncodingError::Value {
+                what: "first byte",
+                found: u64::from(magic[0]),
+            });
         }
         if version != VERSION {
             return Ok(Err(version));
         }
         let writer = u32::from_le_bytes(reader.array()?);
         let number = u64::from_le_bytes(reader.array()?);
-        Ok(Ok(Self { writer, number, ledger: body.get(20..).unwrap_or_default() }))
+        Ok(Ok(Self {
+            writer,
+            number,
+            ledger: body.get(20..).unwrap_or_default(),
+        }))
     }
 }
 
@@ -80,16 +87,29 @@ impl SegmentWriter {
     /// Creates a segment that is durable, name and all, when this returns.
     pub(crate) fn create(layout: &Layout, snapshot: &Snapshot<'_>) -> io::Result<Self> {
         let path = layout.segment(snapshot.number);
-        let tmp = layout.tmp().join(format!("segment-{}.tmp", snapshot.number));
+        let tmp = layout
+            .tmp()
+            .join(format!("segment-{}.tmp", snapshot.number));
         let body = snapshot.encode();
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).open(&tmp)?;
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .open(&tmp)?;
         file.write_all(&frame::head(&body))?;
         file.write_all(&body)?;
         file.sync_all()?;
         fs::rename(&tmp, &path)?;
         sync_dir(&layout.journal())?;
         let head = (HEAD + body.len()) as u64;
-        Ok(Self { file, path, number: snapshot.number, len: head, head, rows: 0 })
+        Ok(Self {
+            file,
+            path,
+            number: snapshot.number,
+            len: head,
+            head,
+            rows: 0,
+        })
     }
 
     /// Appends a commit; it is durable when this returns `Ok`.
@@ -113,11 +133,14 @@ impl SegmentWriter {
 
     fn write(&mut self, body: &[u8]) -> io::Result<()> {
         let head = frame::head(body);
-        let written = self.file.write_vectored(&[IoSlice::new(&head), IoSlice::new(body)])?;
+        let written = self
+            .file
+            .write_vectored(&[IoSlice::new(&head), IoSlice::new(body)])?;
         if written < HEAD {
             self.file.write_all(&head[written..])?;
         }
-        self.file.write_all(body.get(written.saturating_sub(HEAD)..).unwrap_or_default())
+        self.file
+            .write_all(body.get(written.saturating_sub(HEAD)..).unwrap_or_default())
     }
 
     pub(crate) const fn number(&self) -> u64 {
@@ -174,7 +197,10 @@ impl Segment {
                 Found::Damaged(reason) => return Err(damaged(at, &reason)),
             }
         }
-        let first = frames.first().cloned().ok_or_else(|| damaged(0, &"it has no beginning"))?;
+        let first = frames
+            .first()
+            .cloned()
+            .ok_or_else(|| damaged(0, &"it has no beginning"))?;
         let snapshot = Snapshot::decode(&bytes[first]).map_err(|error| damaged(0, &error))?;
         let snapshot = snapshot.map_err(|found| WarehouseError::Version {
             path: path.to_owned(),
@@ -182,7 +208,14 @@ impl Segment {
             known: VERSION,
         })?;
         let (writer, number) = (snapshot.writer, snapshot.number);
-        Ok(Self { path: path.to_owned(), frames, torn, writer, number, bytes })
+        Ok(Self {
+            path: path.to_owned(),
+            frames,
+            torn,
+            writer,
+            number,
+            bytes,
+        })
     }
 
     /// Whether the writing of the last frame did not finish.
@@ -218,17 +251,21 @@ impl Segment {
     pub(crate) fn ledger(&self, window: u16) -> Result<Ledger, WarehouseError> {
         let first = self.frames.first().cloned().unwrap_or(0..0);
         let body = self.bytes.get(first.clone()).unwrap_or_default();
-        let mut ledger =
-            Ledger::decode(body.get(20..).unwrap_or_default(), window).map_err(|error| self.damaged(first.start, error))?;
+        let mut ledger = Ledger::decode(body.get(20..).unwrap_or_default(), window)
+            .map_err(|error| self.damaged(first.start, error))?;
         for (at, entry) in self.entries() {
             let entry = entry.map_err(|error| self.damaged(at, error))?;
-            ledger.apply(&entry).map_err(|error| self.damaged(at, error))?;
+            ledger
+                .apply(&entry)
+                .map_err(|error| self.damaged(at, error))?;
         }
         Ok(ledger)
     }
 
     /// All entries, each with the place of its frame.
-    pub(crate) fn entries(&self) -> impl Iterator<Item = (usize, Result<Entry<'_>, EncodingError>)> {
+    pub(crate) fn entries(
+        &self,
+    ) -> impl Iterator<Item = (usize, Result<Entry<'_>, EncodingError>)> {
         self.frames.iter().skip(1).flat_map(|frame| {
             let body = self.bytes.get(frame.clone()).unwrap_or_default();
             entries(body).map(|entry| (frame.start, entry))
@@ -238,12 +275,20 @@ impl Segment {
     /// The error for a segment that is not the one that its name says.
     pub(crate) fn misnamed(&self) -> WarehouseError {
         let reason = format!("it is segment {}, under the name of another", self.number);
-        WarehouseError::Damaged { path: self.path.clone(), at: 0, reason }
+        WarehouseError::Damaged {
+            path: self.path.clone(),
+            at: 0,
+            reason,
+        }
     }
 
     /// The error for bytes at `at` that passed their checksum and yet cannot be read.
     pub(crate) fn damaged(&self, at: usize, error: EncodingError) -> WarehouseError {
-        WarehouseError::Damaged { path: self.path.clone(), at: at as u64, reason: error.to_string() }
+        WarehouseError::Damaged {
+            path: self.path.clone(),
+            at: at as u64,
+            reason: error.to_string(),
+        }
     }
 }
 
@@ -256,7 +301,11 @@ mod tests {
     fn written(layout: &Layout, commits: u64) -> (PathBuf, Vec<u64>) {
         let mut ledger = Vec::new();
         Ledger::new(10).encode(&mut ledger);
-        let snapshot = Snapshot { writer: 7, number: 3, ledger: &ledger };
+        let snapshot = Snapshot {
+            writer: 7,
+            number: 3,
+            ledger: &ledger,
+        };
         let mut writer = SegmentWriter::create(layout, &snapshot).unwrap();
         let mut ends = vec![writer.len];
         for number in 1..=commits {
@@ -274,8 +323,17 @@ mod tests {
         let (_dir, layout) = scratch();
         let (path, _) = written(&layout, 5);
         let segment = Segment::read(&path).unwrap();
-        assert_eq!((segment.writer(), segment.number(), segment.is_torn()), (7, 3, false));
-        assert_eq!(segment.entries().filter(|(_, entry)| matches!(entry, Ok(Entry::Row(_)))).count(), 5);
+        assert_eq!(
+            (segment.writer(), segment.number(), segment.is_torn()),
+            (7, 3, false)
+        );
+        assert_eq!(
+            segment
+                .entries()
+                .filter(|(_, entry)| matches!(entry, Ok(Entry::Row(_))))
+                .count(),
+            5
+        );
         assert_eq!(segment.ledger(10).unwrap().next_number(), 6);
     }
 
@@ -304,8 +362,16 @@ mod tests {
             flipped[at] ^= 0x10;
             fs::write(&path, &flipped).unwrap();
             let error = Segment::read(&path).unwrap_err();
-            assert!(matches!(error, WarehouseError::Damaged { .. }), "byte {at}: {error}");
-            assert!(error.to_string().contains("segment-00000000000000000003.log is damaged at byte"), "{error}");
+            assert!(
+                matches!(error, WarehouseError::Damaged { .. }),
+                "byte {at}: {error}"
+            );
+            assert!(
+                error
+                    .to_string()
+                    .contains("segment-00000000000000000003.log is damaged at byte"),
+                "{error}"
+            );
         }
     }
 
@@ -316,13 +382,24 @@ mod tests {
         let mut body = MAGIC.to_vec();
         body.push(VERSION + 1);
         fs::write(&path, [frame::head(&body).as_slice(), &body].concat()).unwrap();
-        assert!(matches!(Segment::read(&path).unwrap_err(), WarehouseError::Version { found: 2, known: 1, .. }));
+        assert!(matches!(
+            Segment::read(&path).unwrap_err(),
+            WarehouseError::Version {
+                found: 2,
+                known: 1,
+                ..
+            }
+        ));
     }
 
     #[test]
     fn what_a_failed_write_has_left_is_cut_off_before_the_next_one() {
         let (_dir, layout) = scratch();
-        let snapshot = Snapshot { writer: 7, number: 1, ledger: &[1, 0, 0, 0] };
+        let snapshot = Snapshot {
+            writer: 7,
+            number: 1,
+            ledger: &[1, 0, 0, 0],
+        };
         let mut writer = SegmentWriter::create(&layout, &snapshot).unwrap();
         let mut batch = Batch::default();
         batch.push_row(1, &row(1, "a", b"x"));

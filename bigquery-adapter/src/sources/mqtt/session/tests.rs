@@ -54,8 +54,16 @@ fn a_qos_1_message_whose_puback_was_never_sent_is_not_stored_again() {
     session.handle_at_least_once(3, false, 9);
     session.handle_at_least_once(4, false, 9);
     session.connected(true);
-    assert_eq!(session.handle_at_least_once(3, true, 9), Verdict::Known, "still on its way to the sink");
-    assert_eq!(acks(&mut session, 2), [Ack::PubAck(3)], "4 has not come on this connection yet");
+    assert_eq!(
+        session.handle_at_least_once(3, true, 9),
+        Verdict::Known,
+        "still on its way to the sink"
+    );
+    assert_eq!(
+        acks(&mut session, 2),
+        [Ack::PubAck(3)],
+        "4 has not come on this connection yet"
+    );
     assert_eq!(session.handle_at_least_once(4, true, 9), Verdict::Known);
     assert_eq!(acks(&mut session, 2), [Ack::PubAck(4)]);
 }
@@ -71,7 +79,10 @@ fn an_answer_to_something_stored_waits_for_its_turn() {
     session.handle_at_least_once(3, true, 9);
     session.handle_release(7);
     assert_eq!(acks(&mut session, 1), []);
-    assert_eq!(acks(&mut session, 2), [Ack::PubAck(2), Ack::PubAck(3), Ack::PubCompUnknown(7)]);
+    assert_eq!(
+        acks(&mut session, 2),
+        [Ack::PubAck(2), Ack::PubAck(3), Ack::PubCompUnknown(7)]
+    );
 }
 
 #[test]
@@ -82,8 +93,16 @@ fn a_qos_1_message_whose_puback_may_have_been_lost_is_stored_again_under_its_num
     session.connected(true);
     assert_eq!(session.handle_at_least_once(3, true, 9), Verdict::Again(1));
     assert_eq!(acks(&mut session, 2), [Ack::PubAck(3)]);
-    assert_eq!(session.handle_at_least_once(3, false, 9), Verdict::New(2), "without DUP it is another message");
-    assert_eq!(session.handle_at_least_once(3, true, 8), Verdict::New(3), "with other content, too");
+    assert_eq!(
+        session.handle_at_least_once(3, false, 9),
+        Verdict::New(2),
+        "without DUP it is another message"
+    );
+    assert_eq!(
+        session.handle_at_least_once(3, true, 8),
+        Verdict::New(3),
+        "with other content, too"
+    );
 }
 
 #[test]
@@ -146,7 +165,12 @@ enum Flight {
 
 #[derive(Debug, Clone, Copy)]
 enum Packet {
-    Publish { id: u16, qos: u8, dup: bool, content: u64 },
+    Publish {
+        id: u16,
+        qos: u8,
+        dup: bool,
+        content: u64,
+    },
     Release(u16),
 }
 
@@ -164,9 +188,16 @@ const IDS: u16 = 4;
 impl Broker {
     fn send(&mut self) {
         while let Some(id) = (1..=IDS).find(|id| self.flying.iter().all(|flying| flying.0 != *id)) {
-            let Some((content, qos)) = self.queue.pop_front() else { return };
+            let Some((content, qos)) = self.queue.pop_front() else {
+                return;
+            };
             self.flying.push((id, content, qos, Flight::Publish));
-            self.wire.push_back(Packet::Publish { id, qos, dup: false, content });
+            self.wire.push_back(Packet::Publish {
+                id,
+                qos,
+                dup: false,
+                content,
+            });
         }
     }
 
@@ -174,7 +205,12 @@ impl Broker {
         self.wire.clear();
         for (id, content, qos, flight) in &self.flying {
             self.wire.push_back(match flight {
-                Flight::Publish => Packet::Publish { id: *id, qos: *qos, dup: true, content: *content },
+                Flight::Publish => Packet::Publish {
+                    id: *id,
+                    qos: *qos,
+                    dup: true,
+                    content: *content,
+                },
                 Flight::Release => Packet::Release(*id),
             });
         }
@@ -183,7 +219,11 @@ impl Broker {
     fn acknowledged(&mut self, ack: Ack) {
         match ack {
             Ack::PubAck(id) => {
-                let at = self.flying.iter().position(|f| f.2 == 1).expect("PUBACK for nothing in flight");
+                let at = self
+                    .flying
+                    .iter()
+                    .position(|f| f.2 == 1)
+                    .expect("PUBACK for nothing in flight");
                 // [MQTT-4.6.0-2].
                 assert_eq!(self.flying[at].0, id, "PUBACK out of turn");
                 self.flying.remove(at);
@@ -196,7 +236,8 @@ impl Broker {
                 }
             }
             Ack::PubComp(id) | Ack::PubCompUnknown(id) => {
-                self.flying.retain(|f| f.0 != id || f.2 != 2 || f.3 != Flight::Release);
+                self.flying
+                    .retain(|f| f.0 != id || f.2 != 2 || f.3 != Flight::Release);
             }
         }
     }
@@ -220,9 +261,24 @@ impl Model {
         let ledger = Ledger::new(IDS);
         let mut session = Session::new(&ledger, IDS);
         session.connected(false);
-        let queue = messages.iter().enumerate().map(|(content, qos)| (content as u64, *qos)).collect();
-        let broker = Broker { queue, ..Broker::default() };
-        Self { broker, session, ledger, sink: VecDeque::new(), acks: VecDeque::new(), committed: 0, rows: Vec::new() }
+        let queue = messages
+            .iter()
+            .enumerate()
+            .map(|(content, qos)| (content as u64, *qos))
+            .collect();
+        let broker = Broker {
+            queue,
+            ..Broker::default()
+        };
+        Self {
+            broker,
+            session,
+            ledger,
+            sink: VecDeque::new(),
+            acks: VecDeque::new(),
+            committed: 0,
+            rows: Vec::new(),
+        }
     }
 
     fn step(&mut self, step: Step) {
@@ -255,10 +311,21 @@ impl Model {
         let mut batch = Batch::default();
         match self.broker.wire.pop_front() {
             None => return,
-            Some(Packet::Publish { id, qos, dup, content }) => {
+            Some(Packet::Publish {
+                id,
+                qos,
+                dup,
+                content,
+            }) => {
                 let (verdict, delivery) = match qos {
-                    1 => (self.session.handle_at_least_once(id, dup, content), Delivery::AtLeastOnce(id)),
-                    _ => (self.session.handle_exactly_once(id, content), Delivery::ExactlyOnce(id)),
+                    1 => (
+                        self.session.handle_at_least_once(id, dup, content),
+                        Delivery::AtLeastOnce(id),
+                    ),
+                    _ => (
+                        self.session.handle_exactly_once(id, content),
+                        Delivery::ExactlyOnce(id),
+                    ),
                 };
                 match verdict {
                     Verdict::New(number) | Verdict::Again(number) => {
@@ -276,13 +343,16 @@ impl Model {
     }
 
     fn commit(&mut self) {
-        let Some((position, batch)) = self.sink.pop_front() else { return };
+        let Some((position, batch)) = self.sink.pop_front() else {
+            return;
+        };
         for entry in entries(batch.as_bytes()) {
             let entry = entry.unwrap();
             self.ledger.apply(&entry).unwrap();
             if let crate::batch::Entry::Row(row) = entry {
                 let row = row.decode().unwrap();
-                self.rows.push((row.number, row.fingerprint, row.delivery.qos()));
+                self.rows
+                    .push((row.number, row.fingerprint, row.delivery.qos()));
             }
         }
         self.committed = position;
@@ -291,7 +361,8 @@ impl Model {
 
     fn answer(&mut self) {
         let acks = &mut self.acks;
-        self.session.committed(self.committed, |ack| acks.push_back(ack));
+        self.session
+            .committed(self.committed, |ack| acks.push_back(ack));
     }
 }
 
