@@ -1,6 +1,11 @@
 //! Real parts for the tests: a mosquitto broker, the adapter as a process, a Python with DuckDB and pandas.
 #![allow(dead_code, reason = "every test binary uses a part of it")]
-#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "test support")]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "test support"
+)]
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
