@@ -143,7 +143,7 @@ fn a_broker_that_restarts_in_the_middle_loses_nothing_at_qos_2() {
 #[test]
 fn a_broker_that_goes_away_for_good_makes_the_run_fail_with_figures() {
     let broker = Mosquitto::start("");
-    let collector = Collector::start(broker.port, "telemetry/#", 1);
+    let collector = Collector::start(broker.port, "telemetry/#", 0);
     let arguments = [
         "--speedup",
         "8000000",
