@@ -4,52 +4,28 @@
 //! acknowledgements before it reads on, and never reads on while too much waits for the sink. Not reading is how the
 //! adapter slows the broker down; for QoS 1 and 2 the broker stops by itself at the receive maximum.
 
-use std::time::Duration;
-
-use bytes::BytesMut;
 use dunlin_protocol::{
-    Ack as AckPacket, Disconnect, Packet, PacketId, Properties, Publish, QoS, ReasonCode,
-    RetainHandling, SubAck, Subscribe, SubscribeFiltersBuf, SubscribeOptions, Unsubscribe,
-    UnsubscribeFiltersBuf, Version,
+    Disconnect, Packet, PacketId, Properties, Publish, QoS, ReasonCode, RetainHandling, SubAck,
+    Subscribe, SubscribeFiltersBuf, SubscribeOptions, Unsubscribe, UnsubscribeFiltersBuf, Version,
 };
-use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep_until;
 
 use super::MqttSource;
 use super::error::ConnectionError;
-use super::rows::{Aliases, RowMaker};
-use super::session::{Ack, Release, Session, Verdict};
+use super::link::{Connection, write_some};
+use super::rows::RowMaker;
+use super::session::{Release, Session, Verdict};
 use crate::batch::Batch;
 use crate::error::Code;
 use crate::health::Part;
-use crate::mqtt_client::{Accepted, Inbox, ReadHalf, WireError, WriteHalf};
+use crate::mqtt_client::{Accepted, WireError};
 use crate::row::{Delivery, fingerprint};
 
 /// Bytes of acknowledgements that may wait for the socket before nothing more is read.
 const OUT_MAX: usize = 1 << 20;
-/// Signs of life when the broker wants none.
-const PING_ANYWAY: u16 = 60;
 const SUBSCRIBE_ID: PacketId = PacketId::MIN;
 const UNSUBSCRIBE_ID: PacketId = PacketId::MAX;
-
-/// What belongs to the connection and not to the source.
-struct Connection {
-    read: ReadHalf,
-    write: WriteHalf,
-    inbox: Inbox,
-    out: BytesMut,
-    /// There is something to write or to flush.
-    unflushed: bool,
-    version: Version,
-    aliases: Aliases,
-    keep_alive: u16,
-    next_ping: Instant,
-    /// When a ping was sent that has had no answer, nor anything else since.
-    unanswered: Option<Instant>,
-    /// Bytes of a packet, before they are in `out`.
-    scratch: Vec<u8>,
-}
 
 impl MqttSource {
     /// Serves a connection until it ends; `Ok` after a shutdown.
@@ -281,18 +257,6 @@ impl MqttSource {
     }
 }
 
-/// Writes some of `out`, or flushes when nothing is left of it; whether everything is on its way now. Cancel safe.
-async fn write_some(write: &mut WriteHalf, out: &mut BytesMut) -> Result<bool, WireError> {
-    if out.is_empty() {
-        write.flush().await?;
-        return Ok(true);
-    }
-    match write.write_buf(out).await? {
-        0 => Err(WireError::Closed),
-        _ => Ok(false),
-    }
-}
-
 #[derive(Debug, Default)]
 struct Counts {
     received: u64,
@@ -398,77 +362,5 @@ fn disconnected(goodbye: &Disconnect<'_>, client_id: &str) -> ConnectionError {
     ConnectionError::Disconnected {
         reason: goodbye.reason,
         text,
-    }
-}
-
-impl Connection {
-    fn new(accepted: Accepted, version: Version) -> Self {
-        let mut connection = Self {
-            read: accepted.read,
-            write: accepted.write,
-            inbox: accepted.inbox,
-            out: BytesMut::new(),
-            unflushed: false,
-            version,
-            aliases: Aliases::default(),
-            keep_alive: if accepted.keep_alive == 0 {
-                PING_ANYWAY
-            } else {
-                accepted.keep_alive
-            },
-            next_ping: Instant::now(),
-            unanswered: None,
-            scratch: Vec::new(),
-        };
-        connection.next_ping = connection.ping_time();
-        connection
-    }
-
-    /// [MQTT-3.1.2-23]: the client sends something at least once in every keep alive. Three quarters leave room.
-    fn ping_time(&self) -> Instant {
-        Instant::now() + Duration::from_secs(u64::from(self.keep_alive)) * 3 / 4
-    }
-
-    fn ping(&mut self) -> Result<(), ConnectionError> {
-        let limit = Duration::from_secs(u64::from(self.keep_alive)) / 2;
-        if self.unanswered.is_some_and(|since| since.elapsed() > limit) {
-            return Err(ConnectionError::Silent(self.keep_alive));
-        }
-        self.unanswered.get_or_insert_with(Instant::now);
-        self.next_ping = self.ping_time();
-        self.send(&Packet::PingReq)
-    }
-
-    fn acknowledge(&mut self, ack: Ack) -> Result<(), ConnectionError> {
-        let (Ack::PubAck(id) | Ack::PubRec(id) | Ack::PubComp(id) | Ack::PubCompUnknown(id)) = ack;
-        let id = PacketId::new(id).ok_or(ConnectionError::Protocol("it used the packet id 0"))?;
-        let success = AckPacket::new(id, ReasonCode::SUCCESS);
-        self.send(&match ack {
-            Ack::PubAck(_) => Packet::PubAck(success),
-            Ack::PubRec(_) => Packet::PubRec(success),
-            Ack::PubComp(_) => Packet::PubComp(success),
-            Ack::PubCompUnknown(_) => {
-                Packet::PubComp(AckPacket::new(id, ReasonCode::PACKET_IDENTIFIER_NOT_FOUND))
-            }
-        })
-    }
-
-    fn send(&mut self, packet: &Packet<'_>) -> Result<(), ConnectionError> {
-        self.scratch.clear();
-        packet.encode(self.version, &mut self.scratch)?;
-        self.out.extend_from_slice(&self.scratch);
-        Ok(())
-    }
-
-    /// Sends what is left and ends the connection in order; the session stays with the broker.
-    async fn goodbye(&mut self) -> Result<(), ConnectionError> {
-        self.send(&Packet::Disconnect(Disconnect::default()))?;
-        let sent = async {
-            self.write.write_all(&self.out).await?;
-            self.write.flush().await?;
-            self.write.shutdown().await
-        };
-        sent.await.map_err(WireError::Io)?;
-        Ok(())
     }
 }

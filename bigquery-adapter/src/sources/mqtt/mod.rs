@@ -9,6 +9,7 @@
 
 mod connection;
 mod error;
+mod link;
 mod rows;
 pub mod session;
 mod settings;
