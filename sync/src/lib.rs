@@ -14,6 +14,7 @@
 //! clocks (every time is passed in by the caller, in unix time) and any knowledge of topics beyond
 //! their bytes.
 
+pub mod cluster;
 mod codec;
 mod embedded;
 mod error;

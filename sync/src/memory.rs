@@ -155,6 +155,7 @@ impl State {
                 session,
                 delivery,
                 message,
+                ..
             } => appended.push(self.enqueue(session, delivery, message)),
             Op::Release { session, seq } => self.release(session, seq),
             Op::Dequeue { session, seq } => {
@@ -169,7 +170,11 @@ impl State {
             | Op::PutRetained(_)
             | Op::DeleteRetained(_)
             | Op::PutWill(_)
-            | Op::DeleteWill { .. } => {}
+            | Op::DeleteWill { .. }
+            | Op::Relay { .. }
+            | Op::PutRoute { .. }
+            | Op::ReleaseClaim(_)
+            | Op::DeleteWillOf { .. } => {}
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::cluster::{Epoch, ReleaseRequest, ReplicaId, Route};
 use crate::{
     Appended, Delivery, Message, SessionId, SessionRecord, StoreError, SubscriptionRecord,
     WillRecord,
@@ -34,6 +35,10 @@ pub enum Op {
         delivery: Delivery,
         /// What is to be delivered.
         message: Arc<Message>,
+        /// Publisher and its count, where a repetition of the append must be noticed even if another
+        /// process repeats it; see [`cluster::Appending::once`](crate::cluster::Appending::once). Only
+        /// stores that several processes share look at it.
+        once: Option<(u64, u64)>,
     },
     /// PUBREC has come: turns a live entry into [`QueueState::Released`](crate::QueueState::Released)
     /// and drops its message.
@@ -56,6 +61,9 @@ pub enum Op {
         session: SessionId,
         /// Its packet id.
         packet_id: u16,
+        /// How many QoS 2 publishes the session had made before. Only stores that several processes
+        /// share keep it.
+        count: u64,
     },
     /// Forgets a QoS 2 packet id: the client has released it.
     DeleteInboundQos2 {
@@ -75,6 +83,32 @@ pub enum Op {
         /// The client.
         client_id: Arc<str>,
     },
+    /// Relays a message to connected sessions of another replica, in its inbox. Like the following
+    /// ones only for a [`Cluster`](crate::cluster::Cluster); other stores do nothing.
+    Relay {
+        /// To which.
+        to: ReplicaId,
+        /// To one member of this shared group there, and to nobody else.
+        share: Option<Arc<str>>,
+        /// What.
+        message: Arc<Message>,
+    },
+    /// What the sessions that are connected here want of a filter.
+    PutRoute {
+        /// The filter.
+        filter: Arc<str>,
+        /// Empty: nothing any more.
+        route: Route,
+    },
+    /// The connection of a claim is over.
+    ReleaseClaim(ReleaseRequest),
+    /// A will that was taken is published.
+    DeleteWillOf {
+        /// Whose.
+        client_id: Arc<str>,
+        /// Of which claim.
+        epoch: Epoch,
+    },
 }
 
 impl Op {
@@ -87,7 +121,14 @@ impl Op {
             Self::DeleteSubscription(_, text) | Self::DeleteRetained(text) => text.len(),
             Self::Enqueue { message, .. } | Self::PutRetained(message) => message.size(),
             Self::PutWill(will) => will.client_id.len() + will.message.size(),
-            Self::DeleteWill { client_id } => client_id.len(),
+            Self::DeleteWill { client_id } | Self::DeleteWillOf { client_id, .. } => {
+                client_id.len()
+            }
+            Self::Relay { message, share, .. } => {
+                message.size() + share.as_ref().map_or(0, |share| share.len())
+            }
+            Self::PutRoute { filter, .. } => filter.len(),
+            Self::ReleaseClaim(release) => release.client_id.len(),
             Self::DeleteSession(_)
             | Self::Release { .. }
             | Self::Dequeue { .. }
@@ -117,7 +158,18 @@ impl Op {
                 check_text("client id", &will.client_id)?;
                 check_message(&will.message)
             }
-            Self::DeleteWill { client_id } => check_text("client id", client_id),
+            Self::DeleteWill { client_id }
+            | Self::DeleteWillOf { client_id, .. }
+            | Self::ReleaseClaim(ReleaseRequest { client_id, .. }) => {
+                check_text("client id", client_id)
+            }
+            Self::Relay { message, share, .. } => {
+                check_message(message)?;
+                share
+                    .as_ref()
+                    .map_or(Ok(()), |share| check_text("shared filter", share))
+            }
+            Self::PutRoute { filter, .. } => check_text("topic filter", filter),
             Self::DeleteSession(_)
             | Self::Release { .. }
             | Self::Dequeue { .. }
@@ -174,6 +226,9 @@ pub struct Batch {
     pub ops: Vec<Op>,
     /// Told once, when the fate of the batch is known.
     pub on_commit: Option<Box<dyn Committed>>,
+    /// Told only when every live replica has applied the changes that this batch makes to tables
+    /// (retained messages, subscriptions of sessions, routes). A store of one process does that at once.
+    pub barrier: bool,
 }
 
 impl Batch {
@@ -183,6 +238,7 @@ impl Batch {
         Self {
             ops,
             on_commit: None,
+            barrier: false,
         }
     }
 
@@ -192,6 +248,7 @@ impl Batch {
         Self {
             ops,
             on_commit: Some(on_commit),
+            barrier: false,
         }
     }
 

@@ -283,7 +283,7 @@ impl<B: Backend> Writer<B> {
     fn commit(&mut self, round: Vec<Pending>, staged: &mut Vec<Staged>) -> Result<(), StoreError> {
         let mut result = Ok(());
         for pending in round {
-            let Batch { ops, on_commit } = pending.batch;
+            let Batch { ops, on_commit, .. } = pending.batch;
             let outcome = if result.is_ok() {
                 let backend = &mut self.backend;
                 check(&ops).map(|()| guarded(|| backend.stage(ops)))

@@ -172,6 +172,7 @@ fn batch_ops(submitter: u64, batch: u64, done: Option<Vec<(SessionId, u64)>>) ->
         Op::PutInboundQos2 {
             session: own,
             packet_id: packet_id(batch),
+            count: 0,
         },
         Op::DeleteInboundQos2 {
             session: own,

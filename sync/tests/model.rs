@@ -203,7 +203,11 @@ impl Model {
                     session.inbound.insert(packet_id);
                 }
                 let session = self.id_of(slot);
-                ops.push(Op::PutInboundQos2 { session, packet_id });
+                ops.push(Op::PutInboundQos2 {
+                    session,
+                    packet_id,
+                    count: 0,
+                });
             }
             Step::DeleteInbound { slot, packet_id } => {
                 if let Some((_, session)) = self.session(slot) {
@@ -263,6 +267,7 @@ impl Model {
                 session: self.id_of(slot),
                 delivery,
                 message: Arc::clone(&message),
+                once: None,
             });
         }
     }

@@ -308,6 +308,7 @@ impl Connection {
             batch.outcome.ops.push(Op::PutInboundQos2 {
                 session,
                 packet_id: id.get(),
+                count: 0,
             });
             batch.durable = true;
         }

@@ -101,6 +101,7 @@ impl Hub {
                     session: store_id,
                     delivery,
                     message,
+                    once: None,
                 });
             }
         }

@@ -123,6 +123,7 @@ impl Hub {
                     session: store_id,
                     delivery,
                     message,
+                    once: None,
                 });
             }
             Some(_) => tally.dropped_queue += 1,
@@ -178,6 +179,7 @@ impl Hub {
                     session: store_id,
                     delivery,
                     message,
+                    once: None,
                 });
             } else {
                 tally.dropped_queue += 1;

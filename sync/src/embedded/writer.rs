@@ -98,6 +98,7 @@ impl Writer {
                 session,
                 delivery,
                 message,
+                ..
             } => {
                 let seq = self.enqueue(session, &delivery, &message, shared)?;
                 appended.push(Appended {
@@ -116,7 +117,9 @@ impl Writer {
                 self.dequeue(session, seq);
                 Ok(())
             }
-            Op::PutInboundQos2 { session, packet_id } => {
+            Op::PutInboundQos2 {
+                session, packet_id, ..
+            } => {
                 if self.state.sessions.contains_key(&session) {
                     let key = keys::inbound(session, packet_id);
                     self.batch.insert(&self.tables.state, key, []);
@@ -149,6 +152,11 @@ impl Writer {
                 self.batch.remove(&self.tables.wills, &*client_id);
                 Ok(())
             }
+            // Of a cluster; there is no other process to tell.
+            Op::Relay { .. }
+            | Op::PutRoute { .. }
+            | Op::ReleaseClaim(_)
+            | Op::DeleteWillOf { .. } => Ok(()),
         }
     }
 

@@ -135,6 +135,7 @@ pub fn every_field_of_an_entry_comes_back(place: &dyn Place) {
         session: id,
         delivery: full_delivery(),
         message: Arc::clone(&put),
+        once: None,
     }]);
     assert_eq!(appended[0].delivery, full_delivery());
     assert!(Arc::ptr_eq(&appended[0].message, &put));

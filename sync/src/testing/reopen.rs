@@ -43,10 +43,12 @@ pub fn everything_put_is_found_again(place: &dyn Place) {
         Op::PutInboundQos2 {
             session: one,
             packet_id: 65_535,
+            count: 0,
         },
         Op::PutInboundQos2 {
             session: one,
             packet_id: 1,
+            count: 0,
         },
         Op::PutRetained(Arc::clone(&retained)),
         Op::PutRetained(message_on("r/2", b"")),
@@ -82,10 +84,12 @@ pub fn replaced_and_deleted_records_stay_so(place: &dyn Place) {
         Op::PutInboundQos2 {
             session: id,
             packet_id: 5,
+            count: 0,
         },
         Op::PutInboundQos2 {
             session: id,
             packet_id: 6,
+            count: 0,
         },
         Op::PutRetained(message_on("r/1", b"old")),
         Op::PutRetained(message_on("r/2", b"old")),
@@ -115,6 +119,7 @@ pub fn replaced_and_deleted_records_stay_so(place: &dyn Place) {
         Op::PutInboundQos2 {
             session: unknown,
             packet_id: 5,
+            count: 0,
         },
     ]);
     drop(driver);
@@ -270,6 +275,7 @@ pub fn a_deleted_session_leaves_nothing_however_much_it_had(place: &dyn Place) {
             .map(|packet_id| Op::PutInboundQos2 {
                 session: id,
                 packet_id,
+                count: 0,
             })
             .collect(),
     );

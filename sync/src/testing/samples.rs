@@ -70,6 +70,7 @@ pub fn enqueue_message(session: SessionId, message: Arc<Message>) -> Op {
         session,
         delivery: Delivery::plain(QoS::AtLeastOnce),
         message,
+        once: None,
     }
 }
 

@@ -1,0 +1,181 @@
+//! What a broker asks of the cluster, and what the cluster tells the broker.
+
+use std::sync::Arc;
+
+use super::{Epoch, ReplicaId, Route, SessionEntry};
+use crate::{
+    Appended, BoxFuture, Message, MessageParts, SessionId, Store, SubscriptionRecord, WillRecord,
+};
+
+/// A connection that wants its client id.
+#[derive(Clone, Debug)]
+pub struct ClaimRequest {
+    /// Who.
+    pub client_id: Arc<str>,
+    /// What is there is to be deleted. [MQTT-3.1.2-4]
+    pub clean_start: bool,
+    /// Seconds that the session outlives the connection; `u32::MAX`: for ever.
+    pub expiry_interval: u32,
+    /// The connection's will; its `session`, `epoch` and `due_at` are filled in by the cluster.
+    pub will: Option<WillRecord>,
+}
+
+/// A client id that is the caller's now.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    /// The claim.
+    pub epoch: Epoch,
+    /// The persistent session, if any.
+    pub session: Option<SessionId>,
+    /// It was there before. [MQTT-3.2.2-3]
+    pub present: bool,
+    /// Its subscriptions.
+    pub subscriptions: Vec<SubscriptionRecord>,
+    /// First entry of its queue.
+    pub queue_head: u64,
+    /// One past the last entry of its queue.
+    pub queue_tail: u64,
+    /// Entries in its queue.
+    pub queue_len: u64,
+    /// Bytes in its queue.
+    pub queue_bytes: u64,
+    /// QoS 2 packet ids that its client has not released, with the publisher's count.
+    pub inbound: Vec<(u16, u64)>,
+    /// The will of an older connection that ends with this claim: to be published by the caller, now.
+    pub old_will: Option<TakenWill>,
+    /// An older connection, here or elsewhere, was sent away.
+    pub took_over: bool,
+}
+
+/// A will that the receiver publishes. When everything that comes of it is durable it is deleted with
+/// [`Op::DeleteWillOf`](crate::Op::DeleteWillOf) in the same batch.
+#[derive(Clone, Debug)]
+pub struct TakenWill {
+    /// The will; its `epoch` says which.
+    pub record: WillRecord,
+}
+
+/// A connection that is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReleaseRequest {
+    /// Who.
+    pub client_id: Arc<str>,
+    /// The claim.
+    pub epoch: Epoch,
+    /// Its persistent session, if any.
+    pub session: Option<SessionId>,
+    /// Seconds the session goes on; `None`: it ends now.
+    pub expiry_interval: Option<u32>,
+    /// Milliseconds until its will is due; `None`: there is none, or it is not to be published.
+    pub will_due_in: Option<u64>,
+}
+
+/// Why a client id cannot be claimed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClaimError {
+    /// Redis does not answer in time, or this replica has lost its lease.
+    #[error("the cluster cannot be asked now: {0}")]
+    Unavailable(String),
+}
+
+/// A message that another replica has relayed to this one's connected sessions.
+#[derive(Clone, Debug)]
+pub struct Relayed<'a> {
+    /// The message; its texts are borrowed from the frame.
+    pub message: MessageParts<'a>,
+    /// `$share/group/filter`: to one member of this group here, and to nobody else.
+    pub share: Option<&'a str>,
+}
+
+/// A [`Store`] that several replicas share.
+///
+/// What it adds to a store: a claim on each client id, and lanes to the other replicas. Batches with
+/// [`Batch::barrier`](crate::Batch::barrier) are told of when every live replica has applied their
+/// changes of tables; other batches overtake them.
+pub trait Cluster: Store {
+    /// This replica. Changes when it had to join anew.
+    fn replica(&self) -> ReplicaId;
+
+    /// Claims a client id for a connection here, and sends away whoever had it elsewhere. Resolves
+    /// within the bound that the configuration sets on waiting for Redis.
+    ///
+    /// Dropping the future may leave the claim in place: it is another's as soon as somebody claims it.
+    fn claim(&self, request: ClaimRequest) -> BoxFuture<Result<Claimed, ClaimError>>;
+
+    /// Sends messages to the connected sessions of other replicas, at most once, as soon as the lane is
+    /// free. What exceeds the lane's bound is dropped and counted.
+    fn relay(&self, to: ReplicaId, messages: &[MessageParts<'_>]);
+
+    /// Whether a publish that needs nothing of Redis may be acknowledged now: this replica's lease runs
+    /// and its tables are whole. Two atomic reads and one of the clock.
+    fn may_acknowledge(&self) -> bool;
+
+    /// Begins: from here on `events` is told what happens, first of all everything that the tables hold.
+    /// Resolves when the tables are whole and all live replicas know of this one. Called once.
+    fn start(&self, events: Arc<dyn ClusterEvents>) -> BoxFuture<Result<(), ClaimError>>;
+
+    /// Leaves: everything submitted is committed, then the lease is given back. Resolves when that is
+    /// done, or Redis has not answered for `patience`.
+    fn leave(&self, patience: std::time::Duration) -> BoxFuture<()>;
+}
+
+/// Told what happens in the cluster, one call at a time and in order. Must not block.
+pub trait ClusterEvents: Send + Sync {
+    /// Messages for sessions that are connected here. Those for persistent sessions at QoS 1 and 2 come
+    /// through their queues, not here.
+    fn relayed(&self, messages: &[Relayed<'_>]);
+
+    /// A message was appended to the queue of a persistent session that is connected here.
+    fn woken(&self, appended: Appended);
+
+    /// Messages were appended to the queue of a persistent session that is connected here: it reaches
+    /// up to `tail` at least. They are to be read from the queue.
+    fn queue_grown(&self, session: SessionId, tail: u64);
+
+    /// Something may have been missed: every connected persistent session is to look whether its queue
+    /// has grown ([`Store::read_queue`]).
+    fn queues_may_have_grown(&self);
+
+    /// A persistent session is new, or its subscriptions have changed.
+    fn session_changed(&self, entry: &SessionEntry);
+
+    /// A persistent session is connected to `owner` now (0: to none).
+    fn session_owned(&self, session: SessionId, owner: ReplicaId);
+
+    /// A persistent session has ended.
+    fn session_deleted(&self, session: SessionId);
+
+    /// A retained message is new or replaced.
+    fn retained_changed(&self, message: Arc<Message>);
+
+    /// A topic has no retained message any more.
+    fn retained_deleted(&self, topic: &str);
+
+    /// Interests of another replica; an [empty](Route::is_empty) route is none any more.
+    fn routes_changed(&self, replica: ReplicaId, changes: &[(Arc<str>, Route)]);
+
+    /// A replica is gone, and its routes with it.
+    fn replica_gone(&self, replica: ReplicaId);
+
+    /// A client has connected elsewhere: its connection here, if it is of this claim or an older one,
+    /// closes with reason 0x8E and publishes no will.
+    fn let_go(&self, client_id: &str, epoch: Epoch);
+
+    /// A write for this session was refused because its claim is another's: as [`let_go`](Self::let_go).
+    fn fenced(&self, session: SessionId);
+
+    /// A will is due.
+    fn will_due(&self, will: TakenWill);
+
+    /// A message for a shared subscription was not acknowledged by a member on a replica that is gone:
+    /// to another member.
+    fn redeliver(&self, share: &str, message: Arc<Message>);
+
+    /// This replica cannot keep its promises now (its lease is about to lapse): connections with a
+    /// persistent session close; nothing is acknowledged until [`resumed`](Self::resumed).
+    fn suspended(&self, why: &str);
+
+    /// Promises can be kept again. `anew`: this replica was taken for dead and has another number now;
+    /// its claims and routes are gone, so that all its connections close.
+    fn resumed(&self, anew: bool);
+}

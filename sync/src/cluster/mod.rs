@@ -1,0 +1,28 @@
+//! The state that all replicas of a cluster share, in Redis.
+//!
+//! Three layers, each with one job:
+//!
+//! - [`Backplane`]: executes [`Request`]s, each of which is one atomic step within one hash slot, and
+//!   brings frames of the lanes. [`redis`] is the real one; `testing::ModelBackplane` is a model of Redis in
+//!   memory with the same answers, for simulations.
+//! - [`engine`]: what a replica does with it: batches, order, replicated tables, leases, barriers.
+//!   [`ClusterStore`] is a [`Store`](crate::Store), and a [`Cluster`] besides.
+//! - The broker, which implements [`ClusterEvents`].
+//!
+//! The keys are documented in `docs/redis.md`, the frames in `docs/frames.md`.
+
+mod backplane;
+mod events;
+pub mod frame;
+mod request;
+mod types;
+
+pub use backplane::{Backplane, BackplaneError, BackplaneEvent, BackplaneStatus, Replies};
+pub use events::{
+    ClaimError, ClaimRequest, Claimed, Cluster, ClusterEvents, Relayed, ReleaseRequest, TakenWill,
+};
+pub use request::{
+    AppendFate, Appending, DueItem, Head, OwnerEntry, RegistryEntry, ReleaseEnd, Reply, Request,
+    SessionFields, WillFate,
+};
+pub use types::{BUCKETS, Bucket, Epoch, ReplicaId, Route, SessionEntry};
