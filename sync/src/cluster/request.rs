@@ -180,6 +180,22 @@ pub enum Request {
         /// Of this claim.
         epoch: Epoch,
     },
+    /// Stores a will outside of a claim. → [`Reply::Done`]
+    PutWill {
+        /// Of this bucket.
+        bucket: Bucket,
+        /// Of this claim.
+        epoch: Epoch,
+        /// Delay in seconds.
+        delay: u32,
+        /// Encoded will.
+        body: Bytes,
+    },
+    /// All stored wills. → [`Reply::Wills`]
+    Wills {
+        /// Of this bucket.
+        bucket: Bucket,
+    },
     /// A will is published, or not to be. → [`Reply::Done`]
     DeleteWill {
         /// Of this bucket.
@@ -450,6 +466,8 @@ pub enum Reply {
     Due(Vec<DueItem>),
     /// See [`Request::GetWill`].
     Will(Option<Bytes>),
+    /// See [`Request::Wills`].
+    Wills(Vec<(Epoch, Bytes)>),
     /// See [`Request::Append`].
     Appended {
         /// Who has the session; 0: nobody.
