@@ -99,6 +99,9 @@ pub enum Op {
         filter: Arc<str>,
         /// Empty: nothing any more.
         route: Route,
+        /// Rises with every change that the broker makes to its routes: submits of several threads may
+        /// overtake each other, and of one filter only the newest change counts.
+        stamp: u64,
     },
     /// The connection of a claim is over.
     ReleaseClaim(ReleaseRequest),
