@@ -104,7 +104,7 @@ pub trait Cluster: Store {
 
     /// Sends messages to the connected sessions of other replicas, at most once, as soon as the lane is
     /// free. What exceeds the lane's bound is dropped and counted.
-    fn relay(&self, to: ReplicaId, messages: &[MessageParts<'_>]);
+    fn relay(&self, to: ReplicaId, messages: &[Relayed<'_>]);
 
     /// Whether a publish that needs nothing of Redis may be acknowledged now: this replica's lease runs
     /// and its tables are whole. Two atomic reads and one of the clock.
