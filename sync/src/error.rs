@@ -125,6 +125,13 @@ pub enum StoreError {
     /// [`Store::recover`](crate::Store::recover) was called again.
     #[error("the state found at opening has already been handed out")]
     AlreadyRecovered,
+    /// A change that the cluster did not take, or of which it is not known whether it did: this replica
+    /// was taken for dead, or Redis refused it. The store goes on.
+    #[error("the cluster did not take the change: {reason}")]
+    Cluster {
+        /// What happened.
+        reason: String,
+    },
 }
 
 impl StoreError {
@@ -147,6 +154,7 @@ impl StoreError {
             Self::Closed => "DUN-1013",
             Self::InvalidOp { .. } => "DUN-1014",
             Self::AlreadyRecovered => "DUN-1015",
+            Self::Cluster { .. } => "DUN-1016",
         }
     }
 

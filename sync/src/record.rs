@@ -109,7 +109,7 @@ pub struct QueueEntry {
 pub struct Appended {
     /// The session it was queued for.
     pub session: SessionId,
-    /// Its position there, or [`Appended::DROPPED`].
+    /// Its position there, or [`Appended::DROPPED`], or [`Appended::ELSEWHERE`].
     pub seq: u64,
     /// As it was handed in.
     pub delivery: Delivery,
@@ -118,13 +118,24 @@ pub struct Appended {
 }
 
 impl Appended {
-    /// Sequence number of a message that was not queued, as its session did not exist (any more).
+    /// Sequence number of a message that was not queued, as its session did not exist (any more), or its
+    /// queue was at its bound.
     pub const DROPPED: u64 = u64::MAX;
+    /// Sequence number of a message that is in the queue of a session that is not connected to this
+    /// process: whoever has the session is told. Only stores that several processes share say it.
+    pub const ELSEWHERE: u64 = u64::MAX - 1;
 
-    /// Whether the session did not exist, so that nothing was queued.
+    /// Whether there is nothing to deliver here: the message was not queued, or is
+    /// [elsewhere](Self::is_elsewhere).
     #[must_use]
     pub fn is_dropped(&self) -> bool {
-        self.seq == Self::DROPPED
+        self.seq >= Self::ELSEWHERE
+    }
+
+    /// Whether the message is queued, and delivering it is another's task.
+    #[must_use]
+    pub fn is_elsewhere(&self) -> bool {
+        self.seq == Self::ELSEWHERE
     }
 }
 

@@ -13,7 +13,7 @@ mod manifest;
 mod recover;
 mod sweep;
 mod tables;
-mod values;
+pub(crate) mod values;
 mod writer;
 
 use std::path::Path;
