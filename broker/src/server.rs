@@ -15,7 +15,7 @@ use crate::{
     config::{self, Config, ListenerConfig, Loaded, StoreConfig},
     connection,
     error::{Code, Exit},
-    hub::{Hub, HubConfig},
+    hub::{Backing, Hub, HubConfig},
     net::{
         ListenerInfo, Serve,
         acceptor::Acceptor,
@@ -170,7 +170,7 @@ async fn start_hub(
     let (metrics, health) = (Arc::clone(metrics), Arc::clone(health));
     let started = tokio::task::spawn_blocking(move || {
         let store = open_store(&store)?;
-        Hub::start(hub, store, Arc::new(auth), metrics, health)
+        Hub::start(hub, Backing::Own(store), Arc::new(auth), metrics, health)
     });
     match started.await {
         Ok(hub) => Ok(hub?),

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use crate::auth::Auth;
 use crate::config::ListenerKind;
 use crate::connection;
-use crate::hub::{Hub, HubConfig};
+use crate::hub::{Backing, Hub, HubConfig};
 use crate::net::slots::Slots;
 use crate::net::{Accepted, ListenerInfo, Slot, Transport};
 use crate::ops::{Health, Metrics};
@@ -32,7 +32,7 @@ impl InProcess {
     pub fn start(config: HubConfig, store: Arc<dyn Store>) -> Result<Self, StoreError> {
         let hub = Hub::start(
             config,
-            store,
+            Backing::Own(store),
             Arc::new(Auth::open()),
             Arc::new(Metrics::default()),
             Arc::new(Health::default()),

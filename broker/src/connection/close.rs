@@ -56,7 +56,10 @@ impl Closing {
             Self::Disconnected { .. } | Self::Lost(_) => None,
             Self::KeepAlive => Some(ReasonCode::KEEP_ALIVE_TIMEOUT),
             Self::Violation(reason, _) => Some(*reason),
-            Self::Asked(CloseRequest::TakenOver) => Some(ReasonCode::SESSION_TAKEN_OVER),
+            Self::Asked(CloseRequest::TakenOver | CloseRequest::ClaimedElsewhere) => {
+                Some(ReasonCode::SESSION_TAKEN_OVER)
+            }
+            Self::Asked(CloseRequest::Suspended) => Some(ReasonCode::SERVER_BUSY),
             Self::Asked(CloseRequest::ServerShutdown) => Some(ReasonCode::SERVER_SHUTTING_DOWN),
             Self::Asked(CloseRequest::StoreFailed) => Some(ReasonCode::UNSPECIFIED_ERROR),
         }
@@ -70,10 +73,18 @@ impl Closing {
             } => Departure {
                 will: *will,
                 expiry_interval: *expiry_interval,
+                claimed_elsewhere: false,
+            },
+            // Whoever has claimed the client id has the will too.
+            Self::Asked(CloseRequest::ClaimedElsewhere) => Departure {
+                will: false,
+                expiry_interval: None,
+                claimed_elsewhere: true,
             },
             _ => Departure {
                 will: true,
                 expiry_interval: None,
+                claimed_elsewhere: false,
             },
         }
     }

@@ -358,6 +358,7 @@ fn will(
         properties: Forwarded::Borrowed(properties.as_bytes()),
         // Counted from publication, see `WillRequest::expiry`.
         expiry: None,
+        once: None,
         payload: will.payload,
     };
     let origin = Origin {

@@ -15,6 +15,7 @@ use super::close::Closing;
 use super::run::Connection;
 use crate::auth::Action;
 use crate::core::frames::{Forwarded, Incoming, Origin, Topic};
+use crate::core::inbound::Admitted;
 use crate::core::outbound::Acked;
 use crate::hub::directory::Routes;
 use crate::hub::publish::Outcome;
@@ -42,6 +43,8 @@ struct Batch<'a> {
     packets: u64,
     publishes: u64,
     publish_bytes: u64,
+    /// New subscriptions that get retained messages.
+    retained: Vec<(Box<str>, Subscription)>,
 }
 
 impl Connection {
@@ -65,6 +68,7 @@ impl Connection {
             packets: 0,
             publishes: 0,
             publish_bytes: 0,
+            retained: Vec::new(),
         };
         let mut consumed = 0;
         let mut result = Ok(());
@@ -142,10 +146,12 @@ impl Connection {
             QoS::ExactlyOnce => Some(AckKind::PubRec),
         };
         let ack = kind.zip(publish.packet_id);
-        if let Some((_, id)) = ack
-            && !self.admit(publish.qos, id, batch)?
-        {
-            return Ok(());
+        let mut once = None;
+        if let Some((_, id)) = ack {
+            match self.admit(publish.qos, id, batch)? {
+                Some(count) => once = count,
+                None => return Ok(()),
+            }
         }
         let action = Action::Publish {
             qos: publish.qos,
@@ -192,6 +198,7 @@ impl Connection {
             properties,
             expiry,
             payload: publish.payload,
+            once,
         });
         batch.run.acks.extend(ack);
         Ok(())
@@ -263,9 +270,18 @@ impl Connection {
         Ok(())
     }
 
-    /// Counts a QoS 1 or 2 publish against the Receive Maximum; `false` if it is a repetition of a
-    /// QoS 2 publish that was taken before.
-    fn admit(&mut self, qos: QoS, id: PacketId, batch: &mut Batch<'_>) -> Result<bool, Closing> {
+    /// Counts a QoS 1 or 2 publish against the Receive Maximum; `None` if it is a repetition of a
+    /// QoS 2 publish that was taken before. Gives back by what a repetition elsewhere is known.
+    #[expect(
+        clippy::option_option,
+        reason = "taken or not, and if so, counted or not"
+    )]
+    fn admit(
+        &mut self,
+        qos: QoS,
+        id: PacketId,
+        batch: &mut Batch<'_>,
+    ) -> Result<Option<Option<(u64, u64)>>, Closing> {
         if self.version.is_v5() {
             let pending = batch
                 .run
@@ -289,39 +305,48 @@ impl Connection {
             }
         }
         if qos != QoS::ExactlyOnce {
-            return Ok(true);
+            return Ok(Some(None));
         }
-        let fresh = {
+        let admitted = {
             let mut state = self.session.lock();
-            let fresh = state.inbound.insert(id);
+            let admitted = state.inbound.insert(id);
             self.inbound_open = state.inbound.len();
-            fresh
+            admitted
         };
-        if !fresh {
+        if admitted == Admitted::Held {
             self.end_run(batch);
             batch
                 .answers
                 .push(Answer::Ack(AckKind::PubRec, id, ReasonCode::SUCCESS));
-            return Ok(false);
+            return Ok(None);
         }
-        if let Some(session) = self.session.store_id {
+        let Some(session) = self.session.store_id else {
+            return Ok(Some(None));
+        };
+        let count = match admitted {
+            Admitted::Unsure(count) => count,
+            _ => self.next_inbound_count(),
+        };
+        if admitted == Admitted::Fresh {
             batch.outcome.ops.push(Op::PutInboundQos2 {
                 session,
                 packet_id: id.get(),
-                count: 0,
+                count,
             });
-            batch.durable = true;
         }
-        Ok(true)
+        batch.durable = true;
+        Ok(Some(Some((session.0, count))))
+    }
+
+    /// Rises with every QoS 2 publish of the session, over all its connections.
+    fn next_inbound_count(&mut self) -> u64 {
+        self.inbound_count += 1;
+        let epoch = self.session.lock().epoch;
+        epoch << 32 | self.inbound_count
     }
 
     fn repeats(&self, id: PacketId) -> bool {
-        let mut state = self.session.lock();
-        let fresh = state.inbound.insert(id);
-        if fresh {
-            state.inbound.remove(id);
-        }
-        !fresh
+        self.session.lock().inbound.contains(id)
     }
 
     /// A publish that the client may not send: an MQTT 5 client is told in the acknowledgement, an
@@ -363,7 +388,7 @@ impl Connection {
             &routes,
             &mut batch.outcome,
         );
-        batch.durable |= batch.outcome.ops.len() > before;
+        batch.durable |= batch.outcome.ops.len() > before || !self.may_acknowledge();
         let reason = match wanted {
             true => ReasonCode::SUCCESS,
             false => ReasonCode::NO_MATCHING_SUBSCRIBERS,
@@ -386,7 +411,12 @@ impl Connection {
             self.behind = Some(behind);
         }
         let ops = std::mem::take(&mut batch.outcome.ops);
-        self.submit(ops, batch.durable);
+        let barrier = std::mem::take(&mut batch.outcome.barrier);
+        self.submit(ops, batch.durable, barrier);
+        for (filter, subscription) in batch.retained.drain(..) {
+            self.retained_due
+                .push((self.submitted, filter, subscription));
+        }
         batch.durable = false;
         for answer in batch.answers.drain(..) {
             self.acks.push(self.submitted, answer);
@@ -512,16 +542,23 @@ impl Connection {
                 Some(reason) => reason,
                 None => {
                     let before = batch.outcome.ops.len();
-                    let reason = self.hub.clone().subscribe(
+                    let subscription = Subscription {
+                        options,
+                        identifier,
+                    };
+                    let (reason, retained) = self.hub.clone().subscribe(
                         &self.session,
                         filter,
-                        Subscription {
-                            options,
-                            identifier,
-                        },
+                        subscription,
                         &mut batch.outcome.ops,
                     );
-                    batch.durable |= batch.outcome.ops.len() > before;
+                    if batch.outcome.ops.len() > before {
+                        batch.durable = true;
+                        batch.outcome.barrier = true;
+                    }
+                    if retained {
+                        batch.retained.push((Box::from(filter), subscription));
+                    }
                     reason
                 }
             };

@@ -22,7 +22,7 @@ use super::throttle::Throttle;
 use crate::auth::Principal;
 use crate::core::out_buffer::OutBuffer;
 use crate::core::outbound::Tally;
-use crate::hub::session::Session;
+use crate::hub::session::{Session, Subscription};
 use crate::hub::wake::{CloseRequest, Wake};
 use crate::hub::{Attached, Hub};
 use crate::net::{Accepted, Slot, Transport};
@@ -79,6 +79,12 @@ pub(super) struct Connection {
     pub(super) acks: Acks,
     /// Number of the newest submission to the store that is waited for.
     pub(super) submitted: u64,
+    /// Number of the newest submission before which nothing more is read.
+    pub(super) barrier: u64,
+    /// New subscriptions that get retained messages when that submission is committed.
+    pub(super) retained_due: Vec<(u64, Box<str>, Subscription)>,
+    /// QoS 2 publishes of this connection.
+    pub(super) inbound_count: u64,
     /// QoS 2 publishes of the client that are not released.
     pub(super) inbound_open: usize,
     /// Topics by alias; only what the client has used is allocated.
@@ -153,6 +159,9 @@ impl Connection {
             writing: OutBuffer::default(),
             acks: Acks::default(),
             submitted: 0,
+            barrier: 0,
+            retained_due: Vec::new(),
+            inbound_count: 0,
             inbound_open,
             aliases: Vec::new(),
             publishing: false,
@@ -268,7 +277,7 @@ impl Connection {
                 self.wake.wake();
             }
         }
-        self.submit(ops, false);
+        self.submit(ops, false, false);
         refill
     }
 
@@ -277,6 +286,19 @@ impl Connection {
             return;
         }
         let committed = self.wake.committed();
+        if !self.retained_due.is_empty() {
+            // From here on no publish misses the subscription, so none is missed between the retained
+            // messages and what is published later.
+            let due = self
+                .retained_due
+                .iter()
+                .take_while(|(number, ..)| *number <= committed)
+                .count();
+            for (_, filter, subscription) in self.retained_due.drain(..due) {
+                self.hub
+                    .queue_retained(&self.session, &filter, subscription);
+            }
+        }
         let tail = self.local.tail();
         let before = tail.len();
         let released = self.acks.release(committed, self.version, tail);
@@ -352,6 +374,9 @@ impl Connection {
         }
         // A client that does not take its answers, or whose writes are not durable yet, waits: it
         // is woken by the socket or by the commit.
+        if self.barrier > self.wake.committed() {
+            return false;
+        }
         let unwritten = self.writing.len() + self.local.len();
         if unwritten > self.hub.limits.outbox_bytes as usize || self.acks.len() > ACKS_MAX {
             return false;
@@ -420,7 +445,8 @@ impl Connection {
                 return Poll::Pending;
             }
             // The timer is not moved by every packet: it looks, when it fires, how long it is since.
-            if self.last_read.elapsed() >= limit && self.pause.is_none() {
+            let ours = self.pause.is_some() || self.barrier > self.wake.committed();
+            if self.last_read.elapsed() >= limit && !ours {
                 return Poll::Ready(Closing::KeepAlive);
             }
             let due = (self.last_read + limit).max(Instant::now() + Duration::from_millis(10));
@@ -429,17 +455,30 @@ impl Connection {
     }
 
     /// Hands operations to the store. With `wait`, later answers wait until they are durable.
-    pub(super) fn submit(&mut self, ops: Vec<Op>, wait: bool) {
-        if ops.is_empty() {
+    /// With `barrier`, nothing more is read until every replica knows what they change.
+    pub(super) fn submit(&mut self, ops: Vec<Op>, wait: bool, barrier: bool) {
+        // A replica that must not acknowledge now waits with nothing but the acknowledgement.
+        if ops.is_empty() && (!wait || self.hub.cluster.is_none()) {
             return;
         }
         let notify = wait.then(|| {
             self.submitted += 1;
             (self.wake.clone(), self.submitted)
         });
-        let ticket = self.hub.submit_for(ops, notify);
+        if barrier && wait && self.hub.cluster.is_some() {
+            self.barrier = self.submitted;
+        }
+        let ticket = self.hub.submit_for(ops, notify, barrier);
         let mut state = self.session.lock();
         state.last_ticket = state.last_ticket.max(ticket);
+    }
+
+    /// Whether what needs nothing of the store may be acknowledged.
+    pub(super) fn may_acknowledge(&self) -> bool {
+        match &self.hub.cluster {
+            Some(cluster) => cluster.may_acknowledge(),
+            None => true,
+        }
     }
 
     async fn refill(&mut self, from: u64, tail: u64) -> Result<(), Closing> {

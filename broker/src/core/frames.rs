@@ -90,9 +90,17 @@ pub(crate) struct Incoming<'a> {
     /// Message expiry in seconds, counted from now.
     pub(crate) expiry: Option<u32>,
     pub(crate) payload: &'a [u8],
+    /// Publisher and its count, where a repetition must be noticed wherever it is made.
+    pub(crate) once: Option<(u64, u64)>,
 }
 
 impl<'a> Incoming<'a> {
+    /// Unix time in milliseconds after which nobody gets it any more.
+    pub(crate) fn expires_at(&self, origin: &Origin) -> Option<u64> {
+        let seconds = self.expiry?;
+        Some(origin.received_at / 1000 + u64::from(seconds) * 1000)
+    }
+
     /// A stored message as a publish of its own (a will, a retransmission to another subscriber).
     pub(crate) fn from_message(message: &'a Message, expiry: Option<u32>) -> Self {
         Self {
@@ -102,6 +110,7 @@ impl<'a> Incoming<'a> {
             properties: Forwarded::Borrowed(message.properties()),
             expiry,
             payload: message.payload(),
+            once: None,
         }
     }
 }
@@ -162,6 +171,10 @@ impl<'r, 'a> Frames<'r, 'a> {
     /// When the run was read, Unix time in milliseconds.
     pub(crate) fn now_ms(&self) -> u64 {
         self.origin.received_at / 1000
+    }
+
+    pub(crate) fn origin(&self) -> &'r Origin {
+        self.origin
     }
 
     pub(crate) fn run(&self) -> &'r [Incoming<'a>] {
@@ -236,9 +249,7 @@ pub(crate) fn keep(publish: &Incoming<'_>, origin: &Origin) -> Message {
         payload: publish.payload,
         qos: publish.qos,
         retain: publish.retain,
-        expires_at: publish
-            .expiry
-            .map(|seconds| origin.received_at / 1000 + u64::from(seconds) * 1000),
+        expires_at: publish.expires_at(origin),
         received_at: origin.received_at,
         publisher: origin.publisher.clone(),
         id: next_message_id(),

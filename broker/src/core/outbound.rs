@@ -100,6 +100,12 @@ pub(crate) struct Outbound {
     tail: u64,
     /// Everything below has been sent before: it goes out with DUP.
     sent_to: u64,
+    /// Of a cluster: other processes append to the queue too, and its bound is looked at where it is.
+    cluster: bool,
+    /// Of a cluster: everything below has been counted in `queued`.
+    counted_to: u64,
+    /// The queue may hold more than is known: it is to be read once.
+    probe: bool,
     /// Messages that count against the bounds: waiting, or (stored sessions) not yet acknowledged.
     queued: u64,
     queued_bytes: u64,
@@ -117,6 +123,9 @@ impl Outbound {
             loaded_to: 0,
             tail: 0,
             sent_to: 0,
+            cluster: false,
+            counted_to: 0,
+            probe: false,
             queued: 0,
             queued_bytes: 0,
         }
@@ -140,6 +149,40 @@ impl Outbound {
             queued,
             queued_bytes,
             ..Self::new(Some(store_id))
+        }
+    }
+
+    /// A persistent session of a cluster, as it was claimed; otherwise as [`Self::recovered`].
+    pub(crate) fn claimed(
+        store_id: SessionId,
+        head: u64,
+        tail: u64,
+        queued: u64,
+        queued_bytes: u64,
+        window: u32,
+    ) -> Self {
+        Self {
+            cluster: true,
+            counted_to: tail,
+            ..Self::recovered(store_id, head, tail, queued, queued_bytes, window)
+        }
+    }
+
+    /// The queue reaches up to `tail` at least.
+    pub(crate) fn grown(&mut self, tail: u64) {
+        self.tail = self.tail.max(tail);
+    }
+
+    /// The queue may have grown unnoticed.
+    pub(crate) fn may_have_grown(&mut self) {
+        self.probe = true;
+    }
+
+    fn count(&mut self, seq: u64, size: usize) {
+        if self.cluster && seq >= self.counted_to {
+            self.counted_to = seq + 1;
+            self.queued += 1;
+            self.queued_bytes += size as u64;
         }
     }
 
@@ -237,6 +280,7 @@ impl Outbound {
         bounds: &QueueBounds,
     ) {
         self.tail = self.tail.max(seq + 1);
+        self.count(seq, message.size());
         if connected && self.loaded_to == seq && self.ready.len() < bounds.ready {
             self.loaded_to = seq + 1;
             self.ready.push_back(Pending {
@@ -250,18 +294,22 @@ impl Outbound {
     /// From where the stored queue is to be read, when memory has run low; and up to where it is
     /// known to reach, to be handed back to [`Self::refill`].
     pub(crate) fn wants_refill(&self, bounds: &QueueBounds) -> Option<(u64, u64)> {
-        (self.loaded_to < self.tail && self.ready.len() <= bounds.ready / 2)
-            .then_some((self.loaded_to, self.tail))
+        let more = self.loaded_to < self.tail || self.probe;
+        (more && self.ready.len() <= bounds.ready / 2).then_some((self.loaded_to, self.tail))
     }
 
     /// Takes what was read from the stored queue. `tail` is as [`Self::wants_refill`] gave it;
     /// `exhausted`: the queue held no more than these.
     pub(crate) fn refill(&mut self, entries: Vec<QueueEntry>, tail: u64, exhausted: bool) {
+        // After a probe that found something there may be still more.
+        self.probe &= !entries.is_empty();
         for entry in entries {
             if entry.seq < self.loaded_to {
                 continue;
             }
             self.loaded_to = entry.seq + 1;
+            let size = entry.message.as_ref().map_or(0, |message| message.size());
+            self.count(entry.seq, size);
             let message = match entry.state {
                 QueueState::Queued => entry.message,
                 QueueState::Released => None,

@@ -111,6 +111,7 @@ fn run_of<'a>(payloads: &[&'a [u8]], qos: QoS) -> Vec<Incoming<'a>> {
             properties: Forwarded::Borrowed(&[]),
             expiry: None,
             payload,
+            once: None,
         })
         .collect()
 }

@@ -85,6 +85,10 @@ impl Hub {
             return Err(AttachError::Unavailable);
         }
 
+        if let Some(cluster) = &self.cluster {
+            return self.attach_claimed(cluster, request).await;
+        }
+
         let mut ops = Vec::new();
         let resumed = match self.session(&request.client_id) {
             Some(session) if request.clean_start => {

@@ -9,6 +9,7 @@ use super::Hub;
 use super::attach::{expires_at, session_record};
 use super::publish::{NOBODY, Outcome};
 use super::session::{Session, SessionState, Will};
+use super::share::{MemberKey, Pick, Picked, ShareGroup};
 use super::timers::Timer;
 use super::wake::Wake;
 use crate::core::frames::{Frames, Incoming, Origin, is_expired};
@@ -21,6 +22,8 @@ pub(crate) struct Departure {
     pub(crate) will: bool,
     /// A new Session Expiry Interval from DISCONNECT.
     pub(crate) expiry_interval: Option<u32>,
+    /// Another replica has the client id now, and with it everything that was stored.
+    pub(crate) claimed_elsewhere: bool,
 }
 
 /// Why a session ends.
@@ -59,6 +62,10 @@ impl Hub {
         if wake.clear_congested() {
             self.congested
                 .fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        }
+        if self.cluster.is_some() {
+            drop(state);
+            return self.detach_claimed(session, wake, departure);
         }
         self.store_backlog(session, &mut state, &mut ops, &mut tally);
         state.wake = None;
@@ -204,7 +211,7 @@ impl Hub {
     }
 
     /// Gives messages of shared subscriptions that a session did not acknowledge to other members.
-    fn redistribute(
+    pub(super) fn redistribute(
         self: &Arc<Self>,
         from: &Arc<Session>,
         messages: Vec<(Arc<Message>, Delivery)>,
@@ -218,21 +225,40 @@ impl Hub {
             let Some(group) = self.directory.group(share) else {
                 continue;
             };
-            let Some((to, wanted)) = group.pick(Some(from.number), false) else {
-                continue;
-            };
             if !is_expired(&message, now_ms) {
-                self.pass_on(&to, wanted, &message, &mut outcome);
+                let from = MemberKey::Here(from.number);
+                let picked = self.pick_other(&group, from, false, &message);
+                if let Some(picked) = picked {
+                    self.pass_on(&picked, group.share(), &message, &mut outcome);
+                }
             }
         }
         self.count(outcome.tally);
-        self.submit(outcome.ops);
+        if !outcome.ops.is_empty() {
+            self.submit(outcome.ops);
+        }
+    }
+
+    fn pick_other(
+        &self,
+        group: &ShareGroup,
+        without: MemberKey,
+        connected_only: bool,
+        message: &Message,
+    ) -> Option<Picked> {
+        group.pick(&Pick {
+            without: Some(without),
+            connected_only,
+            here_only: false,
+            qos: message.qos(),
+            stored_here: &|id| self.stored_session(id),
+        })
     }
 
     fn pass_on(
         &self,
-        to: &Arc<Session>,
-        wanted: crate::core::session::Wanted,
+        to: &Picked,
+        share: &Arc<str>,
         message: &Arc<Message>,
         outcome: &mut Outcome,
     ) {
@@ -242,10 +268,11 @@ impl Hub {
             publisher: message.publisher().map(Arc::from),
         };
         let run = [Incoming::from_message(message, expiry)];
-        self.deliver(to, &wanted, &Frames::new(&run, &origin), outcome);
+        let [publish] = &run;
+        self.give(to, share, publish, &origin, outcome);
     }
 
-    fn spawn_move_shared(self: &Arc<Self>, session: &Arc<Session>) {
+    pub(super) fn spawn_move_shared(self: &Arc<Self>, session: &Arc<Session>) {
         let (hub, session) = (self.clone(), session.clone());
         self.spawn(async move { hub.move_shared(&session).await });
     }
@@ -267,7 +294,7 @@ impl Hub {
             // While this is held the client cannot come back and read its queue: an entry is moved or
             // read by the client, never both.
             let _claim = self.shard(&session.client_id).claim.lock().await;
-            if session.lock().is_connected() {
+            if session.lock().is_connected() || self.is_back(session) {
                 return;
             }
             let entries = match self
@@ -291,6 +318,12 @@ impl Hub {
         }
     }
 
+    /// Whether another object stands for the session now: its client has come back, in a cluster.
+    fn is_back(&self, session: &Arc<Session>) -> bool {
+        self.session(&session.client_id)
+            .is_some_and(|now| !Arc::ptr_eq(&now, session))
+    }
+
     fn move_entry(self: &Arc<Self>, session: &Arc<Session>, entry: &QueueEntry) {
         let (Some(store_id), Some(message), Some(share)) =
             (session.store_id, &entry.message, &entry.delivery.share)
@@ -300,11 +333,14 @@ impl Hub {
         if !session.lock().delivering.outbound.may_move(entry) {
             return;
         }
-        let Some((to, wanted)) = self
-            .directory
-            .group(share)
-            .and_then(|group| group.pick(Some(session.number), true))
-        else {
+        let Some(group) = self.directory.group(share) else {
+            return;
+        };
+        let from = match self.cluster {
+            Some(_) => MemberKey::Stored(store_id),
+            None => MemberKey::Here(session.number),
+        };
+        let Some(picked) = self.pick_other(&group, from, true, message) else {
             return;
         };
         let mut outcome = Outcome::default();
@@ -312,7 +348,7 @@ impl Hub {
             session: store_id,
             seq: entry.seq,
         });
-        self.pass_on(&to, wanted, message, &mut outcome);
+        self.pass_on(&picked, group.share(), message, &mut outcome);
         self.count(outcome.tally);
         let ticket = self.submit(outcome.ops);
         let mut state = session.lock();
@@ -337,6 +373,7 @@ impl Hub {
             properties: crate::core::frames::Forwarded::Borrowed(&[]),
             expiry: None,
             payload,
+            once: None,
         };
         let mut kept = Incoming {
             retain: true,
@@ -347,8 +384,17 @@ impl Hub {
         kept.retain = false;
         let routes = self.directory.routes(topic);
         let mut outcome = Outcome::default();
-        self.publish_run(NOBODY, &[kept], &origin, &routes, &mut outcome);
+        // Of this broker alone, also in a cluster.
+        let frames = [kept];
+        self.deliver_here(
+            NOBODY,
+            &Frames::new(&frames, &origin),
+            &routes,
+            &mut outcome,
+        );
         self.count(outcome.tally);
-        self.submit(outcome.ops);
+        if !outcome.ops.is_empty() {
+            self.submit(outcome.ops);
+        }
     }
 }

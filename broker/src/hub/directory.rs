@@ -12,11 +12,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dunlin_protocol::{QoS, topic};
+use dunlin_sync::SessionId;
+use dunlin_sync::cluster::{ReplicaId, Route};
 use foldhash::fast::RandomState;
 use parking_lot::{Mutex, RwLock};
 
 use super::session::{Session, Subscription};
-use super::share::{Member, ShareGroup};
+use super::share::{Member, MemberKey, ShareGroup};
 use crate::core::session::Wanted;
 use crate::core::topic_index::TopicIndex;
 
@@ -31,6 +33,39 @@ const CACHED_TARGETS: usize = 1 << 18;
 struct Subscriber {
     session: Arc<Session>,
     subscription: Subscription,
+}
+
+/// A persistent session of the cluster, wherever its client is connected.
+#[derive(Debug)]
+pub(crate) struct StoredSession {
+    pub(crate) id: SessionId,
+    pub(crate) client_id: Arc<str>,
+    /// The replica that its client is connected to, as far as that is known; 0: none.
+    pub(crate) owner: AtomicU64,
+}
+
+#[derive(Clone, Debug)]
+struct StoredSubscriber {
+    session: Arc<StoredSession>,
+    subscription: Subscription,
+}
+
+/// A persistent session of the cluster that gets a topic through its queue.
+#[derive(Debug)]
+pub(crate) struct StoredTarget {
+    pub(crate) session: Arc<StoredSession>,
+    wanted: Wanted,
+    own: Option<Option<Wanted>>,
+}
+
+impl StoredTarget {
+    /// How the session wants what the client `publisher` publishes; `None`: not at all.
+    pub(crate) fn wanted_from(&self, publisher: Option<&str>) -> Option<&Wanted> {
+        match &self.own {
+            Some(own) if publisher == Some(&*self.session.client_id) => own.as_ref(),
+            _ => Some(&self.wanted),
+        }
+    }
 }
 
 /// A session that gets a topic, with its matching subscriptions merged.
@@ -58,11 +93,22 @@ impl Target {
 pub(crate) struct Routes {
     pub(crate) targets: Vec<Target>,
     pub(crate) groups: Vec<Arc<ShareGroup>>,
+    /// Of the cluster: persistent sessions, through their queues.
+    pub(crate) stored: Vec<StoredTarget>,
+    /// Of the cluster: other replicas, and what their connected sessions want.
+    pub(crate) replicas: Vec<(ReplicaId, u8)>,
 }
 
 impl Routes {
     pub(crate) fn is_empty(&self) -> bool {
-        self.targets.is_empty() && self.groups.is_empty()
+        self.targets.is_empty()
+            && self.groups.is_empty()
+            && self.stored.is_empty()
+            && self.replicas.is_empty()
+    }
+
+    fn weight(&self) -> usize {
+        self.targets.len() + self.stored.len() + self.replicas.len()
     }
 }
 
@@ -82,6 +128,10 @@ pub(crate) struct Directory {
     number: u64,
     generation: AtomicU64,
     plain: RwLock<TopicIndex<u64, Subscriber>>,
+    /// Persistent sessions of the cluster.
+    stored: RwLock<TopicIndex<SessionId, StoredSubscriber>>,
+    /// What other replicas want.
+    replicas: RwLock<TopicIndex<ReplicaId, Route>>,
     /// Shared groups under their filter without `$share/group/`, by the group's number.
     shared: RwLock<TopicIndex<u64, Arc<ShareGroup>>>,
     /// By `$share/group/filter`.
@@ -96,6 +146,8 @@ impl Directory {
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             generation: AtomicU64::new(0),
             plain: RwLock::new(TopicIndex::new()),
+            stored: RwLock::new(TopicIndex::new()),
+            replicas: RwLock::new(TopicIndex::new()),
             shared: RwLock::new(TopicIndex::new()),
             groups: Mutex::new(HashMap::default()),
             next_group: AtomicU64::new(0),
@@ -110,25 +162,9 @@ impl Directory {
         subscription: Subscription,
     ) {
         match topic::parse_shared(filter) {
-            Ok(Some(shared)) => {
-                let mut groups = self.groups.lock();
-                let group = match groups.get(filter) {
-                    Some(group) => group.clone(),
-                    None => {
-                        let number = self.next_group.fetch_add(1, Ordering::Relaxed);
-                        let group = Arc::new(ShareGroup::new(number, Arc::from(filter)));
-                        groups.insert(group.share().clone(), group.clone());
-                        self.shared
-                            .write()
-                            .insert(shared.filter, number, group.clone());
-                        group
-                    }
-                };
-                group.join(Member {
-                    session: session.clone(),
-                    subscription,
-                });
-            }
+            Ok(Some(shared)) => self.in_group(filter, shared.filter, |group| {
+                group.join(Member::Here(session.clone(), subscription));
+            }),
             _ => {
                 let subscriber = Subscriber {
                     session: session.clone(),
@@ -145,18 +181,88 @@ impl Directory {
     /// Removes a subscription, if it is there.
     pub(crate) fn unsubscribe(&self, session: &Session, filter: &str) {
         match topic::parse_shared(filter) {
-            Ok(Some(shared)) => {
-                let mut groups = self.groups.lock();
-                let Some(group) = groups.get(filter).cloned() else {
-                    return;
-                };
-                if group.leave(session.number) {
-                    groups.remove(filter);
-                    self.shared.write().remove(shared.filter, group.number());
-                }
-            }
+            Ok(Some(shared)) => self.in_group(filter, shared.filter, |group| {
+                group.leave(&MemberKey::Here(session.number));
+            }),
             _ => {
                 self.plain.write().remove(filter, session.number);
+            }
+        }
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Changes a group, which is made if it is not there and removed if nobody is left.
+    fn in_group(&self, share: &str, filter: &str, change: impl FnOnce(&ShareGroup)) {
+        let mut groups = self.groups.lock();
+        let known = groups.get(share).cloned();
+        let group = known.clone().unwrap_or_else(|| {
+            let number = self.next_group.fetch_add(1, Ordering::Relaxed);
+            Arc::new(ShareGroup::new(number, Arc::from(share)))
+        });
+        change(&group);
+        match (known.is_some(), group.is_empty()) {
+            (false, false) => {
+                groups.insert(group.share().clone(), group.clone());
+                self.shared.write().insert(filter, group.number(), group);
+            }
+            (true, true) => {
+                groups.remove(share);
+                self.shared.write().remove(filter, group.number());
+            }
+            _ => {}
+        }
+    }
+
+    /// Adds or replaces a subscription of a persistent session of the cluster.
+    pub(crate) fn subscribe_stored(
+        &self,
+        session: &Arc<StoredSession>,
+        filter: &str,
+        subscription: Subscription,
+    ) {
+        match topic::parse_shared(filter) {
+            Ok(Some(shared)) => self.in_group(filter, shared.filter, |group| {
+                group.join(Member::Stored(session.clone(), subscription));
+            }),
+            _ => {
+                let subscriber = StoredSubscriber {
+                    session: session.clone(),
+                    subscription,
+                };
+                self.stored.write().insert(filter, session.id, subscriber);
+            }
+        }
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Removes a subscription of a persistent session of the cluster.
+    pub(crate) fn unsubscribe_stored(&self, session: SessionId, filter: &str) {
+        match topic::parse_shared(filter) {
+            Ok(Some(shared)) => self.in_group(filter, shared.filter, |group| {
+                group.leave(&MemberKey::Stored(session));
+            }),
+            _ => {
+                self.stored.write().remove(filter, session);
+            }
+        }
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Sets what another replica wants of a filter; an empty route: nothing.
+    pub(crate) fn set_route(&self, replica: ReplicaId, filter: &str, route: Route) {
+        match topic::parse_shared(filter) {
+            Ok(Some(shared)) => self.in_group(filter, shared.filter, |group| {
+                if route.members == 0 {
+                    group.leave(&MemberKey::Replica(replica));
+                } else {
+                    group.join(Member::Replica(replica, route));
+                }
+            }),
+            _ if route.is_empty() => {
+                self.replicas.write().remove(filter, replica);
+            }
+            _ => {
+                self.replicas.write().insert(filter, replica, route);
             }
         }
         self.generation.fetch_add(1, Ordering::Release);
@@ -197,14 +303,14 @@ impl Directory {
                 return routes.clone();
             }
             let routes = Rc::new(self.find(topic));
-            if topic.len() <= CACHED_TOPIC_LEN && routes.targets.len() <= CACHED_TARGETS {
+            if topic.len() <= CACHED_TOPIC_LEN && routes.weight() <= CACHED_TARGETS {
                 if cache.by_topic.len() >= CACHED_TOPICS
-                    || cache.targets + routes.targets.len() > CACHED_TARGETS
+                    || cache.targets + routes.weight() > CACHED_TARGETS
                 {
                     cache.by_topic.clear();
                     cache.targets = 0;
                 }
-                cache.targets += routes.targets.len();
+                cache.targets += routes.weight();
                 cache.by_topic.insert(Box::from(topic), routes.clone());
             }
             routes
@@ -219,6 +325,25 @@ impl Directory {
                 index.matches(topic, |_, subscriber| found.push(subscriber.clone()));
             }
         }
+        let mut stored: Vec<StoredSubscriber> = Vec::new();
+        {
+            let index = self.stored.read();
+            if !index.is_empty() {
+                index.matches(topic, |_, subscriber| stored.push(subscriber.clone()));
+            }
+        }
+        let mut replicas: Vec<(ReplicaId, u8)> = Vec::new();
+        {
+            let index = self.replicas.read();
+            if !index.is_empty() {
+                index.matches(topic, |replica, route| {
+                    match replicas.iter_mut().find(|(known, _)| known == replica) {
+                        Some((_, flags)) => *flags |= route.flags,
+                        None => replicas.push((*replica, route.flags)),
+                    }
+                });
+            }
+        }
         let mut groups = Vec::new();
         {
             let index = self.shared.read();
@@ -226,31 +351,26 @@ impl Directory {
                 index.matches(topic, |_, group| groups.push(group.clone()));
             }
         }
+        replicas.sort_unstable();
         Routes {
-            targets: merge(found),
+            targets: targets(found),
             groups,
+            stored: stored_targets(stored),
+            replicas,
         }
     }
 }
 
 /// One target for each session, in the order of their numbers.
-fn merge(mut found: Vec<Subscriber>) -> Vec<Target> {
+fn targets(mut found: Vec<Subscriber>) -> Vec<Target> {
     found.sort_by_key(|subscriber| subscriber.session.number);
     let mut targets: Vec<Target> = Vec::with_capacity(found.len());
     for same in found.chunk_by(|a, b| a.session.number == b.session.number) {
         let Some(first) = same.first() else { continue };
-        let Some(wanted) = merged(same.iter()) else {
+        let subscriptions = same.iter().map(|subscriber| &subscriber.subscription);
+        let Some((wanted, own)) = merged_both(subscriptions) else {
             continue;
         };
-        let no_local = same
-            .iter()
-            .any(|subscriber| subscriber.subscription.options.no_local);
-        let own = no_local.then(|| {
-            merged(
-                same.iter()
-                    .filter(|subscriber| !subscriber.subscription.options.no_local),
-            )
-        });
         targets.push(Target {
             session: first.session.clone(),
             wanted,
@@ -260,10 +380,44 @@ fn merge(mut found: Vec<Subscriber>) -> Vec<Target> {
     targets
 }
 
-fn merged<'s>(subscribers: impl Iterator<Item = &'s Subscriber>) -> Option<Wanted> {
+fn stored_targets(mut found: Vec<StoredSubscriber>) -> Vec<StoredTarget> {
+    found.sort_by_key(|subscriber| subscriber.session.id);
+    let mut targets: Vec<StoredTarget> = Vec::with_capacity(found.len());
+    for same in found.chunk_by(|a, b| a.session.id == b.session.id) {
+        let Some(first) = same.first() else { continue };
+        let subscriptions = same.iter().map(|subscriber| &subscriber.subscription);
+        let Some((wanted, own)) = merged_both(subscriptions) else {
+            continue;
+        };
+        // What is granted QoS 0 goes to the connection only.
+        if wanted.qos > QoS::AtMostOnce {
+            targets.push(StoredTarget {
+                session: first.session.clone(),
+                wanted,
+                own,
+            });
+        }
+    }
+    targets
+}
+
+/// For publishes of others, and for the session's own where that differs.
+fn merged_both<'s>(
+    subscriptions: impl Iterator<Item = &'s Subscription> + Clone,
+) -> Option<(Wanted, Option<Option<Wanted>>)> {
+    let wanted = merged(subscriptions.clone())?;
+    let no_local = subscriptions
+        .clone()
+        .any(|subscription| subscription.options.no_local);
+    let own = no_local
+        .then(|| merged(subscriptions.filter(|subscription| !subscription.options.no_local)));
+    Some((wanted, own))
+}
+
+fn merged<'s>(subscriptions: impl Iterator<Item = &'s Subscription>) -> Option<Wanted> {
     let mut wanted: Option<Wanted> = None;
     let mut ids = Vec::new();
-    for Subscriber { subscription, .. } in subscribers {
+    for subscription in subscriptions {
         let so_far = wanted.get_or_insert(Wanted {
             qos: QoS::AtMostOnce,
             retain_as_published: false,

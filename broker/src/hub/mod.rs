@@ -6,6 +6,7 @@
 
 mod attach;
 pub(crate) mod clock;
+pub(crate) mod cluster;
 mod detach;
 pub(crate) mod directory;
 pub(crate) mod publish;
@@ -22,6 +23,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use dunlin_sync::cluster::Cluster;
 use dunlin_sync::{SessionId, Store, StoreError};
 use foldhash::fast::RandomState;
 use parking_lot::{Mutex, RwLock};
@@ -61,6 +63,40 @@ struct Shard {
     sessions: Mutex<HashMap<Arc<str>, Arc<Session>, RandomState>>,
 }
 
+/// Where a hub keeps what must outlive it.
+#[derive(Clone)]
+pub enum Backing {
+    /// A store of this broker alone.
+    Own(Arc<dyn Store>),
+    /// A store that the replicas of a cluster share.
+    Shared(Arc<dyn Cluster>),
+}
+
+impl Backing {
+    fn store(&self) -> Arc<dyn Store> {
+        match self {
+            Self::Own(store) => store.clone(),
+            Self::Shared(cluster) => cluster.clone(),
+        }
+    }
+
+    fn cluster(&self) -> Option<Arc<dyn Cluster>> {
+        match self {
+            Self::Own(_) => None,
+            Self::Shared(cluster) => Some(cluster.clone()),
+        }
+    }
+}
+
+impl std::fmt::Debug for Backing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Own(_) => "Own",
+            Self::Shared(_) => "Shared",
+        })
+    }
+}
+
 /// The broker's shared state.
 pub struct Hub {
     pub(crate) limits: Limits,
@@ -70,6 +106,9 @@ pub struct Hub {
     pub(crate) health: Arc<Health>,
     pub(crate) clock: Clock,
     pub(crate) store: Arc<dyn Store>,
+    /// The same, if it is shared by the replicas of a cluster.
+    pub(crate) cluster: Option<Arc<dyn Cluster>>,
+    pub(crate) known: cluster::Known,
     pub(crate) directory: Directory,
     pub(crate) retained: RwLock<Retained>,
     /// The broker's own retained messages, `$SYS`: neither stored nor counted.
@@ -110,7 +149,7 @@ impl Hub {
     /// The store cannot be read.
     pub fn start(
         config: HubConfig,
-        store: Arc<dyn Store>,
+        store: Backing,
         auth: Arc<Auth>,
         metrics: Arc<Metrics>,
         health: Arc<Health>,
@@ -131,7 +170,9 @@ impl Hub {
             metrics,
             health,
             clock: Clock::start(),
-            store,
+            cluster: store.cluster(),
+            store: store.store(),
+            known: cluster::Known::default(),
             directory: Directory::new(),
             retained: RwLock::new(Retained::default()),
             own_retained: RwLock::new(Retained::default()),
@@ -145,7 +186,9 @@ impl Hub {
             draining: AtomicBool::new(false),
             runtime: tokio::runtime::Handle::current(),
         });
-        hub.recover()?;
+        if hub.cluster.is_none() {
+            hub.recover()?;
+        }
         sweep::spawn(&hub);
         Ok(hub)
     }
@@ -206,8 +249,11 @@ impl Hub {
         self.connections.lock().len()
     }
 
-    /// Stored sessions, connected or not.
+    /// Stored sessions, connected or not; in a cluster those of the whole cluster.
     pub(crate) fn stored_len(&self) -> usize {
+        if self.cluster.is_some() {
+            return self.cluster_sessions_len();
+        }
         self.stored.read().len()
     }
 
@@ -248,6 +294,31 @@ impl Hub {
                 tally.expired,
                 tally.too_large,
             );
+        }
+    }
+
+    /// Joins the cluster, if the hub has one: resolves when its tables are whole, so that this replica
+    /// can keep its promises.
+    ///
+    /// # Errors
+    ///
+    /// The cluster cannot be joined.
+    pub async fn join(self: &Arc<Self>) -> Result<(), dunlin_sync::cluster::ClaimError> {
+        match &self.cluster {
+            Some(cluster) => {
+                let events = Arc::new(cluster::Events(Arc::downgrade(self)));
+                cluster.start(events).await
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// A batch was not committed: those who wait for it are disconnected.
+    pub(crate) fn commit_failed(&self, error: &StoreError) {
+        if self.cluster.is_none() {
+            self.store_failed(error);
+        } else {
+            tracing::warn!(%error, "what was not committed before this replica was cut off is given up: its clients have not been told that it is safe");
         }
     }
 

@@ -8,13 +8,16 @@
 //! beside a subscribe is seen by at least one of the two.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use dunlin_protocol::QoS;
-use dunlin_sync::{Appended, Batch, Committed, Op, StoreError};
+use dunlin_sync::cluster::{Relayed, ReplicaId, Route};
+use dunlin_sync::{Appended, Batch, Committed, MessageParts, Op, SessionId, StoreError};
 
 use super::Hub;
 use super::directory::Routes;
 use super::session::{Pace, Session, SessionState};
+use super::share::{MemberKey, Pick, Picked, ShareGroup};
 use super::wake::{CloseRequest, Wake};
 use crate::core::frames::{Frames, Incoming, Origin, keep};
 use crate::core::outbound::Tally;
@@ -29,14 +32,16 @@ pub(crate) struct Outcome {
     pub(crate) tally: Tally,
     /// A receiver that is behind: no more is to be read from the publisher for now.
     pub(crate) behind: Option<Arc<Session>>,
+    /// The publisher is told only when every replica has applied what `ops` change in tables.
+    pub(crate) barrier: bool,
 }
 
 /// No session has this number: the publisher is the broker itself, or gone.
 pub(crate) const NOBODY: u64 = u64::MAX;
 
 impl Hub {
-    /// Delivers a run of publishes that have the same receivers. `publisher` is the number of the
-    /// publishing session. Gives back whether anybody wanted it.
+    /// Delivers a run of publishes that have the same receivers, in the whole cluster. `publisher` is
+    /// the number of the publishing session. Gives back whether anybody wanted it.
     pub(crate) fn publish_run(
         &self,
         publisher: u64,
@@ -52,24 +57,139 @@ impl Hub {
             return false;
         }
         let frames = Frames::new(run, origin);
+        let mut wanted_by_any = self.deliver_here(publisher, &frames, routes, outcome);
+        for target in &routes.stored {
+            if let Some(wanted) = target.wanted_from(origin.publisher.as_deref()) {
+                wanted_by_any = true;
+                enqueue_stored(target.session.id, wanted, &frames, outcome);
+            }
+        }
+        for (replica, flags) in &routes.replicas {
+            wanted_by_any = true;
+            self.relay_run(*replica, *flags, &frames, outcome);
+        }
+        for group in &routes.groups {
+            for publish in run {
+                wanted_by_any |= self.publish_shared(group, None, publish, origin, outcome);
+            }
+        }
+        wanted_by_any
+    }
+
+    /// Delivers a run to the sessions of this broker, but not through shared subscriptions.
+    pub(super) fn deliver_here(
+        &self,
+        publisher: u64,
+        frames: &Frames<'_, '_>,
+        routes: &Routes,
+        outcome: &mut Outcome,
+    ) -> bool {
         let mut wanted_by_any = false;
         for target in &routes.targets {
             if let Some(wanted) = target.wanted_from(publisher) {
                 wanted_by_any = true;
-                self.deliver(&target.session, wanted, &frames, outcome);
-            }
-        }
-        for group in &routes.groups {
-            for publish in run {
-                let Some((session, wanted)) = group.pick(None, false) else {
-                    continue;
-                };
-                wanted_by_any = true;
-                let frames = Frames::new(std::slice::from_ref(publish), origin);
-                self.deliver(&session, &wanted, &frames, outcome);
+                self.deliver(&target.session, wanted, frames, outcome);
             }
         }
         wanted_by_any
+    }
+
+    /// Gives a publish to one member of a group; `false` if it has none that could take it.
+    pub(super) fn publish_shared(
+        &self,
+        group: &ShareGroup,
+        without: Option<MemberKey>,
+        publish: &Incoming<'_>,
+        origin: &Origin,
+        outcome: &mut Outcome,
+    ) -> bool {
+        let picked = group.pick(&Pick {
+            without,
+            connected_only: false,
+            here_only: false,
+            qos: publish.qos,
+            stored_here: &|id| self.stored_session(id),
+        });
+        let Some(picked) = picked else { return false };
+        self.give(&picked, group.share(), publish, origin, outcome);
+        true
+    }
+
+    /// Gives a publish to the member that was picked.
+    pub(super) fn give(
+        &self,
+        picked: &Picked,
+        share: &Arc<str>,
+        publish: &Incoming<'_>,
+        origin: &Origin,
+        outcome: &mut Outcome,
+    ) {
+        let frames = Frames::new(std::slice::from_ref(publish), origin);
+        match picked {
+            Picked::Here(session, wanted) => self.deliver(session, wanted, &frames, outcome),
+            Picked::Stored(session, wanted) => {
+                if publish.qos.min(wanted.qos) > QoS::AtMostOnce {
+                    enqueue_stored(session.id, wanted, &frames, outcome);
+                } else if let Some(here) = self.stored_session(session.id) {
+                    self.deliver(&here, wanted, &frames, outcome);
+                } else {
+                    let owner = ReplicaId(session.owner.load(Ordering::Relaxed));
+                    self.relay_shared(owner, share, publish, &frames, outcome);
+                }
+            }
+            Picked::Replica(replica) => {
+                self.relay_shared(*replica, share, publish, &frames, outcome);
+            }
+        }
+    }
+
+    /// Sends a run to another replica, by the lane that its interest asks for.
+    fn relay_run(&self, to: ReplicaId, flags: u8, frames: &Frames<'_, '_>, outcome: &mut Outcome) {
+        let Some(cluster) = &self.cluster else { return };
+        let mut parts: Vec<Relayed<'_>> = Vec::new();
+        for (index, publish) in frames.run().iter().enumerate() {
+            if publish.qos > QoS::AtMostOnce && flags & Route::ACKNOWLEDGED != 0 {
+                outcome.ops.push(Op::Relay {
+                    to,
+                    share: None,
+                    message: frames.message(index),
+                });
+            } else if publish.qos == QoS::AtMostOnce || flags & Route::AT_MOST_ONCE != 0 {
+                parts.push(Relayed {
+                    message: parts_of(publish, frames.origin()),
+                    share: None,
+                });
+            }
+        }
+        if !parts.is_empty() {
+            cluster.relay(to, &parts);
+        }
+    }
+
+    fn relay_shared(
+        &self,
+        to: ReplicaId,
+        share: &Arc<str>,
+        publish: &Incoming<'_>,
+        frames: &Frames<'_, '_>,
+        outcome: &mut Outcome,
+    ) {
+        if publish.qos > QoS::AtMostOnce {
+            outcome.ops.push(Op::Relay {
+                to,
+                share: Some(share.clone()),
+                message: frames.message(0),
+            });
+        } else if let Some(cluster) = &self.cluster {
+            let message = parts_of(publish, frames.origin());
+            cluster.relay(
+                to,
+                &[Relayed {
+                    message,
+                    share: Some(share),
+                }],
+            );
+        }
     }
 
     pub(super) fn deliver(
@@ -84,8 +204,10 @@ impl Hub {
         if state.ended {
             return;
         }
+        // In a cluster every persistent session gets these through its queue, wherever it is.
         if let Some(store_id) = session.store_id
             && wanted.qos > QoS::AtMostOnce
+            && self.cluster.is_none()
         {
             for (index, publish) in frames.run().iter().enumerate() {
                 if publish.qos == QoS::AtMostOnce {
@@ -159,7 +281,13 @@ impl Hub {
     fn set_retained(&self, publish: &Incoming<'_>, origin: &Origin, outcome: &mut Outcome) {
         let topic = publish.topic.as_str();
         if publish.payload.is_empty() {
-            if self.retained.write().remove(topic).is_some() {
+            // In a cluster the tree follows the table, as it changes; what is under way may be there soon.
+            let there = match self.cluster {
+                Some(_) => true,
+                None => self.retained.write().remove(topic).is_some(),
+            };
+            if there {
+                outcome.barrier |= publish.qos > QoS::AtMostOnce;
                 outcome.ops.push(Op::DeleteRetained(Box::from(topic)));
             }
             return;
@@ -170,21 +298,26 @@ impl Hub {
             self.metrics.retained_refused(1);
             return;
         }
-        retained.set(message.clone());
+        if self.cluster.is_none() {
+            retained.set(message.clone());
+        }
         drop(retained);
+        outcome.barrier |= publish.qos > QoS::AtMostOnce;
         outcome.ops.push(Op::PutRetained(message));
     }
 
     /// Writes operations that nobody waits for; enqueued messages are handed on when durable.
     pub(crate) fn submit(self: &Arc<Self>, ops: Vec<Op>) -> dunlin_sync::Ticket {
-        self.submit_for(ops, None)
+        self.submit_for(ops, None, false)
     }
 
-    /// Writes operations; `notify` is told when they are durable, under the number given.
+    /// Writes operations; `notify` is told when they are durable, under the number given, and with
+    /// `barrier` when every replica has applied what they change in tables.
     pub(crate) fn submit_for(
         self: &Arc<Self>,
         ops: Vec<Op>,
         notify: Option<(Arc<Wake>, u64)>,
+        barrier: bool,
     ) -> dunlin_sync::Ticket {
         let enqueues = ops.iter().any(|op| matches!(op, Op::Enqueue { .. }));
         if !enqueues && notify.is_none() {
@@ -194,8 +327,80 @@ impl Hub {
             hub: self.clone(),
             notify,
         };
-        self.store
-            .submit(Batch::with_callback(ops, Box::new(commit)))
+        let mut batch = Batch::with_callback(ops, Box::new(commit));
+        batch.barrier = barrier;
+        self.store.submit(batch)
+    }
+
+    /// Writes operations and waits as [`Self::submit_for`] says; `false`: the store refused them.
+    pub(crate) async fn submit_and_wait(self: &Arc<Self>, ops: Vec<Op>, barrier: bool) -> bool {
+        let (done, told) = tokio::sync::oneshot::channel();
+        let mut batch = Batch::with_callback(ops, Box::new(Told(done)));
+        batch.barrier = barrier;
+        let _ticket = self.store.submit(batch);
+        told.await.unwrap_or(false)
+    }
+
+    /// A message was appended to the queue of a stored session whose client is connected here.
+    pub(crate) fn appended(&self, appended: Appended, tally: &mut Tally) {
+        let Some(session) = self.stored_session(appended.session) else {
+            return;
+        };
+        let mut state = session.lock();
+        state
+            .delivering
+            .appended(appended, self.clock.now_ms(), &self.queue_bounds, tally);
+        state.wake_if_needed();
+    }
+}
+
+/// Tells a task that waits for a batch of its own; nothing in it is delivered here.
+struct Told(tokio::sync::oneshot::Sender<bool>);
+
+impl Committed for Told {
+    fn committed(self: Box<Self>, _appended: Vec<Appended>) {
+        // An error means that nobody waits any more.
+        let _nobody_waits = self.0.send(true).is_err();
+    }
+
+    fn failed(self: Box<Self>, _error: &StoreError) {
+        let _nobody_waits = self.0.send(false).is_err();
+    }
+}
+
+/// Puts a run into the queue of a persistent session of the cluster. The bound of the queue is
+/// looked at where the queue is.
+fn enqueue_stored(
+    session: SessionId,
+    wanted: &Wanted,
+    frames: &Frames<'_, '_>,
+    outcome: &mut Outcome,
+) {
+    for (index, publish) in frames.run().iter().enumerate() {
+        let delivery = wanted.delivery(publish.qos, publish.retain);
+        if delivery.qos == QoS::AtMostOnce {
+            continue;
+        }
+        outcome.ops.push(Op::Enqueue {
+            session,
+            delivery,
+            message: frames.message(index),
+            once: publish.once,
+        });
+    }
+}
+
+fn parts_of<'p>(publish: &'p Incoming<'_>, origin: &Origin) -> MessageParts<'p> {
+    MessageParts {
+        topic: publish.topic.as_str(),
+        properties: publish.properties.as_bytes(),
+        payload: publish.payload,
+        qos: publish.qos,
+        retain: publish.retain,
+        expires_at: publish.expires_at(origin),
+        received_at: origin.received_at,
+        publisher: origin.publisher.clone(),
+        id: 0,
     }
 }
 
@@ -208,20 +413,12 @@ struct Commit {
 impl Committed for Commit {
     fn committed(self: Box<Self>, appended: Vec<Appended>) {
         if !appended.is_empty() {
-            let now_ms = self.hub.clock.now_ms();
             let mut tally = Tally::default();
-            for appended in appended {
-                if appended.is_dropped() {
-                    continue;
-                }
-                let Some(session) = self.hub.stored_session(appended.session) else {
-                    continue;
-                };
-                let mut state = session.lock();
-                state
-                    .delivering
-                    .appended(appended, now_ms, &self.hub.queue_bounds, &mut tally);
-                state.wake_if_needed();
+            for appended in appended
+                .into_iter()
+                .filter(|appended| !appended.is_dropped())
+            {
+                self.hub.appended(appended, &mut tally);
             }
             self.hub.count(tally);
         }
@@ -231,7 +428,7 @@ impl Committed for Commit {
     }
 
     fn failed(self: Box<Self>, error: &StoreError) {
-        self.hub.store_failed(error);
+        self.hub.commit_failed(error);
         if let Some((wake, _)) = self.notify {
             wake.close(CloseRequest::StoreFailed);
         }

@@ -70,7 +70,7 @@ impl Hub {
             state.epoch = record.epoch;
             state.expiry_interval = record.expiry_interval;
             for id in recovered.inbound_qos2.into_iter().filter_map(PacketId::new) {
-                state.inbound.insert(id);
+                let _fresh = state.inbound.insert(id);
             }
             for subscription in &recovered.subscriptions {
                 if let Ok(options) = SubscribeOptions::from_byte(subscription.options) {

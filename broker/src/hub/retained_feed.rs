@@ -93,6 +93,11 @@ impl Hub {
         };
         let stored = session.store_id.filter(|_| delivery.qos > QoS::AtMostOnce);
         let room = match stored {
+            Some(_) if self.cluster.is_some() => {
+                // The queue is bounded where it is: one portion at a time is under way.
+                state.delivering.outbound.queued().0 < self.queue_bounds.ready as u64
+                    && self.store.durable() >= state.last_ticket
+            }
             Some(_) => {
                 state.delivering.outbound.queued().0 < self.queue_bounds.ready as u64
                     || state.delivering.outbound.is_clear()
@@ -114,10 +119,11 @@ impl Hub {
         }
         match stored {
             Some(store_id)
-                if state
-                    .delivering
-                    .outbound
-                    .admit(message.size(), &self.queue_bounds) =>
+                if self.cluster.is_some()
+                    || state
+                        .delivering
+                        .outbound
+                        .admit(message.size(), &self.queue_bounds) =>
             {
                 ops.push(Op::Enqueue {
                     session: store_id,
@@ -170,10 +176,11 @@ impl Hub {
             .into_iter()
             .filter(|(_, delivery)| delivery.qos > QoS::AtMostOnce)
         {
-            if state
-                .delivering
-                .outbound
-                .admit(message.size(), &self.queue_bounds)
+            if self.cluster.is_some()
+                || state
+                    .delivering
+                    .outbound
+                    .admit(message.size(), &self.queue_bounds)
             {
                 ops.push(Op::Enqueue {
                     session: store_id,

@@ -1,23 +1,82 @@
-//! Shared subscriptions: each message goes to one member of the group.
+//! Shared subscriptions: each message goes to one member of the group, in the whole cluster.
 //!
-//! Members take turns. A member that is connected and can be sent to at once comes first, then one
-//! that is connected, then a stored session without a connection, so that a slow or absent member
-//! does not hold up what another could handle. If the session of a member ends (or a stored one
-//! loses its connection), what it has not acknowledged goes to another member.
+//! Members take turns: sessions here one turn each, another replica as many as it has members. A
+//! member that is connected and can be sent to at once comes first, then one that is connected, then
+//! a stored session without a connection, so that a slow or absent member does not hold up what
+//! another could handle. If the session of a member ends (or a stored one loses its connection), what
+//! it has not acknowledged goes to another member.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use dunlin_protocol::QoS;
+use dunlin_sync::SessionId;
+use dunlin_sync::cluster::{ReplicaId, Route};
 use parking_lot::Mutex;
 
+use super::directory::StoredSession;
 use super::session::{Session, Subscription};
 use crate::core::session::Wanted;
 
 /// A member of a group.
 #[derive(Clone, Debug)]
-pub(crate) struct Member {
-    pub(crate) session: Arc<Session>,
-    pub(crate) subscription: Subscription,
+pub(crate) enum Member {
+    /// A session of this broker.
+    Here(Arc<Session>, Subscription),
+    /// A persistent session of the cluster, connected here, elsewhere or not at all.
+    Stored(Arc<StoredSession>, Subscription),
+    /// Sessions that are connected to another replica and end with their connection.
+    Replica(ReplicaId, Route),
+}
+
+/// Which member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MemberKey {
+    /// By its number in this process.
+    Here(u64),
+    Stored(SessionId),
+    Replica(ReplicaId),
+}
+
+impl Member {
+    fn key(&self) -> MemberKey {
+        match self {
+            Self::Here(session, _) => MemberKey::Here(session.number),
+            Self::Stored(session, _) => MemberKey::Stored(session.id),
+            Self::Replica(replica, _) => MemberKey::Replica(*replica),
+        }
+    }
+
+    fn weight(&self) -> usize {
+        match self {
+            Self::Replica(_, route) => usize::from(route.members).max(1),
+            _ => 1,
+        }
+    }
+}
+
+/// Who gets a message.
+#[derive(Clone, Debug)]
+pub(crate) enum Picked {
+    Here(Arc<Session>, Wanted),
+    /// Through its queue, or at QoS 0 where it is connected.
+    Stored(Arc<StoredSession>, Wanted),
+    /// One of that replica's members.
+    Replica(ReplicaId),
+}
+
+/// Among whom is picked.
+pub(crate) struct Pick<'a> {
+    /// Not this one.
+    pub(crate) without: Option<MemberKey>,
+    /// Nobody but members whose client is there.
+    pub(crate) connected_only: bool,
+    /// Nobody but sessions of this broker that are connected.
+    pub(crate) here_only: bool,
+    /// QoS of the message.
+    pub(crate) qos: QoS,
+    /// The session here that belongs to a persistent session of the cluster.
+    pub(crate) stored_here: &'a dyn Fn(SessionId) -> Option<Arc<Session>>,
 }
 
 /// A shared subscription with its members.
@@ -59,47 +118,43 @@ impl ShareGroup {
         self.members.lock().len()
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.members.lock().is_empty()
+    }
+
     /// Adds a member or changes its options.
     pub(crate) fn join(&self, member: Member) {
         let mut members = self.members.lock();
-        match members
-            .iter_mut()
-            .find(|old| old.session.number == member.session.number)
-        {
+        let key = member.key();
+        match members.iter_mut().find(|old| old.key() == key) {
             Some(old) => *old = member,
             None => members.push(member),
         }
     }
 
-    /// Removes a member; `true` if nobody is left.
-    pub(crate) fn leave(&self, session: u64) -> bool {
-        let mut members = self.members.lock();
-        members.retain(|member| member.session.number != session);
-        members.is_empty()
+    /// Removes a member.
+    pub(crate) fn leave(&self, key: &MemberKey) {
+        self.members.lock().retain(|member| member.key() != *key);
     }
 
-    /// The member whose turn it is, and how it wants the message. `connected_only`: nobody but
-    /// `without` being absent would be no gain.
-    pub(crate) fn pick(
-        &self,
-        without: Option<u64>,
-        connected_only: bool,
-    ) -> Option<(Arc<Session>, Wanted)> {
+    /// The member whose turn it is, and how it wants the message.
+    pub(crate) fn pick(&self, pick: &Pick<'_>) -> Option<Picked> {
         let members = self.members.lock();
         let count = members.len();
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let weights: usize = members.iter().map(Member::weight).sum();
+        let first = self.first(&members, weights)?;
         let mut best: Option<(Fitness, &Member)> = None;
         for step in 0..count {
-            let Some(member) = members.get((turn + step) % count) else {
+            let Some(member) = members.get((first + step) % count) else {
                 continue;
             };
-            if Some(member.session.number) == without {
+            if Some(member.key()) == pick.without {
                 continue;
             }
-            let Some(fitness) = fitness(&member.session) else {
+            let Some(fitness) = fitness(member, pick) else {
                 continue;
             };
-            if connected_only && fitness == Fitness::Absent {
+            if pick.connected_only && fitness == Fitness::Absent {
                 continue;
             }
             if fitness == Fitness::Clear {
@@ -112,20 +167,68 @@ impl ShareGroup {
         best.map(|(_, member)| self.chosen(member))
     }
 
-    fn chosen(&self, member: &Member) -> (Arc<Session>, Wanted) {
-        let options = member.subscription.options;
-        let wanted = Wanted {
-            qos: options.qos,
-            retain_as_published: options.retain_as_published,
-            subscription_ids: member.subscription.identifier.into_iter().collect(),
+    /// Index of the member whose turn it is.
+    fn first(&self, members: &[Member], weights: usize) -> Option<usize> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let mut place = turn.checked_rem(weights)?;
+        members.iter().position(|member| {
+            let weight = member.weight();
+            let here = place < weight;
+            place = place.saturating_sub(weight);
+            here
+        })
+    }
+
+    fn chosen(&self, member: &Member) -> Picked {
+        match member {
+            Member::Here(session, subscription) => {
+                Picked::Here(session.clone(), self.wanted(*subscription))
+            }
+            Member::Stored(session, subscription) => {
+                Picked::Stored(session.clone(), self.wanted(*subscription))
+            }
+            Member::Replica(replica, _) => Picked::Replica(*replica),
+        }
+    }
+
+    fn wanted(&self, subscription: Subscription) -> Wanted {
+        Wanted {
+            qos: subscription.options.qos,
+            retain_as_published: subscription.options.retain_as_published,
+            subscription_ids: subscription.identifier.into_iter().collect(),
             share: Some(self.share.clone()),
-        };
-        (member.session.clone(), wanted)
+        }
     }
 }
 
-/// `None`: the session can take nothing.
-fn fitness(session: &Session) -> Option<Fitness> {
+/// `None`: the member can take nothing.
+fn fitness(member: &Member, pick: &Pick<'_>) -> Option<Fitness> {
+    match member {
+        Member::Here(session, _) => fitness_here(session, pick.here_only),
+        Member::Replica(_, route) if !pick.here_only => {
+            Some(match route.flags & Route::BUSY == 0 {
+                true => Fitness::Clear,
+                false => Fitness::Connected,
+            })
+        }
+        Member::Replica(..) => None,
+        Member::Stored(session, subscription) => {
+            let at_most_once = pick.qos.min(subscription.options.qos) == QoS::AtMostOnce;
+            match (pick.stored_here)(session.id) {
+                Some(here) => fitness_here(&here, true).or(match at_most_once {
+                    true => None,
+                    false => Some(Fitness::Absent),
+                }),
+                None if pick.here_only => None,
+                None if session.owner.load(Ordering::Relaxed) != 0 => Some(Fitness::Clear),
+                None if at_most_once => None,
+                None => Some(Fitness::Absent),
+            }
+        }
+    }
+}
+
+fn fitness_here(session: &Session, connected_only: bool) -> Option<Fitness> {
     let state = session.lock();
     if state.ended {
         return None;
@@ -135,6 +238,7 @@ fn fitness(session: &Session) -> Option<Fitness> {
             Some(Fitness::Clear)
         }
         Some(_) => Some(Fitness::Connected),
+        None if connected_only => None,
         None => session.store_id.map(|_| Fitness::Absent),
     }
 }

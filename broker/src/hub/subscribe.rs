@@ -6,38 +6,39 @@ use dunlin_protocol::{ReasonCode, RetainHandling, topic};
 use dunlin_sync::{Op, SubscriptionRecord};
 
 use super::Hub;
+use super::cluster::routes::Interest;
 use super::session::{Session, Subscription};
 
 impl Hub {
-    /// Adds or replaces a subscription that is authorised. Gives back the reason code for SUBACK;
-    /// `ops` is to be durable before it is sent.
+    /// Adds or replaces a subscription that is authorised. Gives back the reason code for SUBACK, and
+    /// whether retained messages are to be sent ([`Self::queue_retained`]); `ops` is to be durable, and
+    /// known to every replica, before either.
     pub(crate) fn subscribe(
         self: &Arc<Self>,
         session: &Arc<Session>,
         filter: &str,
         subscription: Subscription,
         ops: &mut Vec<Op>,
-    ) -> ReasonCode {
+    ) -> (ReasonCode, bool) {
         if filter.split('/').count() > usize::from(self.limits.max_topic_levels) {
-            return ReasonCode::TOPIC_FILTER_INVALID;
+            return (ReasonCode::TOPIC_FILTER_INVALID, false);
         }
         let shared = matches!(topic::parse_shared(filter), Ok(Some(_)));
-        let fresh = {
+        let before = {
             let mut state = session.lock();
-            let fresh = !state.subscriptions.contains_key(filter);
-            if fresh
+            if !state.subscriptions.contains_key(filter)
                 && state.subscriptions.len() >= self.limits.max_subscriptions_per_client as usize
             {
-                return ReasonCode::QUOTA_EXCEEDED;
+                return (ReasonCode::QUOTA_EXCEEDED, false);
             }
-            state.subscriptions.insert(Box::from(filter), subscription);
-            fresh
+            state.subscriptions.insert(Box::from(filter), subscription)
         };
+        let fresh = before.is_none();
         if shared && fresh && !self.group_has_place(filter) {
             session.lock().subscriptions.remove(filter);
-            return ReasonCode::QUOTA_EXCEEDED;
+            return (ReasonCode::QUOTA_EXCEEDED, false);
         }
-        self.directory.subscribe(session, filter, subscription);
+        self.subscribe_here(session, filter, before, subscription, ops);
         if let Some(store_id) = session.store_id {
             let record = SubscriptionRecord {
                 filter: Box::from(filter),
@@ -52,10 +53,59 @@ impl Hub {
             RetainHandling::SendIfNew => fresh,
             RetainHandling::DoNotSend => false,
         };
-        if retained && !shared {
-            self.queue_retained(session, filter, subscription);
+        let reason = ReasonCode(subscription.options.qos as u8);
+        (reason, retained && !shared)
+    }
+
+    /// Registers a subscription of a connected session, and tells the other replicas that there is
+    /// interest in the filter here, if that is new.
+    pub(super) fn subscribe_here(
+        &self,
+        session: &Arc<Session>,
+        filter: &str,
+        before: Option<Subscription>,
+        subscription: Subscription,
+        ops: &mut Vec<Op>,
+    ) {
+        let shared = filter.starts_with("$share/");
+        let in_cluster = self.cluster.is_some();
+        // A persistent session of a cluster is a member by its record, wherever it is.
+        if !(in_cluster && shared && session.store_id.is_some()) {
+            self.directory.subscribe(session, filter, subscription);
         }
-        ReasonCode(subscription.options.qos as u8)
+        if in_cluster {
+            let interest = |subscription: Subscription| Interest {
+                qos: subscription.options.qos,
+                stored: session.store_id.is_some(),
+                shared,
+            };
+            let now = interest(subscription);
+            if before.map(interest) != Some(now) {
+                ops.extend(self.known.routes.add(filter, now));
+                if let Some(before) = before {
+                    ops.extend(self.known.routes.remove(filter, interest(before)));
+                }
+            }
+        }
+    }
+
+    /// The opposite of [`Self::subscribe_here`].
+    pub(super) fn unsubscribe_here(
+        &self,
+        session: &Arc<Session>,
+        filter: &str,
+        subscription: Subscription,
+        ops: &mut Vec<Op>,
+    ) {
+        self.directory.unsubscribe(session, filter);
+        if self.cluster.is_some() {
+            let interest = Interest {
+                qos: subscription.options.qos,
+                stored: session.store_id.is_some(),
+                shared: filter.starts_with("$share/"),
+            };
+            ops.extend(self.known.routes.remove(filter, interest));
+        }
     }
 
     fn group_has_place(&self, share: &str) -> bool {
@@ -72,10 +122,10 @@ impl Hub {
         filter: &str,
         ops: &mut Vec<Op>,
     ) -> ReasonCode {
-        if session.lock().subscriptions.remove(filter).is_none() {
+        let Some(subscription) = session.lock().subscriptions.remove(filter) else {
             return ReasonCode::NO_SUBSCRIPTION_EXISTED;
-        }
-        self.directory.unsubscribe(session, filter);
+        };
+        self.unsubscribe_here(session, filter, subscription, ops);
         if let Some(store_id) = session.store_id {
             ops.push(Op::DeleteSubscription(store_id, Box::from(filter)));
         }

@@ -16,6 +16,10 @@ pub(crate) enum CloseRequest {
     ServerShutdown = 2,
     /// The store cannot be written: what this client was promised cannot be kept.
     StoreFailed = 3,
+    /// The client is connected to another replica now: 0x8E.
+    ClaimedElsewhere = 4,
+    /// This replica is cut off from the cluster: 0x89, another one may serve the client.
+    Suspended = 5,
 }
 
 /// The mailbox of one connection; costs two atomics while nothing happens.
@@ -71,6 +75,8 @@ impl Wake {
             0 => None,
             1 => Some(CloseRequest::TakenOver),
             2 => Some(CloseRequest::ServerShutdown),
+            4 => Some(CloseRequest::ClaimedElsewhere),
+            5 => Some(CloseRequest::Suspended),
             _ => Some(CloseRequest::StoreFailed),
         }
     }

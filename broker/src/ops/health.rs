@@ -10,6 +10,7 @@ pub struct Health {
     started: AtomicBool,
     draining: AtomicBool,
     store: Mutex<Option<String>>,
+    cluster: Mutex<Option<String>>,
 }
 
 impl Health {
@@ -26,6 +27,11 @@ impl Health {
     /// The store cannot write, and why. True when this is the first time, false when it was known.
     pub fn set_store_failed(&self, why: &str) -> bool {
         self.store.lock().replace(why.to_owned()).is_none()
+    }
+
+    /// Why this replica cannot keep its promises now; `None`: it can.
+    pub fn set_cluster_suspended(&self, why: Option<&str>) {
+        *self.cluster.lock() = why.map(str::to_owned);
     }
 
     /// The store can write again.
@@ -45,6 +51,9 @@ impl Health {
         }
         if let Some(fault) = &*self.store.lock() {
             reasons.push(format!("store: {fault}"));
+        }
+        if let Some(fault) = &*self.cluster.lock() {
+            reasons.push(format!("cluster: {fault}"));
         }
         reasons
     }

@@ -1,0 +1,222 @@
+//! A connection claims its client id in the whole cluster, and lets go of it.
+//!
+//! A session's object lives here only while its client is connected here: what must outlive the
+//! connection is in Redis, where the next replica finds it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use dunlin_protocol::{PacketId, SubscribeOptions};
+use dunlin_sync::cluster::{ClaimRequest, Claimed, Cluster, Epoch, ReleaseRequest};
+use dunlin_sync::{Op, WillRecord};
+
+use crate::core::link::Link;
+use crate::core::outbound::{Outbound, Tally};
+use crate::hub::attach::{AttachError, Attached, ConnectRequest};
+use crate::hub::session::{Session, Subscription, Will};
+use crate::hub::wake::Wake;
+use crate::hub::{Departure, Hub};
+
+/// A will that is published where its connection ended is left to whoever sweeps after so long.
+const WILL_GRACE_MS: u64 = 10_000;
+
+impl Hub {
+    /// The part of [`Hub::attach`] that follows when an older connection here has let go.
+    pub(in crate::hub) async fn attach_claimed(
+        self: &Arc<Self>,
+        cluster: &Arc<dyn Cluster>,
+        request: ConnectRequest,
+    ) -> Result<Attached, AttachError> {
+        if request.expiry_interval > 0
+            && self.stored_len() >= self.limits.max_sessions
+            && !self.knows_stored(&request.client_id)
+        {
+            return Err(AttachError::TooManySessions);
+        }
+        let claimed = cluster.claim(ClaimRequest {
+            client_id: request.client_id.clone(),
+            clean_start: request.clean_start,
+            expiry_interval: request.expiry_interval,
+            will: request.will.as_ref().map(|will| WillRecord {
+                client_id: request.client_id.clone(),
+                session: None,
+                epoch: 0,
+                delay: will.delay,
+                due_at: None,
+                expiry_interval: will.expiry,
+                message: will.message.clone(),
+            }),
+        });
+        let claimed = claimed.await.map_err(|error| {
+            tracing::debug!(client = %request.client_id, %error, "a client id could not be claimed");
+            AttachError::Unavailable
+        })?;
+        if claimed.took_over {
+            self.metrics.takeover();
+        }
+        if let Some(will) = &claimed.old_will {
+            self.publish_taken_will(&will.record);
+        }
+        let present = claimed.present;
+        let session = self.session_of(&request, &claimed);
+        let wake = Arc::new(Wake::new());
+        let subscriptions = self.begin(&session, &wake, request, claimed);
+        self.insert_session(&session);
+        self.connections.lock().insert(session.number, wake.clone());
+
+        let mut ops = Vec::new();
+        for (filter, subscription) in subscriptions {
+            self.subscribe_here(&session, &filter, None, subscription, &mut ops);
+        }
+        // What comes at QoS 0 between CONNACK and the first read finds its way.
+        if !ops.is_empty() && !self.submit_and_wait(ops, true).await {
+            let departure = Departure {
+                will: false,
+                expiry_interval: None,
+                claimed_elsewhere: false,
+            };
+            self.detach(&session, &wake, departure);
+            return Err(AttachError::Unavailable);
+        }
+        Ok(Attached {
+            session,
+            wake,
+            present,
+        })
+    }
+
+    fn session_of(&self, request: &ConnectRequest, claimed: &Claimed) -> Arc<Session> {
+        let number = self.next_session.fetch_add(1, Ordering::Relaxed);
+        let outbound = match claimed.session {
+            None => Outbound::new(None),
+            Some(id) => {
+                let mut outbound = Outbound::claimed(
+                    id,
+                    claimed.queue_head,
+                    claimed.queue_tail,
+                    claimed.queue_len,
+                    claimed.queue_bytes,
+                    u32::from(self.limits.max_inflight),
+                );
+                // Since the claim others may have appended and found nobody here to be woken.
+                outbound.may_have_grown();
+                outbound
+            }
+        };
+        Arc::new(Session::with_outbound(
+            number,
+            request.client_id.clone(),
+            claimed.session,
+            outbound,
+        ))
+    }
+
+    fn begin(
+        &self,
+        session: &Arc<Session>,
+        wake: &Arc<Wake>,
+        request: ConnectRequest,
+        claimed: Claimed,
+    ) -> Vec<(Box<str>, Subscription)> {
+        let mut state = session.lock();
+        state.epoch = claimed.epoch.0;
+        state.expiry_interval = request.expiry_interval;
+        state.wake = Some(wake.clone());
+        state.delivering.link = Some(Link::new(request.link));
+        state.delivering.outbound.attach(request.quota);
+        for (id, count) in claimed.inbound {
+            if let Some(id) = PacketId::new(id) {
+                state.inbound.recall(id, count);
+            }
+        }
+        state.will = request.will.map(|will| {
+            Box::new(Will {
+                delay: will.delay,
+                expiry: will.expiry,
+                message: will.message,
+            })
+        });
+        let subscriptions: Vec<_> = claimed
+            .subscriptions
+            .into_iter()
+            .filter_map(|record| {
+                let options = SubscribeOptions::from_byte(record.options).ok()?;
+                let subscription = Subscription {
+                    options,
+                    identifier: record.identifier,
+                };
+                Some((record.filter, subscription))
+            })
+            .collect();
+        state.subscriptions.extend(subscriptions.iter().cloned());
+        subscriptions
+    }
+
+    /// The part of [`Hub::detach`] that follows when the connection is known to be the session's.
+    pub(in crate::hub) fn detach_claimed(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        wake: &Arc<Wake>,
+        departure: Departure,
+    ) {
+        let mut ops = Vec::new();
+        let mut tally = Tally::default();
+        let (subscriptions, will_now, shared, epoch) = {
+            let mut state = session.lock();
+            if !departure.claimed_elsewhere {
+                self.store_backlog(session, &mut state, &mut ops, &mut tally);
+            }
+            state.wake = None;
+            state.delivering.link = None;
+            state.ended = true;
+            ops.append(&mut state.delivering.ops);
+            let expiry_interval = departure.expiry_interval.unwrap_or(state.expiry_interval);
+            let will = state.will.take().filter(|_| departure.will);
+            let delay = will.as_ref().map(|will| will.delay.min(expiry_interval));
+            let epoch = Epoch(state.epoch);
+            ops.push(Op::ReleaseClaim(ReleaseRequest {
+                client_id: session.client_id.clone(),
+                epoch,
+                session: session.store_id,
+                expiry_interval: (expiry_interval > 0).then_some(expiry_interval),
+                will_due_in: delay.map(|delay| match delay {
+                    0 => WILL_GRACE_MS,
+                    seconds => u64::from(seconds) * 1000,
+                }),
+            }));
+            (
+                std::mem::take(&mut state.subscriptions),
+                will.filter(|_| delay == Some(0)),
+                state.delivering.outbound.take_shared(),
+                epoch,
+            )
+        };
+        self.count(tally);
+        let mut shares = false;
+        for (filter, subscription) in &subscriptions {
+            shares |= filter.starts_with("$share/");
+            self.unsubscribe_here(session, filter, *subscription, &mut ops);
+        }
+        self.remove_session(session);
+        self.submit(ops);
+        if let Some(will) = will_now {
+            self.publish_taken_will(&WillRecord {
+                client_id: session.client_id.clone(),
+                session: session.store_id,
+                epoch: epoch.0,
+                delay: 0,
+                due_at: None,
+                expiry_interval: will.expiry,
+                message: will.message.clone(),
+            });
+        }
+        if !shared.is_empty() {
+            self.redistribute(session, shared);
+        }
+        self.connections.lock().remove(&session.number);
+        wake.set_gone();
+        if shares && session.store_id.is_some() && !departure.claimed_elsewhere {
+            self.spawn_move_shared(session);
+        }
+    }
+}
