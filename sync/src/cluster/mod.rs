@@ -15,6 +15,8 @@ mod backplane;
 mod events;
 pub mod frame;
 mod request;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod types;
 
 pub use backplane::{Backplane, BackplaneError, BackplaneEvent, BackplaneStatus, Replies};
@@ -25,4 +27,4 @@ pub use request::{
     AppendFate, Appending, DueItem, Head, OwnerEntry, RegistryEntry, ReleaseEnd, Reply, Request,
     SessionFields, WillFate,
 };
-pub use types::{BUCKETS, Bucket, Epoch, ReplicaId, Route, SessionEntry};
+pub use types::{BUCKETS, Bucket, Epoch, RELEASED_ENTRY, ReplicaId, Route, SessionEntry};

@@ -1,0 +1,314 @@
+//! A session's queue, and the QoS 2 packet ids of its own publishes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::bucket::BucketState;
+use crate::SessionId;
+use crate::cluster::{
+    AppendFate, Appending, Epoch, RELEASED_ENTRY, ReplicaId, Reply, Request, SessionFields,
+};
+
+/// Publishers in one of the two generations of [`SeenOnce`].
+const SEEN_MAX: usize = 8192;
+
+/// A persistent session: its hash, its queue and its record.
+#[derive(Clone)]
+pub(super) struct SessionState {
+    pub(super) client_id: Arc<str>,
+    pub(super) expiry_interval: u32,
+    pub(super) epoch: Epoch,
+    pub(super) owner: ReplicaId,
+    pub(super) record: Bytes,
+    pub(super) queue: Queue,
+    inbound: BTreeMap<u16, u64>,
+}
+
+/// Entries by sequence number.
+#[derive(Clone, Default)]
+pub(super) struct Queue {
+    entries: BTreeMap<u64, Bytes>,
+    tail: u64,
+    bytes: u64,
+    /// Number of the last append of each origin.
+    origins: BTreeMap<ReplicaId, u64>,
+    seen: SeenOnce,
+    /// Only after a failover: places whose entry has not been appended again yet.
+    holes: BTreeSet<u64>,
+}
+
+/// Counts by publisher, bounded: the older of two generations is forgotten when the newer is full.
+#[derive(Clone, Default)]
+struct SeenOnce {
+    newer: BTreeMap<u64, u64>,
+    older: BTreeMap<u64, u64>,
+}
+
+impl SeenOnce {
+    fn last(&self, publisher: u64) -> Option<u64> {
+        self.newer
+            .get(&publisher)
+            .or_else(|| self.older.get(&publisher))
+            .copied()
+    }
+
+    fn put(&mut self, publisher: u64, count: u64) {
+        if self.newer.len() >= SEEN_MAX && !self.newer.contains_key(&publisher) {
+            self.older = std::mem::take(&mut self.newer);
+        }
+        self.newer.insert(publisher, count);
+    }
+}
+
+impl SessionState {
+    pub(super) fn new(client_id: Arc<str>, record: Bytes) -> Self {
+        Self {
+            client_id,
+            expiry_interval: 0,
+            epoch: Epoch::default(),
+            owner: ReplicaId::default(),
+            record,
+            queue: Queue::default(),
+            inbound: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn fields(&self) -> SessionFields {
+        SessionFields {
+            expiry_interval: self.expiry_interval,
+            epoch: self.epoch,
+            owner: self.owner,
+            head: self.queue.head(),
+            tail: self.queue.tail,
+            len: self.queue.entries.len() as u64,
+            bytes: self.queue.bytes,
+            inbound: self
+                .inbound
+                .iter()
+                .map(|(id, count)| (*id, *count))
+                .collect(),
+        }
+    }
+}
+
+impl Queue {
+    fn head(&self) -> u64 {
+        let entry = self.entries.keys().next().copied();
+        let hole = self.holes.first().copied();
+        entry.unwrap_or(self.tail).min(hole.unwrap_or(self.tail))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn append(
+        &mut self,
+        origin: ReplicaId,
+        max_messages: u64,
+        max_bytes: u64,
+        entry: &Appending,
+    ) -> AppendFate {
+        let last = self.origins.entry(origin).or_default();
+        if entry.number <= *last {
+            return AppendFate::Repeated;
+        }
+        *last = entry.number;
+        if self.was_seen(entry) {
+            return AppendFate::Repeated;
+        }
+        let full = self.entries.len() as u64 >= max_messages
+            || self.bytes + entry.body.len() as u64 > max_bytes;
+        if full {
+            return AppendFate::Full;
+        }
+        AppendFate::At(self.put_at(self.tail, entry))
+    }
+
+    fn was_seen(&self, entry: &Appending) -> bool {
+        entry.once.is_some_and(|(publisher, count)| {
+            self.seen.last(publisher).is_some_and(|last| count <= last)
+        })
+    }
+
+    fn put_at(&mut self, seq: u64, entry: &Appending) -> u64 {
+        if let Some((publisher, count)) = entry.once {
+            self.seen.put(publisher, count);
+        }
+        self.bytes += entry.body.len() as u64;
+        self.entries.insert(seq, entry.body.clone());
+        self.tail = self.tail.max(seq + 1);
+        seq
+    }
+
+    /// An append that had been acknowledged before a failover, with the place that it had.
+    pub(super) fn append_again(&mut self, origin: ReplicaId, entry: &Appending, seq: u64) {
+        let last = self.origins.entry(origin).or_default();
+        if entry.number <= *last {
+            return;
+        }
+        *last = entry.number;
+        if self.was_seen(entry) {
+            return;
+        }
+        self.reach(seq);
+        if self.holes.remove(&seq) {
+            self.put_at(seq, entry);
+        } else if self.entries.contains_key(&seq) {
+            self.put_at(self.tail, entry);
+        }
+        // Neither: its client had acknowledged it, and that has been written again already.
+    }
+
+    /// Makes places up to `seq`.
+    fn reach(&mut self, seq: u64) {
+        while self.tail <= seq {
+            self.holes.insert(self.tail);
+            self.tail += 1;
+        }
+    }
+
+    fn dequeue(&mut self, seq: u64) {
+        self.holes.remove(&seq);
+        if let Some(body) = self.entries.remove(&seq) {
+            self.bytes -= body.len() as u64;
+        }
+    }
+
+    /// The same after a failover, when the entry itself may not have been appended again yet.
+    pub(super) fn dequeue_again(&mut self, seq: u64) {
+        self.reach(seq);
+        self.dequeue(seq);
+    }
+
+    fn release(&mut self, seq: u64) {
+        if let Some(body) = self.entries.get_mut(&seq) {
+            self.bytes -= body.len() as u64;
+            *body = Bytes::from_static(RELEASED_ENTRY);
+            self.bytes += body.len() as u64;
+        }
+    }
+
+    fn read(&self, from: u64, limit: u32) -> Vec<(u64, Bytes)> {
+        self.entries
+            .range(from..)
+            .take(limit as usize)
+            .map(|(seq, body)| (*seq, body.clone()))
+            .collect()
+    }
+}
+
+/// The lists of a [`Request::Settle`].
+pub(super) struct Settling<'a> {
+    pub(super) dequeue: &'a [u64],
+    pub(super) release: &'a [u64],
+    pub(super) inbound_put: &'a [(u16, u64)],
+    pub(super) inbound_delete: &'a [u16],
+}
+
+impl SessionState {
+    pub(super) fn settle(&mut self, settling: &Settling<'_>, again: bool) {
+        for seq in settling.dequeue {
+            if again {
+                self.queue.dequeue_again(*seq);
+            } else {
+                self.queue.dequeue(*seq);
+            }
+        }
+        for seq in settling.release {
+            self.queue.release(*seq);
+        }
+        self.inbound.extend(settling.inbound_put.iter().copied());
+        for id in settling.inbound_delete {
+            self.inbound.remove(id);
+        }
+    }
+}
+
+impl BucketState {
+    pub(super) fn apply_queues(&mut self, request: &Request) -> Reply {
+        match request {
+            Request::Append {
+                session,
+                origin,
+                max_messages,
+                max_bytes,
+                entries,
+            } => self.append(*session, *origin, (*max_messages, *max_bytes), entries),
+            Request::Settle {
+                session,
+                epoch,
+                dequeue,
+                release,
+                inbound_put,
+                inbound_delete,
+            } => {
+                let settling = Settling {
+                    dequeue,
+                    release,
+                    inbound_put,
+                    inbound_delete,
+                };
+                self.settle(*session, *epoch, &settling, false)
+            }
+            Request::ReadQueue {
+                session,
+                from,
+                limit,
+            } => Reply::Queue(
+                self.sessions
+                    .get(session)
+                    .map(|state| state.queue.read(*from, *limit))
+                    .unwrap_or_default(),
+            ),
+            Request::GetSession { session } => {
+                Reply::Session(self.sessions.get(session).map(SessionState::fields))
+            }
+            _ => Reply::Done,
+        }
+    }
+
+    fn append(
+        &mut self,
+        session: SessionId,
+        origin: ReplicaId,
+        (max_messages, max_bytes): (u64, u64),
+        entries: &[Appending],
+    ) -> Reply {
+        let Some(state) = self.sessions.get_mut(&session) else {
+            return Reply::Appended {
+                owner: ReplicaId::default(),
+                seqs: vec![AppendFate::Gone; entries.len()],
+            };
+        };
+        Reply::Appended {
+            owner: state.owner,
+            seqs: entries
+                .iter()
+                .map(|entry| state.queue.append(origin, max_messages, max_bytes, entry))
+                .collect(),
+        }
+    }
+
+    pub(super) fn settle(
+        &mut self,
+        session: SessionId,
+        epoch: Option<Epoch>,
+        settling: &Settling<'_>,
+        again: bool,
+    ) -> Reply {
+        let Some(state) = self.sessions.get_mut(&session) else {
+            return match epoch {
+                Some(_) => Reply::Fenced,
+                None => Reply::Done,
+            };
+        };
+        if epoch.is_some_and(|epoch| epoch != state.epoch) {
+            return Reply::Fenced;
+        }
+        state.settle(settling, again);
+        Reply::Done
+    }
+}
