@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::queue::SessionState;
+use super::queue::{Queue, SessionState};
 use super::register::JUMP;
 use super::state::Announcement;
 use crate::SessionId;
@@ -54,6 +54,8 @@ pub(super) struct BucketState {
     pub(super) base: u64,
     /// Version that a topic's newest replayed change had; `u64::MAX`: written since the failover.
     pub(super) replayed: BTreeMap<Arc<str>, u64>,
+    /// Queues of sessions whose making was lost in a failover and has not been written again yet.
+    pub(super) limbo: BTreeMap<SessionId, Queue>,
 }
 
 impl BucketState {
@@ -71,6 +73,7 @@ impl BucketState {
             claims: BTreeMap::new(),
             base: 0,
             replayed: BTreeMap::new(),
+            limbo: BTreeMap::new(),
         }
     }
 
@@ -83,6 +86,7 @@ impl BucketState {
         self.version += JUMP;
         self.epoch += JUMP;
         self.replayed.clear();
+        self.limbo.clear();
     }
 
     pub(super) fn apply(

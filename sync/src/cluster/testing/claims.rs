@@ -184,7 +184,8 @@ impl BucketState {
     }
 
     fn create(&mut self, claiming: &Claiming<'_>) -> SessionId {
-        let state = SessionState::new(Arc::clone(claiming.client_id), claiming.record.clone());
+        let mut state = SessionState::new(Arc::clone(claiming.client_id), claiming.record.clone());
+        state.queue = self.limbo.remove(&claiming.fresh).unwrap_or_default();
         self.sessions.insert(claiming.fresh, state);
         claiming.fresh
     }

@@ -21,6 +21,8 @@ mod rng;
 mod server;
 mod state;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 pub use backplane::ModelBackplane;
 pub use server::{Census, ModelRedis};

@@ -132,12 +132,13 @@ impl BucketState {
         entries: &[Appending],
         seqs: &[AppendFate],
     ) {
-        let Some(state) = self.sessions.get_mut(&session) else {
-            return;
+        let queue = match self.sessions.get_mut(&session) {
+            Some(state) => &mut state.queue,
+            None => self.limbo.entry(session).or_default(),
         };
         for (entry, fate) in entries.iter().zip(seqs) {
             if let AppendFate::At(seq) = fate {
-                state.queue.append_again(origin, entry, *seq);
+                queue.append_again(origin, entry, *seq);
             }
         }
     }
