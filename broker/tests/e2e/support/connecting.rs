@@ -1,5 +1,7 @@
 //! Opening a connection: a CONNECT built piece by piece.
 
+use std::net::SocketAddr;
+
 use dunlin_protocol::{Connect, Packet, PropertiesBuf, Property, QoS, ReasonCode, Version, Will};
 
 use super::{Broker, Client, Received, properties};
@@ -137,7 +139,12 @@ impl Connecting {
 
     /// Connects and gives the CONNACK, whatever it says.
     pub(crate) fn answer(&self, broker: &Broker) -> (Client, Received) {
-        let mut client = Client::open(broker.address(), self.version);
+        self.answer_at(broker.address())
+    }
+
+    /// The same at an address.
+    pub(crate) fn answer_at(&self, address: SocketAddr) -> (Client, Received) {
+        let mut client = Client::open(address, self.version);
         client.send_bytes(&self.bytes());
         let connack = client.receive();
         (client, connack)

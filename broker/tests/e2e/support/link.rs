@@ -6,7 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dunlin_protocol::{Packet, ReasonCode, Version, peek_frame};
+use dunlin_protocol::{
+    Packet, QoS, ReasonCode, Subscribe, SubscribeFiltersBuf, SubscribeOptions, Version, peek_frame,
+};
 
 use super::{LIMIT, Received, connecting::Connecting};
 
@@ -24,11 +26,13 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Connects; `None` when the broker is not there just now. `session_present`: the broker must still know the session.
-    pub(crate) fn open(
+    /// Connects; `None` when the broker is not there just now, or, if it `may_be_refused`, says that it cannot take a
+    /// connection for the time being. `session_present`: the broker must still know the session.
+    pub(crate) fn open_at(
         address: SocketAddr,
         connecting: &Connecting,
         session_present: bool,
+        may_be_refused: bool,
     ) -> Option<Self> {
         let Ok(stream) = TcpStream::connect_timeout(&address, LIMIT) else {
             // It is being started again.
@@ -45,12 +49,37 @@ impl Link {
         link.stream.write_all(&connecting.bytes()).ok()?;
         let received = link.receive().ok()?;
         let connack = received.connack();
+        let for_now = [ReasonCode::SERVER_UNAVAILABLE, ReasonCode::SERVER_BUSY];
+        if may_be_refused && for_now.contains(&connack.reason) {
+            std::thread::sleep(Duration::from_millis(50));
+            return None;
+        }
         assert_eq!(connack.reason, ReasonCode::SUCCESS, "{connack:?}");
         assert!(
             connack.session_present || !session_present,
             "the broker has forgotten a session"
         );
         Some(link)
+    }
+
+    /// Subscribes to one filter; the QoS has to be granted. For a session that gets no messages yet.
+    pub(crate) fn subscribe(&mut self, filter: &str, qos: QoS) -> Result<(), Closed> {
+        let packet_id = super::id(1);
+        let mut buffer = SubscribeFiltersBuf::new();
+        buffer
+            .push(filter, SubscribeOptions::new(qos))
+            .expect("the filter can be written");
+        self.send(Packet::Subscribe(Subscribe {
+            packet_id,
+            properties: dunlin_protocol::Properties::EMPTY,
+            filters: buffer.as_filters(),
+        }))?;
+        let received = self.receive()?;
+        match received.packet() {
+            Packet::SubAck(suback) => assert_eq!(suback.reason_codes, [qos as u8]),
+            other => panic!("a SUBACK was expected, not {other:?}"),
+        }
+        Ok(())
     }
 
     /// Sends a packet.

@@ -4,6 +4,7 @@ pub(crate) mod broker;
 pub(crate) mod certs;
 pub(crate) mod client;
 pub(crate) mod connecting;
+pub(crate) mod fleet;
 pub(crate) mod foreign;
 pub(crate) mod link;
 pub(crate) mod log;
