@@ -87,6 +87,9 @@ impl BucketState {
         self.epoch += JUMP;
         self.replayed.clear();
         self.limbo.clear();
+        for session in self.sessions.values_mut() {
+            session.queue.begin_anew();
+        }
     }
 
     pub(super) fn apply(

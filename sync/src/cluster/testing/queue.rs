@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::bucket::BucketState;
+use super::register::JUMP;
 use crate::SessionId;
 use crate::cluster::{
     AppendFate, Appending, Epoch, RELEASED_ENTRY, ReplicaId, Reply, Request, SessionFields,
@@ -35,8 +36,12 @@ pub(super) struct Queue {
     /// Number of the last append of each origin.
     origins: BTreeMap<ReplicaId, u64>,
     seen: SeenOnce,
-    /// Only after a failover: places whose entry has not been appended again yet.
-    holes: BTreeSet<u64>,
+    /// What the last failover may have lost: places from here on that an append may take again.
+    lost_from: u64,
+    lost_to: u64,
+    /// Of those: dequeued, or released, before their append has come again.
+    done: BTreeSet<u64>,
+    released: BTreeSet<u64>,
 }
 
 /// Counts by publisher, bounded: the older of two generations is forgotten when the newer is full.
@@ -95,9 +100,25 @@ impl SessionState {
 
 impl Queue {
     fn head(&self) -> u64 {
-        let entry = self.entries.keys().next().copied();
-        let hole = self.holes.first().copied();
-        entry.unwrap_or(self.tail).min(hole.unwrap_or(self.tail))
+        self.entries.keys().next().copied().unwrap_or(self.tail)
+    }
+
+    /// Another server holds the queue now and may lack its end. Numbers go on above all that may have
+    /// been given: the acknowledgement of a lost entry must not hit another one.
+    pub(super) fn begin_anew(&mut self) {
+        self.lost_from = self.tail;
+        self.tail += JUMP;
+        self.lost_to = self.tail;
+        self.done.clear();
+        self.released.clear();
+    }
+
+    pub(super) fn is_new(&self) -> bool {
+        self.tail == 0
+    }
+
+    fn may_be_lost(&self, seq: u64) -> bool {
+        (self.lost_from..self.lost_to).contains(&seq) && !self.entries.contains_key(&seq)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -153,37 +174,30 @@ impl Queue {
         if self.was_seen(entry) {
             return;
         }
-        self.reach(seq);
-        if self.holes.remove(&seq) {
-            self.put_at(seq, entry);
-        } else if self.entries.contains_key(&seq) {
+        if self.entries.contains_key(&seq) {
             self.put_at(self.tail, entry);
+        } else if self.may_be_lost(seq) && !self.done.contains(&seq) {
+            self.put_at(seq, entry);
+            if self.released.contains(&seq) {
+                self.release(seq);
+            }
         }
         // Neither: its client had acknowledged it, and that has been written again already.
     }
 
-    /// Makes places up to `seq`.
-    fn reach(&mut self, seq: u64) {
-        while self.tail <= seq {
-            self.holes.insert(self.tail);
-            self.tail += 1;
-        }
-    }
-
     fn dequeue(&mut self, seq: u64) {
-        self.holes.remove(&seq);
+        if self.may_be_lost(seq) {
+            self.done.insert(seq);
+        }
         if let Some(body) = self.entries.remove(&seq) {
             self.bytes -= body.len() as u64;
         }
     }
 
-    /// The same after a failover, when the entry itself may not have been appended again yet.
-    pub(super) fn dequeue_again(&mut self, seq: u64) {
-        self.reach(seq);
-        self.dequeue(seq);
-    }
-
     fn release(&mut self, seq: u64) {
+        if self.may_be_lost(seq) {
+            self.released.insert(seq);
+        }
         if let Some(body) = self.entries.get_mut(&seq) {
             self.bytes -= body.len() as u64;
             *body = Bytes::from_static(RELEASED_ENTRY);
@@ -201,21 +215,17 @@ impl Queue {
 }
 
 /// The lists of a [`Request::Settle`].
-pub(super) struct Settling<'a> {
-    pub(super) dequeue: &'a [u64],
-    pub(super) release: &'a [u64],
-    pub(super) inbound_put: &'a [(u16, u64)],
-    pub(super) inbound_delete: &'a [u16],
+struct Settling<'a> {
+    dequeue: &'a [u64],
+    release: &'a [u64],
+    inbound_put: &'a [(u16, u64)],
+    inbound_delete: &'a [u16],
 }
 
 impl SessionState {
-    pub(super) fn settle(&mut self, settling: &Settling<'_>, again: bool) {
+    fn settle(&mut self, settling: &Settling<'_>) {
         for seq in settling.dequeue {
-            if again {
-                self.queue.dequeue_again(*seq);
-            } else {
-                self.queue.dequeue(*seq);
-            }
+            self.queue.dequeue(*seq);
         }
         for seq in settling.release {
             self.queue.release(*seq);
@@ -251,7 +261,7 @@ impl BucketState {
                     inbound_put,
                     inbound_delete,
                 };
-                self.settle(*session, *epoch, &settling, false)
+                self.settle(*session, *epoch, &settling)
             }
             Request::ReadQueue {
                 session,
@@ -292,12 +302,11 @@ impl BucketState {
         }
     }
 
-    pub(super) fn settle(
+    fn settle(
         &mut self,
         session: SessionId,
         epoch: Option<Epoch>,
         settling: &Settling<'_>,
-        again: bool,
     ) -> Reply {
         let Some(state) = self.sessions.get_mut(&session) else {
             return match epoch {
@@ -308,7 +317,7 @@ impl BucketState {
         if epoch.is_some_and(|epoch| epoch != state.epoch) {
             return Reply::Fenced;
         }
-        state.settle(settling, again);
+        state.settle(settling);
         Reply::Done
     }
 }

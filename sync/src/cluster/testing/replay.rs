@@ -5,7 +5,7 @@
 
 use super::bucket::BucketState;
 use super::claims::Claiming;
-use super::queue::Settling;
+use super::queue::Queue;
 use super::register::NONCE_MS;
 use super::state::{Announcement, State, bucket_of};
 use crate::SessionId;
@@ -71,25 +71,6 @@ impl BucketState {
                 Reply::Appended { seqs, .. },
             ) => self.append_again(*session, *origin, entries, seqs),
             (
-                Request::Settle {
-                    session,
-                    epoch,
-                    dequeue,
-                    release,
-                    inbound_put,
-                    inbound_delete,
-                },
-                Reply::Done,
-            ) => {
-                let settling = Settling {
-                    dequeue,
-                    release,
-                    inbound_put,
-                    inbound_delete,
-                };
-                self.settle(*session, *epoch, &settling, true);
-            }
-            (
                 Request::PutRetained { .. }
                 | Request::DeleteRetained { .. }
                 | Request::PutRecord { .. },
@@ -122,7 +103,21 @@ impl BucketState {
         }
         let mut answer = self.claim(now, &claiming, epoch, out);
         answer.until = now + NONCE_MS;
+        if !answer.present
+            && let Some(session) = answer.session
+        {
+            self.expect_lost_appends(session);
+        }
         self.claims.insert(nonce, answer);
+    }
+
+    /// The session was made again: what had been in its queue comes back too.
+    fn expect_lost_appends(&mut self, session: SessionId) {
+        if let Some(state) = self.sessions.get_mut(&session)
+            && state.queue.is_new()
+        {
+            state.queue.begin_anew();
+        }
     }
 
     fn append_again(
@@ -134,7 +129,11 @@ impl BucketState {
     ) {
         let queue = match self.sessions.get_mut(&session) {
             Some(state) => &mut state.queue,
-            None => self.limbo.entry(session).or_default(),
+            None => self.limbo.entry(session).or_insert_with(|| {
+                let mut queue = Queue::default();
+                queue.begin_anew();
+                queue
+            }),
         };
         for (entry, fate) in entries.iter().zip(seqs) {
             if let AppendFate::At(seq) = fate {
