@@ -200,6 +200,23 @@ impl Message {
         flags
     }
 
+    /// The topic in a binary form, if that can be read at all.
+    pub(crate) fn topic_of(bytes: &[u8]) -> Option<&str> {
+        let mut reader = Reader::new(bytes);
+        reader.u8("message version").ok()?;
+        let flags = reader.u8("message flags").ok()?;
+        reader.bytes(16, "times").ok()?;
+        if flags & FLAG_EXPIRES != 0 {
+            reader.u64("expires_at").ok()?;
+        }
+        if flags & FLAG_PUBLISHER != 0 {
+            reader.text("publisher").ok()?;
+        }
+        let topic_len = reader.u32("topic length").ok()? as usize;
+        reader.bytes(8, "lengths").ok()?;
+        std::str::from_utf8(reader.bytes(topic_len, "topic").ok()?).ok()
+    }
+
     /// Reads the binary form, which must end exactly with `bytes`.
     ///
     /// # Errors

@@ -12,6 +12,7 @@
 //! The keys are documented in `docs/redis.md`, the frames in `docs/frames.md`.
 
 mod backplane;
+pub mod engine;
 mod events;
 pub mod frame;
 mod request;
@@ -20,6 +21,7 @@ pub mod testing;
 mod types;
 
 pub use backplane::{Backplane, BackplaneError, BackplaneEvent, BackplaneStatus, Replies};
+pub use engine::{ClusterStore, EngineOptions};
 pub use events::{
     ClaimError, ClaimRequest, Claimed, Cluster, ClusterEvents, Relayed, ReleaseRequest, TakenWill,
 };

@@ -1,0 +1,426 @@
+//! What comes from the other replicas and from Redis unasked.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::actor::Actor;
+use super::lanes::ALL;
+use super::outcome::{Answer, Outcome};
+use super::peers::Order;
+use super::tables::Heard;
+use crate::cluster::frame::{self, Body, Change, Entries, Entry, FrameError, RouteChanges};
+use crate::cluster::{BackplaneEvent, Bucket, ClusterEvents, Relayed, ReplicaId, Reply, Request};
+use crate::{Appended, MessageParts};
+
+impl Actor {
+    pub(super) fn hear(&mut self, event: BackplaneEvent) {
+        let Some(events) = self.events() else { return };
+        match event {
+            BackplaneEvent::Frame(bytes) => self.frame(&bytes, &*events),
+            BackplaneEvent::Inbox(at, bytes) => {
+                self.inbox_frame(&bytes, &*events);
+                self.trim_to = Some((at.0, at.1 + 1));
+            }
+            BackplaneEvent::Listening => self.listening(),
+            BackplaneEvent::Deaf => {
+                info!("announcements of the cluster are not heard now");
+                self.member.set_deaf(Some(Instant::now()));
+            }
+            BackplaneEvent::Failover => self.failed_over(),
+        }
+    }
+
+    fn frame(&mut self, bytes: &Bytes, events: &dyn ClusterEvents) {
+        let counters = &self.shared.counters;
+        let frame = match frame::decode(bytes) {
+            Ok(frame) => frame,
+            // Anybody may use the channel for something else.
+            Err(FrameError::Foreign) => return,
+            Err(FrameError::Version(_) | FrameError::Kind(_)) => {
+                return counters.frames_unknown.add(1);
+            }
+            Err(error @ FrameError::Damaged(_)) => {
+                warn!(%error, "a frame cannot be read");
+                return counters.damaged.add(1);
+            }
+        };
+        counters.frames_in.add(1);
+        let origin = frame.origin;
+        match frame.body {
+            Body::Table {
+                bucket,
+                version,
+                change,
+            } => self.table_frame(bytes, origin, (bucket, version), change, events),
+            Body::Routes { version, changes } if origin != self.replica => {
+                self.routes_frame(bytes, origin, version, changes, events);
+            }
+            Body::Lane {
+                to,
+                sequence,
+                entries,
+            } if origin != self.replica => {
+                self.lane_frame(origin, to, sequence, entries, events);
+            }
+            Body::Routes { .. } | Body::Lane { .. } => {}
+        }
+    }
+
+    fn table_frame(
+        &mut self,
+        bytes: &Bytes,
+        origin: ReplicaId,
+        (bucket, version): (Bucket, u64),
+        change: Change<'_>,
+        events: &dyn ClusterEvents,
+    ) {
+        let heard = self
+            .tables
+            .announced(bytes, origin, (bucket, version), change, events);
+        if let Heard::Applied(version) = heard
+            && origin != self.replica
+        {
+            self.ack(origin, bucket, version);
+        }
+    }
+
+    fn routes_frame(
+        &mut self,
+        bytes: &Bytes,
+        origin: ReplicaId,
+        version: u64,
+        changes: RouteChanges<'_>,
+        events: &dyn ClusterEvents,
+    ) {
+        let Some(peer) = self.peers.meet(origin, Instant::now()) else {
+            return;
+        };
+        let applied = peer
+            .routes
+            .announced(origin, bytes, version, changes, events);
+        if let Some(version) = applied {
+            self.acks.entry(origin).or_default().routes = Some(version);
+        }
+    }
+
+    fn lane_frame(
+        &mut self,
+        origin: ReplicaId,
+        to: ReplicaId,
+        sequence: u64,
+        entries: Entries<'_>,
+        events: &dyn ClusterEvents,
+    ) {
+        if to != ALL && to != self.replica {
+            return;
+        }
+        let Some(peer) = self.peers.meet(origin, Instant::now()) else {
+            return;
+        };
+        let lane = if to == ALL {
+            &mut peer.all_lane
+        } else {
+            &mut peer.own_lane
+        };
+        match lane.frame(sequence) {
+            Order::Next => {}
+            Order::Gap(missing) => self.gap(origin, missing),
+            Order::Old => return,
+        }
+        let messages = self.entries(origin, entries, events);
+        self.shared.counters.messages_in.add(messages);
+    }
+
+    fn inbox_frame(&mut self, bytes: &Bytes, events: &dyn ClusterEvents) {
+        self.shared.counters.inbox_frames_in.add(1);
+        let Ok(frame) = frame::decode(bytes) else {
+            return self.shared.counters.frames_unknown.add(1);
+        };
+        let Body::Lane {
+            sequence, entries, ..
+        } = frame.body
+        else {
+            return;
+        };
+        if let Some(peer) = self.peers.meet(frame.origin, Instant::now())
+            && peer.inbox.frame(sequence) == Order::Old
+        {
+            return self.shared.counters.inbox_repeated.add(1);
+        }
+        let messages = self.entries(frame.origin, entries, events);
+        self.shared.counters.inbox_messages_in.add(messages);
+    }
+
+    /// The entries of a frame, in order; messages that follow each other are handed over together.
+    /// Gives back how many messages there were.
+    fn entries(
+        &mut self,
+        origin: ReplicaId,
+        entries: Entries<'_>,
+        events: &dyn ClusterEvents,
+    ) -> u64 {
+        let mut relayed: Vec<Relayed<'_>> = Vec::new();
+        let mut publisher: Option<Arc<str>> = None;
+        let mut count = 0;
+        for entry in entries {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => {
+                    warn!(origin = origin.0, %error, "an entry of a frame cannot be read");
+                    self.shared.counters.damaged.add(1);
+                    break;
+                }
+            };
+            if let Entry::Message { share, message } = entry {
+                count += 1;
+                // One publisher's messages follow each other: its name is kept once.
+                if publisher.as_deref() != message.publisher {
+                    publisher = message.publisher.map(Arc::from);
+                }
+                let message: MessageParts<'_> = message.parts(publisher.clone());
+                relayed.push(Relayed { message, share });
+                continue;
+            }
+            if !relayed.is_empty() {
+                events.relayed(&relayed);
+                relayed.clear();
+            }
+            count += u64::from(matches!(entry, Entry::Queued { .. }));
+            self.entry(origin, entry, events);
+        }
+        if !relayed.is_empty() {
+            events.relayed(&relayed);
+        }
+        count
+    }
+
+    fn entry(&mut self, origin: ReplicaId, entry: Entry<'_>, events: &dyn ClusterEvents) {
+        match entry {
+            Entry::Message { .. } => {}
+            Entry::Queued {
+                session,
+                seq,
+                delivery,
+                message,
+            } => {
+                // Without the claim it is another's by now.
+                if let Some(own) = self.own.sessions.get_mut(&session) {
+                    own.tail = own.tail.max(seq.saturating_add(1));
+                    events.woken(Appended {
+                        session,
+                        seq,
+                        delivery,
+                        message: message.to_message(),
+                    });
+                }
+            }
+            Entry::Grown { session, tail } => {
+                if let Some(own) = self.own.sessions.get_mut(&session) {
+                    own.tail = own.tail.max(tail);
+                    events.queue_grown(session, tail);
+                }
+            }
+            Entry::Hello { round, versions } => self.hello(origin, round, versions),
+            Entry::Welcome { round } => {
+                let expected = self.member.hello_round();
+                if let Some(peer) = self.peers.get_mut(origin)
+                    && round == expected
+                {
+                    peer.live = true;
+                    peer.introduced = true;
+                    peer.welcomed_us = true;
+                }
+            }
+            Entry::LetGo { client_id, epoch } => {
+                self.own.release(client_id, epoch);
+                events.let_go(client_id, epoch);
+            }
+            Entry::Applied(pairs) => {
+                if let Some(peer) = self.peers.get_mut(origin) {
+                    for (bucket, version) in pairs.iter() {
+                        peer.has_applied(bucket, version);
+                    }
+                }
+            }
+            Entry::AppliedRoutes(version) => {
+                if let Some(peer) = self.peers.get_mut(origin) {
+                    peer.acked_routes = version.max(peer.acked_routes);
+                }
+            }
+            Entry::Ask(pairs) => {
+                for (bucket, version) in pairs.iter() {
+                    self.asked(origin, bucket, version);
+                }
+            }
+            Entry::AskRoutes(version) => {
+                if let Some(peer) = self.peers.get_mut(origin) {
+                    if peer.routes.is_whole() && peer.routes.version() >= version {
+                        let version = peer.routes.version();
+                        self.acks.entry(origin).or_default().routes = Some(version);
+                    } else {
+                        peer.routes.stale();
+                    }
+                }
+            }
+            Entry::Heartbeat(lanes) => {
+                for (to, sequence) in lanes.iter() {
+                    let Some(peer) = self.peers.get_mut(origin) else {
+                        return;
+                    };
+                    let missing = match ReplicaId(to) {
+                        ALL => peer.all_lane.sent(sequence),
+                        to if to == self.replica => peer.own_lane.sent(sequence),
+                        _ => 0,
+                    };
+                    if missing > 0 {
+                        self.gap(origin, missing);
+                    }
+                }
+            }
+            Entry::Leaving => {
+                if let Some(peer) = self.peers.get_mut(origin) {
+                    peer.live = false;
+                    peer.introduced = false;
+                }
+                self.member.renew_now();
+            }
+            Entry::Unknown(_) => self.shared.counters.frames_unknown.add(1),
+        }
+    }
+
+    /// Another replica waits for this one to apply a change.
+    fn asked(&mut self, origin: ReplicaId, bucket: u64, version: u64) {
+        let Ok(bucket) = u16::try_from(bucket).map(Bucket) else {
+            return;
+        };
+        let applied = self.tables.version(bucket);
+        if applied >= version {
+            self.ack(origin, bucket, applied);
+        } else {
+            // The announcement was lost, or is on its way: loading it once too often does no harm.
+            self.tables.stale(bucket);
+            self.shared.counters.reloads.add(1);
+        }
+    }
+
+    /// A replica has loaded its tables and waits to be known.
+    fn hello(&mut self, origin: ReplicaId, round: u64, versions: Vec<u64>) {
+        let Some(peer) = self.peers.meet(origin, Instant::now()) else {
+            return;
+        };
+        peer.live = true;
+        peer.introduced = true;
+        peer.since = Instant::now();
+        peer.acked = versions;
+        if peer.routes.is_whole() {
+            let version = peer.routes.version();
+            self.acks.entry(origin).or_default().routes = Some(version);
+        }
+        self.shared
+            .lanes
+            .lock()
+            .control(origin, |pack| pack.welcome(round));
+    }
+
+    /// Frames of another replica are missing.
+    fn gap(&mut self, origin: ReplicaId, missing: u64) {
+        self.shared.counters.gaps.add(1);
+        self.shared.counters.frames_missing.add(missing);
+        if let Some(peer) = self.peers.get_mut(origin) {
+            peer.routes.stale();
+        }
+        self.member.repair_soon(Instant::now());
+    }
+
+    /// The channels are heard from here on.
+    fn listening(&mut self) {
+        let first = self.member.set_deaf(None);
+        for (_, peer) in self.peers.iter_mut() {
+            peer.own_lane = super::peers::Heard::default();
+            peer.all_lane = super::peers::Heard::default();
+        }
+        if !first {
+            for (_, peer) in self.peers.iter_mut() {
+                peer.routes.stale();
+            }
+            self.member.repair_soon(Instant::now());
+        }
+    }
+
+    /// Redis is another one now, or has lost newer writes.
+    fn failed_over(&mut self) {
+        warn!("Redis has failed over: the tables are loaded anew");
+        self.tables.forget_versions();
+        for (_, peer) in self.peers.iter_mut() {
+            peer.routes.forget_version();
+            peer.acked.fill(0);
+            peer.acked_routes = 0;
+        }
+        self.begin_sync();
+        self.member.repair_soon(Instant::now());
+    }
+
+    /// Looks for what may have been missed: changes of tables, appended messages, lost claims.
+    pub(super) fn repair(&mut self) {
+        if let Some(events) = self.events() {
+            events.queues_may_have_grown();
+        }
+        self.check_versions();
+        let mark = self.own.marks;
+        if self.own.claims.is_empty() {
+            return;
+        }
+        let asked = super::keeper::owned(Arc::clone(&self.backplane), self.replica);
+        self.expect(async move {
+            Outcome::Verified {
+                mark,
+                listed: asked.await,
+            }
+        });
+    }
+
+    /// Compares the tables' versions with those in Redis.
+    pub(super) fn check_versions(&mut self) {
+        let before = self.tables.versions();
+        self.ask(Request::Versions, move |answer| {
+            Outcome::Versions(before, answer)
+        });
+    }
+
+    pub(super) fn compared(&mut self, before: &[u64], answer: Answer) {
+        match answer {
+            Ok(Reply::Versions(versions)) => {
+                let stale = self.tables.compare(&versions, before);
+                self.shared.counters.reloads.add(stale);
+                self.member.set_checked();
+            }
+            other => {
+                warn!(answer = ?other.err(), "versions of the tables cannot be compared");
+                self.member.check_again();
+            }
+        }
+    }
+
+    /// Connections whose claim is another's by now, though nobody has said so.
+    pub(super) fn verified(&mut self, mark: u64, listed: Option<BTreeSet<Arc<str>>>) {
+        let (Some(listed), Some(events)) = (listed, self.events()) else {
+            return;
+        };
+        let mut lost: Vec<_> = self
+            .own
+            .claims
+            .iter()
+            .filter(|(client, claim)| claim.mark <= mark && !listed.contains(*client))
+            .map(|(client, claim)| (Arc::clone(client), claim.epoch))
+            .collect();
+        lost.sort_unstable();
+        for (client, epoch) in lost {
+            self.own.release(&client, epoch);
+            events.let_go(&client, epoch);
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! Work that one replica does for all: ends sessions whose time has come, finds wills that are due, and
+//! clears away what a dead replica has left.
+//!
+//! Each is a sequence of steps that may be cut off anywhere and done again by another: nothing is
+//! forgotten before what follows from it is done.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tracing::warn;
+
+use crate::cluster::frame::{self, Body, Entry, Kind};
+use crate::cluster::{
+    Backplane, BackplaneError, Bucket, DueItem, Epoch, ReplicaId, Reply, Request, TakenWill,
+};
+use crate::embedded::values;
+use crate::{Message, SessionId};
+
+/// Due items of a bucket that are taken at once.
+const DUE_LIMIT: u32 = 256;
+/// Clients that are listed at once.
+const OWNED_LIMIT: u32 = 1024;
+/// Buckets that are asked at once when much may come back.
+const BUCKETS_AT_ONCE: usize = 32;
+/// Frames of an inbox that are read at once.
+const INBOX_LIMIT: u32 = 64;
+
+/// What was due.
+pub(super) struct Swept {
+    pub(super) wills: Vec<(Bucket, Epoch, TakenWill)>,
+    pub(super) expired: u64,
+    /// There was more than is taken at once.
+    pub(super) more: bool,
+}
+
+/// Looks through all buckets.
+pub(super) async fn sweep(backplane: Arc<dyn Backplane>, me: ReplicaId) -> Swept {
+    let asked = Bucket::all()
+        .map(|bucket| Request::Due {
+            bucket,
+            limit: DUE_LIMIT,
+        })
+        .collect();
+    let mut sessions = Vec::new();
+    let mut wills = Vec::new();
+    let mut more = false;
+    for (bucket, answer) in Bucket::all().zip(backplane.execute(asked).await) {
+        let Ok(Reply::Due(items)) = answer else {
+            continue;
+        };
+        more |= items.len() >= DUE_LIMIT as usize;
+        for item in items {
+            match item {
+                DueItem::Session(session) => sessions.push(session),
+                DueItem::Will(epoch) => wills.push((bucket, epoch)),
+            }
+        }
+    }
+    Swept {
+        expired: expire(&*backplane, me, sessions).await,
+        wills: fetch_wills(&*backplane, wills).await,
+        more,
+    }
+}
+
+async fn expire(backplane: &dyn Backplane, me: ReplicaId, sessions: Vec<SessionId>) -> u64 {
+    if sessions.is_empty() {
+        return 0;
+    }
+    let requests = sessions
+        .into_iter()
+        .map(|session| Request::Expire {
+            session,
+            head: frame::head(Kind::Table, me),
+        })
+        .collect();
+    let answers = backplane.execute(requests).await;
+    let ended = |answer: &&Result<Reply, BackplaneError>| matches!(answer, Ok(Reply::Flag(true)));
+    answers.iter().filter(ended).count() as u64
+}
+
+async fn fetch_wills(
+    backplane: &dyn Backplane,
+    due: Vec<(Bucket, Epoch)>,
+) -> Vec<(Bucket, Epoch, TakenWill)> {
+    if due.is_empty() {
+        return Vec::new();
+    }
+    let requests = due
+        .iter()
+        .map(|(bucket, epoch)| Request::GetWill {
+            bucket: *bucket,
+            epoch: *epoch,
+        })
+        .collect();
+    let answers = backplane.execute(requests).await;
+    let mut wills = Vec::new();
+    let mut unreadable = Vec::new();
+    for ((bucket, epoch), answer) in due.into_iter().zip(answers) {
+        match answer {
+            Ok(Reply::Will(Some(body))) => match decode_will(epoch, &body) {
+                Some(will) => wills.push((bucket, epoch, will)),
+                None => unreadable.push(Request::DeleteWill { bucket, epoch }),
+            },
+            // It is not stored any more: the mark that it is due is not needed either.
+            Ok(Reply::Will(None)) => unreadable.push(Request::DeleteWill { bucket, epoch }),
+            _ => {}
+        }
+    }
+    if !unreadable.is_empty() {
+        drop(backplane.execute(unreadable).await);
+    }
+    wills
+}
+
+/// A stored will, with the claim that it belongs to.
+pub(super) fn decode_will(epoch: Epoch, body: &[u8]) -> Option<TakenWill> {
+    match values::will(body) {
+        Ok(mut record) => {
+            record.epoch = epoch.0;
+            record.due_at = None;
+            Some(TakenWill { record })
+        }
+        Err(error) => {
+            warn!(epoch = epoch.0, %error, "a will cannot be read");
+            None
+        }
+    }
+}
+
+/// What came of taking a dead replica off the register.
+pub(super) struct Reaped {
+    pub(super) replica: ReplicaId,
+    /// It was dead indeed, and everything is cleared away but its routes and its inbox.
+    pub(super) done: bool,
+    /// Messages for shared subscriptions that nobody has acknowledged there.
+    pub(super) redeliver: Vec<(Arc<str>, Arc<Message>)>,
+}
+
+/// Takes a dead replica off the register and gives its clients free.
+pub(super) async fn reap(
+    backplane: Arc<dyn Backplane>,
+    me: ReplicaId,
+    replica: ReplicaId,
+    known_dead: bool,
+) -> Reaped {
+    let mut reaped = Reaped {
+        replica,
+        done: false,
+        redeliver: Vec::new(),
+    };
+    if !known_dead {
+        let request = Request::Reap {
+            replica,
+            force: false,
+        };
+        if !matches!(one(&*backplane, request).await, Ok(Reply::Flag(true))) {
+            return reaped;
+        }
+    }
+    if !orphan_all(&*backplane, me, replica).await {
+        return reaped;
+    }
+    if let Some(messages) = shared_in_inbox(&*backplane, replica).await {
+        reaped.redeliver = messages;
+        reaped.done = true;
+    }
+    reaped
+}
+
+async fn one(backplane: &dyn Backplane, request: Request) -> Result<Reply, BackplaneError> {
+    let answers = backplane.execute(vec![request]).await;
+    answers
+        .into_iter()
+        .next()
+        .unwrap_or(Err(BackplaneError::Closed))
+}
+
+/// Releases every client of a dead replica; `false` if the backplane was closed.
+async fn orphan_all(backplane: &dyn Backplane, me: ReplicaId, dead: ReplicaId) -> bool {
+    let mut buckets: Vec<Bucket> = Bucket::all().collect();
+    while !buckets.is_empty() {
+        let rest = buckets.split_off(buckets.len().saturating_sub(BUCKETS_AT_ONCE));
+        let asked = rest
+            .iter()
+            .map(|bucket| Request::Owned {
+                bucket: *bucket,
+                replica: dead,
+                limit: OWNED_LIMIT,
+            })
+            .collect();
+        let mut orphans = Vec::new();
+        for (bucket, answer) in rest.into_iter().zip(backplane.execute(asked).await) {
+            let clients = match answer {
+                Ok(Reply::Clients(clients)) => clients,
+                Err(BackplaneError::Closed) => return false,
+                other => {
+                    warn!(?other, "clients of a dead replica cannot be listed");
+                    continue;
+                }
+            };
+            if clients.len() >= OWNED_LIMIT as usize {
+                buckets.push(bucket);
+            }
+            orphans.extend(clients.into_iter().map(|client_id| Request::Orphan {
+                client_id,
+                replica: dead,
+                head: frame::head(Kind::Table, me),
+            }));
+        }
+        if !orphans.is_empty() {
+            let answers = backplane.execute(orphans).await;
+            if answers.contains(&Err(BackplaneError::Closed)) {
+                return false;
+            }
+        }
+    }
+    true
+}
+
+/// Shared messages in the inbox of a dead replica; `None` if the backplane was closed.
+async fn shared_in_inbox(
+    backplane: &dyn Backplane,
+    replica: ReplicaId,
+) -> Option<Vec<(Arc<str>, Arc<Message>)>> {
+    let mut found = Vec::new();
+    let mut after = (0, 0);
+    loop {
+        let request = Request::ReadInbox {
+            replica,
+            after,
+            limit: INBOX_LIMIT,
+        };
+        let frames = match one(backplane, request).await {
+            Ok(Reply::Inbox(frames)) => frames,
+            Err(BackplaneError::Closed) => return None,
+            _ => return Some(found),
+        };
+        let Some((last, _)) = frames.last() else {
+            return Some(found);
+        };
+        after = *last;
+        for (_, bytes) in &frames {
+            let Ok(frame) = frame::decode(bytes) else {
+                continue;
+            };
+            let Body::Lane { entries, .. } = frame.body else {
+                continue;
+            };
+            for entry in entries.map_while(Result::ok) {
+                if let Entry::Message {
+                    share: Some(share),
+                    message,
+                } = entry
+                {
+                    found.push((Arc::from(share), message.to_message()));
+                }
+            }
+        }
+    }
+}
+
+/// Client ids that are claimed from here, as Redis has it; `None` if it cannot be told.
+pub(super) async fn owned(
+    backplane: Arc<dyn Backplane>,
+    me: ReplicaId,
+) -> Option<BTreeSet<Arc<str>>> {
+    let mut all = BTreeSet::new();
+    let buckets: Vec<Bucket> = Bucket::all().collect();
+    for part in buckets.chunks(BUCKETS_AT_ONCE) {
+        let asked = part
+            .iter()
+            .map(|bucket| Request::Owned {
+                bucket: *bucket,
+                replica: me,
+                limit: u32::MAX,
+            })
+            .collect();
+        for answer in backplane.execute(asked).await {
+            match answer {
+                Ok(Reply::Clients(clients)) => all.extend(clients),
+                _ => return None,
+            }
+        }
+    }
+    Some(all)
+}

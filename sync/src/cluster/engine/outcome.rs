@@ -1,0 +1,49 @@
+//! What the engine's task waits for.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::keeper::{Reaped, Swept};
+use crate::SessionId;
+use crate::cluster::{BackplaneError, Bucket, ReplicaId, Reply};
+
+/// The answer to one request.
+pub(super) type Answer = Result<Reply, BackplaneError>;
+
+/// Something that has been answered.
+pub(super) enum Outcome {
+    /// A round of changes.
+    Round(u64, Vec<Answer>),
+    /// Frames: lane, number, messages.
+    Published(Vec<(ReplicaId, u64)>, Vec<Answer>),
+    Joined {
+        sent: Instant,
+        answer: Answer,
+    },
+    Renewed {
+        sent: Instant,
+        answer: Answer,
+    },
+    Led(Answer),
+    Loaded(Bucket, Answer),
+    RoutesLoaded(ReplicaId, Answer),
+    /// Versions in Redis, and those that were applied when the question was asked.
+    Versions(Vec<u64>, Answer),
+    Numbers(Answer),
+    /// The fields of a session whose queue has grown in a way that is not known here.
+    Grown(SessionId, Answer),
+    Swept(Swept),
+    Reaped(Reaped),
+    /// Client ids that Redis says are claimed from here; only claims up to the mark were asked for.
+    Verified {
+        mark: u64,
+        listed: Option<BTreeSet<Arc<str>>>,
+    },
+    Trimmed,
+    /// The lease is given back.
+    Left,
+    /// Nobody waits for it.
+    Ignored,
+}

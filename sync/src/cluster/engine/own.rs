@@ -1,0 +1,144 @@
+//! What belongs to this replica: claims, the sessions that it may change, its routes.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use crate::SessionId;
+use crate::cluster::{Epoch, SessionEntry};
+
+pub(super) type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
+/// Filters that are no route any more and whose stamps are still known: changes do not overtake each
+/// other by more.
+const BURIED_MAX: usize = 16_384;
+
+/// A session that changes may be made to.
+#[derive(Debug)]
+pub(super) struct OwnSession {
+    pub(super) entry: Arc<SessionEntry>,
+    pub(super) epoch: Epoch,
+    /// Put without a claim: nobody else can have it, and nothing fences it.
+    pub(super) unclaimed: bool,
+    pub(super) left_at: Option<u64>,
+    /// One past the last entry of its queue that was told here.
+    pub(super) tail: u64,
+    /// The round that made it, whose early changes it cannot be part of.
+    pub(super) made_in: u64,
+}
+
+impl OwnSession {
+    /// The epoch that changes of its queue carry.
+    pub(super) fn fence(&self) -> Option<Epoch> {
+        (!self.unclaimed).then_some(self.epoch)
+    }
+}
+
+/// A client id that is claimed for a connection here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct OwnClaim {
+    pub(super) epoch: Epoch,
+    pub(super) session: Option<SessionId>,
+    /// Rises with each claim: which ones are older than a question.
+    pub(super) mark: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Own {
+    pub(super) sessions: Map<SessionId, OwnSession>,
+    pub(super) claims: Map<Arc<str>, OwnClaim>,
+    pub(super) marks: u64,
+    /// Number of the last append.
+    pub(super) appends: u64,
+    /// Version of the routes after the last change that was sent.
+    pub(super) routes_version: u64,
+    stamps: Map<Arc<str>, Stamp>,
+    buried: VecDeque<(Arc<str>, u64)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Stamp {
+    stamp: u64,
+    /// The route is empty.
+    buried: bool,
+}
+
+impl Own {
+    /// A claim that was answered.
+    pub(super) fn claimed(
+        &mut self,
+        client_id: &Arc<str>,
+        epoch: Epoch,
+        session: Option<SessionId>,
+    ) {
+        self.marks += 1;
+        let claim = OwnClaim {
+            epoch,
+            session,
+            mark: self.marks,
+        };
+        if let Some(old) = self.claims.insert(Arc::clone(client_id), claim)
+            && let Some(session) = old.session
+            && Some(session) != claim.session
+        {
+            self.sessions.remove(&session);
+        }
+    }
+
+    /// A claim is over, if it is this one or an older one; whether it was.
+    pub(super) fn release(&mut self, client_id: &str, epoch: Epoch) -> bool {
+        let Some(claim) = self.claims.get(client_id) else {
+            return false;
+        };
+        if claim.epoch > epoch {
+            return false;
+        }
+        let session = claim.session;
+        self.claims.remove(client_id);
+        if let Some(session) = session {
+            self.sessions.remove(&session);
+        }
+        true
+    }
+
+    /// Whether a change of a route is the newest of its filter.
+    pub(super) fn is_newest(&mut self, filter: &Arc<str>, stamp: u64, empty: bool) -> bool {
+        if let Some(known) = self.stamps.get(filter)
+            && known.stamp > stamp
+        {
+            return false;
+        }
+        let known = Stamp {
+            stamp,
+            buried: empty,
+        };
+        self.stamps.insert(Arc::clone(filter), known);
+        if empty {
+            self.buried.push_back((Arc::clone(filter), stamp));
+            self.dig();
+        }
+        true
+    }
+
+    fn dig(&mut self) {
+        if self.buried.len() > BURIED_MAX
+            && let Some((filter, stamp)) = self.buried.pop_front()
+            && let Some(known) = self.stamps.get(&filter)
+            && known.buried
+            && known.stamp == stamp
+        {
+            self.stamps.remove(&filter);
+        }
+    }
+
+    /// Everything was taken away; numbers of appends go on.
+    pub(super) fn clear(&mut self) {
+        let (appends, marks) = (self.appends, self.marks);
+        *self = Self {
+            appends,
+            marks,
+            ..Self::default()
+        };
+    }
+}

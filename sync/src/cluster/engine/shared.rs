@@ -1,0 +1,303 @@
+//! What the callers' threads and the engine's task have in common.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::Waker;
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use super::figures::Counters;
+use super::lanes::Lanes;
+use super::own::OwnSession;
+use crate::cluster::{ClaimError, ClaimRequest, Claimed, ClusterEvents, ReplicaId};
+use crate::{Batch, SessionId, StoreError, Ticket};
+
+/// Something for the engine's task, in the order in which it was handed in.
+pub(super) enum Job {
+    Batch(Pending),
+    Claim(Claiming),
+    Start(
+        Arc<dyn ClusterEvents>,
+        oneshot::Sender<Result<(), ClaimError>>,
+    ),
+    /// Sessions that may be changed though they were not claimed.
+    Adopt(Vec<(SessionId, OwnSession)>),
+}
+
+/// A batch that was handed in.
+pub(super) struct Pending {
+    pub(super) ticket: u64,
+    pub(super) weight: usize,
+    pub(super) batch: Batch,
+}
+
+/// A claim that was handed in.
+pub(super) struct Claiming {
+    pub(super) request: ClaimRequest,
+    pub(super) answer: oneshot::Sender<Result<Claimed, ClaimError>>,
+}
+
+#[derive(Default)]
+pub(super) struct Inbox {
+    pub(super) jobs: VecDeque<Job>,
+    last_ticket: u64,
+    /// Set once: everything before it is to be committed within so long, and nothing more is taken.
+    pub(super) closing: Option<Duration>,
+    /// The task has ended: submitters answer themselves.
+    closed: bool,
+}
+
+/// Numbers for sessions, drawn ahead.
+#[derive(Default)]
+pub(super) struct Numbers {
+    /// Blocks, as first and one past the last.
+    blocks: VecDeque<(u64, u64)>,
+    pub(super) asked: bool,
+}
+
+impl Numbers {
+    /// Numbers in a block.
+    pub(super) const BLOCK: u64 = 8192;
+
+    pub(super) fn left(&self) -> u64 {
+        self.blocks.iter().map(|(first, end)| end - first).sum()
+    }
+
+    pub(super) fn add(&mut self, first: u64, count: u64) {
+        self.blocks.push_back((first, first.saturating_add(count)));
+    }
+
+    pub(super) fn take(&mut self) -> Option<u64> {
+        while let Some((first, end)) = self.blocks.front_mut() {
+            if first < end {
+                *first += 1;
+                return Some(*first - 1);
+            }
+            self.blocks.pop_front();
+        }
+        None
+    }
+}
+
+pub(super) struct Shared {
+    pub(super) inbox: Mutex<Inbox>,
+    scheduled: AtomicBool,
+    waker: AtomicWaker,
+    durable: AtomicU64,
+    pending: AtomicUsize,
+    watch: watch::Sender<u64>,
+    failure: Mutex<Option<StoreError>>,
+    replica: AtomicU64,
+    /// All times are microseconds since then.
+    base: Instant,
+    /// Until then the lease runs, as far as this replica may rely on it.
+    fence_at: AtomicU64,
+    /// The tables are whole and every live replica knows of this one.
+    ready: AtomicBool,
+    pub(super) numbers: Mutex<Numbers>,
+    pub(super) more_numbers: Condvar,
+    pub(super) lanes: Mutex<Lanes>,
+    pub(super) counters: Counters,
+    ended: watch::Sender<bool>,
+    end: Mutex<bool>,
+    end_reached: Condvar,
+}
+
+impl Shared {
+    pub(super) fn new(lanes: Lanes) -> Self {
+        Self {
+            inbox: Mutex::default(),
+            scheduled: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+            durable: AtomicU64::new(0),
+            pending: AtomicUsize::new(0),
+            watch: watch::Sender::new(0),
+            failure: Mutex::new(None),
+            replica: AtomicU64::new(0),
+            base: Instant::now(),
+            fence_at: AtomicU64::new(0),
+            ready: AtomicBool::new(false),
+            numbers: Mutex::default(),
+            more_numbers: Condvar::new(),
+            lanes: Mutex::new(lanes),
+            counters: Counters::default(),
+            ended: watch::Sender::new(false),
+            end: Mutex::new(false),
+            end_reached: Condvar::new(),
+        }
+    }
+
+    /// Runs the task soon; two atomics if that is arranged already.
+    pub(super) fn wake(&self) {
+        if !self.scheduled.swap(true, Ordering::AcqRel) {
+            self.waker.wake();
+        }
+    }
+
+    /// For the task: whether it was to run; arranges to be woken from here on.
+    pub(super) fn begin(&self, waker: &Waker) -> bool {
+        self.waker.register(waker);
+        self.scheduled.swap(false, Ordering::AcqRel)
+    }
+
+    pub(super) fn submit(&self, batch: Batch) -> Ticket {
+        let weight = batch.weight();
+        self.pending.fetch_add(weight, Ordering::Relaxed);
+        let mut inbox = self.inbox.lock();
+        inbox.last_ticket += 1;
+        let pending = Pending {
+            ticket: inbox.last_ticket,
+            weight,
+            batch,
+        };
+        let ticket = Ticket(pending.ticket);
+        if inbox.closed || inbox.closing.is_some() {
+            drop(inbox);
+            let error = self.failure().unwrap_or(StoreError::Closed);
+            if let Some(callback) = pending.batch.on_commit {
+                callback.failed(&error);
+            }
+            self.raise(ticket.0);
+            self.unload(weight);
+            return ticket;
+        }
+        inbox.jobs.push_back(Job::Batch(pending));
+        drop(inbox);
+        self.wake();
+        ticket
+    }
+
+    /// Hands in anything else; gives it back if the task has ended.
+    pub(super) fn push(&self, job: Job) -> Result<(), Job> {
+        let mut inbox = self.inbox.lock();
+        if inbox.closed || inbox.closing.is_some() {
+            return Err(job);
+        }
+        inbox.jobs.push_back(job);
+        drop(inbox);
+        self.wake();
+        Ok(())
+    }
+
+    /// Takes nothing more; what is there is committed within `patience`.
+    pub(super) fn close(&self, patience: Duration) {
+        let mut inbox = self.inbox.lock();
+        let patience = inbox.closing.map_or(patience, |set| set.min(patience));
+        inbox.closing = Some(patience);
+        drop(inbox);
+        self.wake();
+    }
+
+    /// Called once by the task when it ends; gives back what has come in since it last looked.
+    pub(super) fn end(&self) -> VecDeque<Job> {
+        let mut inbox = self.inbox.lock();
+        inbox.closed = true;
+        let late = std::mem::take(&mut inbox.jobs);
+        drop(inbox);
+        self.ready.store(false, Ordering::Release);
+        late
+    }
+
+    /// After [`Self::end`], when everything is told.
+    pub(super) fn ended(&self) {
+        self.fail(&StoreError::Closed);
+        *self.end.lock() = true;
+        self.end_reached.notify_all();
+        self.more_numbers.notify_all();
+        self.ended.send_replace(true);
+    }
+
+    /// Blocks until the task has ended, but not for longer than this.
+    pub(super) fn wait_end(&self, limit: Duration) -> bool {
+        let mut ended = self.end.lock();
+        if !*ended {
+            self.end_reached
+                .wait_while_for(&mut ended, |ended| !*ended, limit);
+        }
+        *ended
+    }
+
+    /// Resolves when the task has ended.
+    pub(super) async fn until_end(&self) {
+        let mut ended = self.ended.subscribe();
+        // An error means that the sender is gone, which `self` owns.
+        let _unreachable_error = ended.wait_for(|ended| *ended).await.is_err();
+    }
+
+    /// Everything up to this ticket is durable, or has failed.
+    pub(super) fn raise(&self, ticket: u64) {
+        self.durable.fetch_max(ticket, Ordering::AcqRel);
+        self.watch
+            .send_replace(self.durable.load(Ordering::Acquire));
+    }
+
+    /// Batches of this weight are done with.
+    pub(super) fn unload(&self, weight: usize) {
+        self.pending.fetch_sub(weight, Ordering::Relaxed);
+    }
+
+    pub(super) fn durable(&self) -> Ticket {
+        Ticket(self.durable.load(Ordering::Acquire))
+    }
+
+    pub(super) fn pending(&self) -> usize {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn watch(&self) -> watch::Receiver<u64> {
+        self.watch.subscribe()
+    }
+
+    /// Remembers the first failure.
+    pub(super) fn fail(&self, error: &StoreError) {
+        self.failure.lock().get_or_insert_with(|| error.clone());
+    }
+
+    pub(super) fn failure(&self) -> Option<StoreError> {
+        self.failure.lock().clone()
+    }
+
+    pub(super) fn replica(&self) -> ReplicaId {
+        ReplicaId(self.replica.load(Ordering::Acquire))
+    }
+
+    pub(super) fn set_replica(&self, replica: ReplicaId) {
+        self.replica.store(replica.0, Ordering::Release);
+    }
+
+    pub(super) fn micros(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.base).as_micros() as u64
+    }
+
+    /// The lease may be relied on until then.
+    pub(super) fn set_fence(&self, at: Instant) {
+        self.fence_at.store(self.micros(at), Ordering::Release);
+    }
+
+    /// Whether the lease runs at this moment.
+    pub(super) fn lease_runs(&self) -> bool {
+        self.micros(Instant::now()) < self.fence_at.load(Ordering::Acquire)
+    }
+
+    /// Microseconds since the last renewal was asked for.
+    pub(super) fn lease_age_us(&self, fence: Duration) -> u64 {
+        let renewed = self
+            .fence_at
+            .load(Ordering::Acquire)
+            .saturating_sub(fence.as_micros() as u64);
+        self.micros(Instant::now()).saturating_sub(renewed)
+    }
+
+    pub(super) fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Ordering::Release);
+    }
+
+    pub(super) fn may_acknowledge(&self) -> bool {
+        self.ready.load(Ordering::Acquire) && self.lease_runs()
+    }
+}
