@@ -9,7 +9,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     auth::{password, users},
-    config::{self, Loaded, Override, OverrideValue, Sources},
+    cluster_cli::{self, Ask},
+    config::{self, Loaded, Override, OverrideValue, Sources, StoreConfig},
     error::{Code, Exit},
     logging, server,
 };
@@ -47,6 +48,9 @@ struct Settings {
     /// Keep durable state in this folder, or in "memory"
     #[arg(long, value_name = "PATH|memory", global = true)]
     store: Option<String>,
+    /// Be a replica of the cluster that shares this Redis, such as redis://localhost:6379
+    #[arg(long, value_name = "URL", global = true)]
+    redis: Option<String>,
     /// Without the endpoint for health and metrics
     #[arg(long, global = true)]
     no_ops: bool,
@@ -64,6 +68,11 @@ enum Command {
     CheckConfig,
     /// Print the configuration in force as TOML, defaults included
     PrintConfig,
+    /// Look at the cluster that shares the Redis of the configuration (--redis)
+    Cluster {
+        #[command(subcommand)]
+        ask: ClusterCommand,
+    },
     /// Set a user's password in a users file, which is made if there is none
     ///
     /// Asks for the password on a terminal, reads it as one line from standard input otherwise.
@@ -72,6 +81,18 @@ enum Command {
         file: PathBuf,
         /// The user's name
         user: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ClusterCommand {
+    /// The replicas: leases, connections, sessions
+    Status,
+    /// Print what replicas tell each other, until interrupted
+    Tail {
+        /// Also what is told to this replica alone, and its inbox
+        #[arg(long, value_name = "NUMBER")]
+        replica: Option<u64>,
     },
 }
 
@@ -103,6 +124,7 @@ pub fn run() -> Exit {
     match cli.command {
         Some(Command::CheckConfig) => check_config(&loaded),
         Some(Command::PrintConfig) => print_config(&loaded),
+        Some(Command::Cluster { ask }) => cluster(&loaded, &ask),
         Some(Command::Passwd { .. }) | None => serve(loaded, cli.settings.log_level.is_some()),
     }
 }
@@ -139,6 +161,9 @@ impl Settings {
                 flags.push(text("--store", "store.kind", "embedded"));
                 flags.push(text("--store", "store.path", path));
             }
+        }
+        if let Some(url) = &self.redis {
+            flags.push(text("--redis", "redis.url", url));
         }
         if self.no_ops {
             flags.push(text("--no-ops", "ops.enabled", "false"));
@@ -194,6 +219,24 @@ fn print_config(loaded: &Loaded) -> Exit {
                 Code::Runtime
             ),
         ),
+    }
+}
+
+fn cluster(loaded: &Loaded, ask: &ClusterCommand) -> Exit {
+    let StoreConfig::Redis(redis) = &loaded.config.store else {
+        let text = format!(
+            "{} there is no cluster: name its Redis with --redis redis://host:6379, or redis.url in the configuration",
+            Code::Cluster
+        );
+        return fail(Exit::Usage, &text);
+    };
+    let ask = match ask {
+        ClusterCommand::Status => Ask::Status,
+        ClusterCommand::Tail { replica } => Ask::Tail(*replica),
+    };
+    match cluster_cli::run(redis, ask) {
+        Ok(exit) => exit,
+        Err(text) => fail(Exit::Store, &text),
     }
 }
 

@@ -75,6 +75,10 @@ codes! {
     AddressOther = "DUN-0404";
     /// The system has no more files or sockets for the broker.
     OutOfFiles = "DUN-0405";
+    /// How the cluster's Redis is reached makes no sense.
+    Redis = "DUN-0501";
+    /// The cluster's Redis cannot be used.
+    Cluster = "DUN-0502";
 }
 
 impl fmt::Display for Code {

@@ -9,15 +9,18 @@
 
 pub mod auth;
 pub mod cli;
+mod cluster_cli;
 pub mod config;
 pub mod connection;
 mod core;
 pub mod error;
+mod hash;
 pub mod hub;
 pub mod logging;
 pub mod net;
 pub mod ops;
 mod random;
+mod replica;
 pub mod server;
 pub mod shutdown;
 #[cfg(feature = "testing")]

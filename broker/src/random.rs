@@ -2,6 +2,19 @@
 
 use ring::rand::{SecureRandom, SystemRandom};
 
+/// A random number.
+///
+/// # Errors
+///
+/// The operating system gives no random bytes.
+pub(crate) fn number() -> Result<u64, &'static str> {
+    let mut bytes = [0; 8];
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| "the operating system gives no random bytes")?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
 /// `len` random letters and digits.
 ///
 /// # Errors

@@ -8,6 +8,9 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use dunlin_sync::cluster::engine::ClusterStore;
+use dunlin_sync::cluster::redis::RedisBackplane;
+use dunlin_sync::cluster::{Backplane, Cluster};
 use dunlin_sync::{Durability, EmbeddedOptions, EmbeddedStore, MemoryStore, Store, StoreError};
 
 use crate::{
@@ -23,12 +26,19 @@ use crate::{
         slots::Slots,
     },
     ops::{self, Health, Metrics},
+    replica::{Replica, ReplicaError},
     shutdown::Shutdown,
     workers::Workers,
 };
 
 /// What tasks that are not a session's may still take after the sessions have ended.
 const LAST_GRACE: Duration = Duration::from_millis(500);
+
+/// How long Redis is waited for when the last writes are done and the lease is given back.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How often it is said why the cluster is not joined yet.
+const JOIN_REMINDER: Duration = Duration::from_secs(5);
 
 /// Bytes that a WebSocket message may have beyond the largest packet: packets may share a message.
 const WEBSOCKET_SLACK: usize = 64 * 1024;
@@ -40,6 +50,10 @@ enum Failure {
     Bind(usize),
     #[error("{0}")]
     Store(#[from] StoreError),
+    #[error("{0}")]
+    Replica(#[from] ReplicaError),
+    #[error("the cluster cannot be joined: {0}")]
+    Join(String),
     #[error("{0}")]
     Runtime(String),
 }
@@ -69,6 +83,10 @@ fn fail(failure: &Failure) -> Exit {
         Failure::Bind(_) => Exit::Bind,
         Failure::Store(error) => {
             tracing::error!(code = error.code(), "{} {error}", error.code());
+            Exit::Store
+        }
+        Failure::Replica(_) | Failure::Join(_) => {
+            tracing::error!(code = %Code::Cluster, "{} {failure}", Code::Cluster);
             Exit::Store
         }
         Failure::Runtime(text) => {
@@ -110,7 +128,29 @@ async fn serve(loaded: Loaded) -> Result<Exit, Failure> {
         ))
     });
 
-    let hub = start_hub(&config, auth, &metrics, &health).await?;
+    let mut replica = match &config.store {
+        StoreConfig::Redis(redis) => Some(Replica::start(redis, &config.limits)?),
+        _ => None,
+    };
+    let shared = match &mut replica {
+        None => None,
+        Some(replica) => {
+            let backplane = replica.backplane.clone();
+            tokio::select! {
+                opened = reminded(&backplane, replica.opened()) => Some(opened?),
+                () = shutdown.wait() => return Ok(Exit::Ok),
+            }
+        }
+    };
+    let hub = start_hub(&config, shared.clone(), auth, &metrics, &health).await?;
+    if let Some(replica) = &replica {
+        let joined = tokio::select! {
+            joined = reminded(&replica.backplane, hub.join()) => joined,
+            () = shutdown.wait() => return Ok(Exit::Ok),
+        };
+        joined.map_err(|error| Failure::Join(error.to_string()))?;
+        tracing::info!("joined the cluster: its tables are whole");
+    }
     health.set_started();
     tracing::info!(
         workers = workers.len(),
@@ -131,6 +171,15 @@ async fn serve(loaded: Loaded) -> Result<Exit, Failure> {
     let drained = hub
         .drain(tokio::time::Instant::now() + config.drain_timeout)
         .await;
+    if let Some(replica) = replica {
+        if let Some(shared) = &shared {
+            shared.leave(LEAVE_PATIENCE).await;
+        }
+        // Joins a thread, which ends within half a second.
+        if let Err(error) = tokio::task::spawn_blocking(move || replica.stop()).await {
+            tracing::error!(%error, "the cluster's thread did not end well");
+        }
+    }
     let cut_off = tokio::task::spawn_blocking(move || workers.stop(LAST_GRACE))
         .await
         .unwrap_or(0);
@@ -158,6 +207,7 @@ async fn serve(loaded: Loaded) -> Result<Exit, Failure> {
 /// `/health/ready` must answer meanwhile.
 async fn start_hub(
     config: &Config,
+    shared: Option<Arc<ClusterStore>>,
     auth: Auth,
     metrics: &Arc<Metrics>,
     health: &Arc<Health>,
@@ -166,11 +216,15 @@ async fn start_hub(
     let hub = HubConfig {
         limits: config.limits.clone(),
         features: config.features.clone(),
+        ..HubConfig::default()
     };
     let (metrics, health) = (Arc::clone(metrics), Arc::clone(health));
     let started = tokio::task::spawn_blocking(move || {
-        let store = open_store(&store)?;
-        Hub::start(hub, Backing::Own(store), Arc::new(auth), metrics, health)
+        let backing = match shared {
+            Some(shared) => Backing::Shared(shared),
+            None => Backing::Own(open_store(&store)?),
+        };
+        Hub::start(hub, backing, Arc::new(auth), metrics, health)
     });
     match started.await {
         Ok(hub) => Ok(hub?),
@@ -180,8 +234,29 @@ async fn start_hub(
     }
 }
 
+/// Waits for what needs the cluster, and says now and then what is waited for.
+async fn reminded<T>(backplane: &RedisBackplane, wanted: impl Future<Output = T>) -> T {
+    let mut wanted = std::pin::pin!(wanted);
+    let mut reminder = tokio::time::interval(JOIN_REMINDER);
+    reminder.tick().await;
+    loop {
+        tokio::select! {
+            got = &mut wanted => return got,
+            _ = reminder.tick() => {
+                let status = backplane.status();
+                let why = status
+                    .last_error
+                    .unwrap_or_else(|| "the tables are being loaded".to_owned());
+                tracing::warn!(code = %Code::Cluster, connected = status.connected, why, "the cluster is not joined yet");
+            }
+        }
+    }
+}
+
 fn open_store(config: &StoreConfig) -> Result<Arc<dyn Store>, StoreError> {
     match config {
+        // Never asked for: see `start_hub`.
+        StoreConfig::Redis(_) => Err(StoreError::Closed),
         StoreConfig::Memory => {
             tracing::info!(
                 "the store is in memory: sessions and retained messages end with the process"

@@ -2,8 +2,8 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
 
+use dunlin_sync::cluster::Cluster;
 use dunlin_sync::{Store, StoreError};
 use tokio::io::DuplexStream;
 use tokio::task::JoinHandle;
@@ -30,9 +30,22 @@ impl InProcess {
     ///
     /// The store cannot be read.
     pub fn start(config: HubConfig, store: Arc<dyn Store>) -> Result<Self, StoreError> {
+        Self::with(config, Backing::Own(store))
+    }
+
+    /// Starts a broker as a replica of a cluster; [`Hub::join`] makes it one.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be read.
+    pub fn start_shared(config: HubConfig, cluster: Arc<dyn Cluster>) -> Result<Self, StoreError> {
+        Self::with(config, Backing::Shared(cluster))
+    }
+
+    fn with(config: HubConfig, backing: Backing) -> Result<Self, StoreError> {
         let hub = Hub::start(
             config,
-            Backing::Own(store),
+            backing,
             Arc::new(Auth::open()),
             Arc::new(Metrics::default()),
             Arc::new(Health::default()),
@@ -58,7 +71,7 @@ impl InProcess {
             peer: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
             listener: self.listener.clone(),
             tls_name: None,
-            accepted_at: Instant::now(),
+            accepted_at: tokio::time::Instant::now().into_std(),
             slot: Slot::take(&[Slots::new(1)])?,
         };
         let task = tokio::spawn(connection::serve(self.hub.clone(), accepted));

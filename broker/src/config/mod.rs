@@ -13,6 +13,7 @@ pub mod limits;
 mod listener;
 mod prepare;
 mod reader;
+mod redis;
 pub(crate) mod report;
 pub(crate) mod setting;
 
@@ -22,6 +23,7 @@ pub use layers::{Override, OverrideValue, Sources};
 pub use limits::{Limits, QueueFull};
 pub use listener::{ClientAuth, ListenerConfig, ListenerKind, NameFrom, ProxyProtocol, TlsConfig};
 pub use prepare::{Loaded, load};
+pub use redis::{RedisConfig, without_password};
 pub use report::{Problem, Problems};
 
 pub(crate) use report::Report;
@@ -42,6 +44,8 @@ pub enum StoreConfig {
     },
     /// In memory only: gone when the process ends.
     Memory,
+    /// In a Redis that this broker shares with the other replicas of its cluster.
+    Redis(Box<RedisConfig>),
 }
 
 /// When a write to the store counts as done.
@@ -153,7 +157,7 @@ impl Config {
             )),
             limits: root.table("limits"),
             features: root.table("features"),
-            store: root.with_table("store", read_store),
+            store: read_where(root),
             auth: root.with_table("auth", AuthConfig::read),
             ops: root.with_table("ops", read_ops),
             log: root.with_table("log", read_log),
@@ -300,6 +304,18 @@ fn read_listeners(root: &mut Section<'_>) -> Vec<ListenerConfig> {
 
 fn is_in_file(place: &str) -> bool {
     !place.starts_with("--") && !place.starts_with("environment variable ")
+}
+
+/// A Redis makes this broker a replica of a cluster; `[store]` then says nothing.
+fn read_where(root: &mut Section<'_>) -> StoreConfig {
+    let own = root.with_table("store", read_store);
+    match root.with_table("redis", RedisConfig::read) {
+        Some(redis) => {
+            root.hide("store");
+            StoreConfig::Redis(Box::new(redis))
+        }
+        None => own,
+    }
 }
 
 fn read_store(section: &mut Section<'_>) -> StoreConfig {

@@ -2,13 +2,13 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 use dunlin_protocol::{
     Ack, Disconnect, Packet, PacketId, Properties, Publish, QoS, ReasonCode, Sender, SubAck,
     Subscribe, UnsubAck, Unsubscribe, decode, peek_frame,
 };
 use dunlin_sync::Op;
+use tokio::time::Instant;
 
 use super::acks::{AckKind, Answer};
 use super::close::Closing;

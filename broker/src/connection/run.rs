@@ -8,12 +8,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dunlin_protocol::Version;
 use dunlin_sync::Op;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use super::acks::Acks;
 use super::close::Closing;
@@ -450,7 +450,7 @@ impl Connection {
                 return Poll::Ready(Closing::KeepAlive);
             }
             let due = (self.last_read + limit).max(Instant::now() + Duration::from_millis(10));
-            timer.as_mut().reset(tokio::time::Instant::from_std(due));
+            timer.as_mut().reset(due);
         }
     }
 
@@ -467,6 +467,10 @@ impl Connection {
         });
         if barrier && wait && self.hub.cluster.is_some() {
             self.barrier = self.submitted;
+        }
+        #[cfg(feature = "testing")]
+        if self.hub.planted_early_acknowledgement {
+            self.wake.commit(self.submitted);
         }
         let ticket = self.hub.submit_for(ops, notify, barrier);
         let mut state = self.session.lock();
@@ -487,17 +491,22 @@ impl Connection {
         };
         let entries_max = self.hub.queue_bounds.ready;
         let bytes_max = self.hub.limits.outbox_bytes as usize;
-        let entries = self
-            .hub
-            .store
-            .read_queue(id, from, entries_max, bytes_max)
-            .await;
-        let entries = match entries {
-            Ok(entries) => entries,
-            Err(error) => {
-                self.hub.store_failed(&error);
-                return Err(Closing::Asked(CloseRequest::StoreFailed));
+        let mut reading = self.hub.store.read_queue(id, from, entries_max, bytes_max);
+        // A store that is away may take long: meanwhile the connection can still be closed.
+        let entries = poll_fn(|cx| {
+            self.wake.begin(cx.waker());
+            if let Some(request) = self.wake.close_request() {
+                return Poll::Ready(Err(request));
             }
+            reading.as_mut().poll(cx).map(Ok)
+        });
+        let entries = match entries.await {
+            Ok(Ok(entries)) => entries,
+            Ok(Err(error)) => {
+                self.hub.commit_failed(&error);
+                return Err(Closing::Asked(self.hub.failed_request()));
+            }
+            Err(request) => return Err(Closing::Asked(request)),
         };
         // Fewer by count may be for their bytes: only an empty answer says that there are no more.
         let exhausted = entries.is_empty();

@@ -3,7 +3,9 @@
 //! At the bound the client is not read from until the bucket has filled up: its sender slows down
 //! and nothing is lost.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 #[derive(Debug)]
 pub(super) struct Throttle {

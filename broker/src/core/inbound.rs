@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
+use crate::hash::RandomState;
 use dunlin_protocol::PacketId;
-use foldhash::fast::RandomState;
 
 /// What a QoS 2 publish is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

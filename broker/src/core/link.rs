@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::hash::RandomState;
 use bytes::Bytes;
 use dunlin_protocol::{
     Ack, EncodeError, Packet, PacketId, Properties, PropertiesBuf, Property, Publish, QoS,
     ReasonCode, Version,
 };
 use dunlin_sync::{Delivery, Message};
-use foldhash::fast::RandomState;
 
 use super::frames::{remaining_expiry, version};
 use super::out_buffer::{OutBuffer, SHARE_FROM};

@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::hash::RandomState;
 use dunlin_sync::Message;
-use foldhash::fast::RandomState;
 
 #[derive(Default)]
 struct Node {

@@ -8,7 +8,7 @@
 
 use std::hash::{BuildHasher, Hash};
 
-use foldhash::fast::RandomState;
+use crate::hash::RandomState;
 use hashbrown::HashTable;
 use indexmap::IndexMap;
 use slab::Slab;

@@ -1,6 +1,8 @@
 //! The broker's one clock: Unix time that never jumps.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
 
 /// Unix time as it was at start, carried on by the monotonic clock: a correction of the system's
 /// clock while the broker runs neither expires messages nor keeps them.
@@ -11,13 +13,17 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    pub(crate) fn start() -> Self {
-        let unix = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+    /// `unix_us`: what time it is, in Unix microseconds; else the system is asked.
+    pub(crate) fn start(unix_us: Option<u64>) -> Self {
+        let system = || {
+            let unix = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default();
+            u64::try_from(unix.as_micros()).unwrap_or(u64::MAX)
+        };
         Self {
             started: Instant::now(),
-            started_unix_us: u64::try_from(unix.as_micros()).unwrap_or(u64::MAX),
+            started_unix_us: unix_us.unwrap_or_else(system),
         }
     }
 

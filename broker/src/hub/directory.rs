@@ -11,10 +11,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::hash::RandomState;
 use dunlin_protocol::{QoS, topic};
 use dunlin_sync::SessionId;
 use dunlin_sync::cluster::{ReplicaId, Route};
-use foldhash::fast::RandomState;
 use parking_lot::{Mutex, RwLock};
 
 use super::session::{Session, Subscription};

@@ -23,9 +23,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use crate::hash::RandomState;
 use dunlin_sync::cluster::Cluster;
 use dunlin_sync::{SessionId, Store, StoreError};
-use foldhash::fast::RandomState;
 use parking_lot::{Mutex, RwLock};
 
 pub(crate) use attach::{Attached, ConnectRequest, WillRequest};
@@ -53,6 +53,11 @@ pub struct HubConfig {
     pub limits: Limits,
     /// What clients may use.
     pub features: Features,
+    /// What time it is, in Unix microseconds; `None`: the system is asked.
+    pub started_at_us: Option<u64>,
+    /// A defect for the simulation to find: publishers are acknowledged before the write.
+    #[cfg(feature = "testing")]
+    pub planted_early_acknowledgement: bool,
 }
 
 #[derive(Default)]
@@ -127,6 +132,8 @@ pub struct Hub {
     /// Connections that hold a session, by the number of their session.
     connections: Mutex<HashMap<u64, Arc<wake::Wake>, RandomState>>,
     draining: AtomicBool,
+    #[cfg(feature = "testing")]
+    pub(crate) planted_early_acknowledgement: bool,
     /// For tasks that are not a connection's.
     runtime: tokio::runtime::Handle,
 }
@@ -169,7 +176,7 @@ impl Hub {
             auth,
             metrics,
             health,
-            clock: Clock::start(),
+            clock: Clock::start(config.started_at_us),
             cluster: store.cluster(),
             store: store.store(),
             known: cluster::Known::default(),
@@ -184,6 +191,8 @@ impl Hub {
             sessions: AtomicUsize::new(0),
             connections: Mutex::default(),
             draining: AtomicBool::new(false),
+            #[cfg(feature = "testing")]
+            planted_early_acknowledgement: config.planted_early_acknowledgement,
             runtime: tokio::runtime::Handle::current(),
         });
         if hub.cluster.is_none() {
@@ -310,6 +319,14 @@ impl Hub {
                 cluster.start(events).await
             }
             None => Ok(()),
+        }
+    }
+
+    /// What connections are closed with whose writes were not taken.
+    pub(crate) fn failed_request(&self) -> wake::CloseRequest {
+        match self.cluster {
+            Some(_) => wake::CloseRequest::Suspended,
+            None => wake::CloseRequest::StoreFailed,
         }
     }
 

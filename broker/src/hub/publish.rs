@@ -430,7 +430,7 @@ impl Committed for Commit {
     fn failed(self: Box<Self>, error: &StoreError) {
         self.hub.commit_failed(error);
         if let Some((wake, _)) = self.notify {
-            wake.close(CloseRequest::StoreFailed);
+            wake.close(self.hub.failed_request());
         }
     }
 }

@@ -3,9 +3,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use crate::hash::RandomState;
 use dunlin_protocol::SubscribeOptions;
 use dunlin_sync::{Delivery, Message, SessionId, Ticket};
-use foldhash::fast::RandomState;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::timers::TimerKey;

@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::hash::RandomState;
 use dunlin_protocol::SubscribeOptions;
 use dunlin_sync::cluster::{
     Bucket, ClusterEvents, Epoch, Relayed, ReplicaId, Route, SessionEntry, TakenWill,
 };
 use dunlin_sync::{Appended, Message, Op, SessionId, WillRecord};
-use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 
 use self::routes::OwnRoutes;

@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::hash::RandomState;
 use dunlin_protocol::QoS;
 use dunlin_sync::Op;
 use dunlin_sync::cluster::Route;
-use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 
 /// One subscription of a connected session, as far as routing is concerned.

@@ -1,0 +1,142 @@
+//! What was acknowledged is delivered, whatever dies: publishers and subscribers sit on different replicas.
+
+use std::{thread, time::Duration};
+
+use crate::{
+    rig::Cluster,
+    support::fleet::{Fleet, FleetSetup, Random, chaos_seed, environment},
+};
+
+/// Faults of one run.
+fn faults() -> u64 {
+    environment("CHAOS_KILLS").unwrap_or(2)
+}
+
+/// Three replicas; the clients are dealt to them in turn, and one subscriber whose session ends with its connection sits on
+/// the last replica, which suffers no fault of its own.
+fn fleet(cluster: &Cluster, name: &'static str, random: &mut Random) -> Fleet {
+    Fleet::start(FleetSetup {
+        connected: vec![cluster.address(2)],
+        may_be_refused: true,
+        ..FleetSetup::new(name, cluster.balancer.address(), random.below(u64::MAX))
+    })
+}
+
+fn some(random: &mut Random) -> u32 {
+    200 + u32::try_from(random.below(600)).unwrap_or(0)
+}
+
+#[test]
+fn chaos_replicas_killed_in_a_row_lose_nothing_and_repeat_no_qos_2() {
+    let faults = faults();
+    let mut random = Random(chaos_seed(&format!("{faults} replicas killed")));
+    let mut cluster = Cluster::setup(3).with_faults().start();
+    let fleet = fleet(&cluster, "killed", &mut random);
+    for kill in 1..=faults {
+        fleet.wait_for_more(some(&mut random));
+        let victim = usize::try_from(random.below(2)).unwrap_or(0);
+        cluster.replicas[victim].kill9();
+        // Some messages go by without it, so that its sessions are with others when it is back.
+        fleet.wait_for_more(some(&mut random) / 2);
+        cluster.replicas[victim].start_again();
+        eprintln!(
+            "chaos: kill {kill} (replica {victim}), {} acknowledged",
+            fleet.acknowledged()
+        );
+    }
+    fleet.finish().check(&format!("{faults} replicas killed"));
+}
+
+#[test]
+fn chaos_redis_killed_in_a_row_loses_nothing_and_repeats_no_qos_2() {
+    let faults = faults();
+    let mut random = Random(chaos_seed(&format!("Redis killed {faults} times")));
+    let mut cluster = Cluster::setup(3).with_faults().start();
+    let fleet = fleet(&cluster, "redis", &mut random);
+    for kill in 1..=faults {
+        fleet.wait_for_more(some(&mut random));
+        if random.below(2) == 0 {
+            cluster.redis.kill9();
+        } else {
+            cluster.redis.shut_down();
+        }
+        thread::sleep(Duration::from_millis(random.below(1_500)));
+        cluster.redis.start_again();
+        eprintln!(
+            "chaos: restart {kill}, {} acknowledged",
+            fleet.acknowledged()
+        );
+    }
+    fleet.wait_for_more(some(&mut random));
+    fleet
+        .finish()
+        .check(&format!("Redis killed {faults} times"));
+}
+
+#[test]
+fn chaos_partitions_between_a_replica_and_redis_lose_nothing_and_repeat_no_qos_2() {
+    let faults = faults();
+    let mut random = Random(chaos_seed(&format!("{faults} partitions")));
+    let cluster = Cluster::setup(3).with_faults().start();
+    let fleet = fleet(&cluster, "parted", &mut random);
+    for fault in 1..=faults {
+        fleet.wait_for_more(some(&mut random));
+        let victim = usize::try_from(random.below(2)).unwrap_or(0);
+        let proxy = &cluster.proxies[victim];
+        let hole = random.below(2) == 0;
+        if hole {
+            proxy.black_hole();
+        } else {
+            proxy.cut();
+        }
+        // Shorter than the lease, or longer.
+        let length = [500, 2_000, 8_000][usize::try_from(random.below(3)).unwrap_or(0)];
+        thread::sleep(Duration::from_millis(length + random.below(500)));
+        proxy.heal();
+        eprintln!(
+            "chaos: partition {fault} (replica {victim}, {}, {length} ms), {} acknowledged",
+            if hole { "black hole" } else { "cut" },
+            fleet.acknowledged()
+        );
+    }
+    fleet.wait_for_more(some(&mut random));
+    fleet.finish().check(&format!("{faults} partitions"));
+}
+
+#[test]
+fn chaos_replicas_stopped_and_continued_lose_nothing_and_repeat_no_qos_2() {
+    use rustix::process::Signal;
+    let faults = faults();
+    let mut random = Random(chaos_seed(&format!("{faults} replicas stopped")));
+    let cluster = Cluster::setup(3).with_faults().start();
+    let fleet = fleet(&cluster, "stopped", &mut random);
+    for fault in 1..=faults {
+        fleet.wait_for_more(some(&mut random));
+        let victim = usize::try_from(random.below(2)).unwrap_or(0);
+        cluster.replicas[victim].signal(Signal::STOP);
+        let length = [300, 3_000, 8_000][usize::try_from(random.below(3)).unwrap_or(0)];
+        thread::sleep(Duration::from_millis(length + random.below(500)));
+        cluster.replicas[victim].signal(Signal::CONT);
+        eprintln!(
+            "chaos: stop {fault} (replica {victim}, {length} ms), {} acknowledged",
+            fleet.acknowledged()
+        );
+    }
+    fleet.wait_for_more(some(&mut random));
+    fleet.finish().check(&format!("{faults} replicas stopped"));
+}
+
+#[test]
+fn a_replica_that_is_added_takes_its_part_and_one_that_leaves_gives_it_up() {
+    let mut random = Random(chaos_seed("a replica added, another leaves"));
+    let mut cluster = Cluster::setup(2).with_faults().start();
+    cluster.add();
+    let mut setup = FleetSetup::new("grown", cluster.address(2), random.below(u64::MAX));
+    setup.connected = vec![cluster.address(1)];
+    let fleet = Fleet::start(setup);
+    fleet.wait_for_more(300);
+    let status = cluster.replicas[0].terminate();
+    assert!(status.success(), "{status}");
+    fleet.wait_for_more(300);
+    fleet.finish().check("a replica added, another leaves");
+}

@@ -1,0 +1,160 @@
+//! A failover of Redis that loses its newest writes loses no message.
+
+use crate::{
+    rig::{Cluster, Proxy, Redis},
+    support::{
+        fleet::{Fleet, FleetSetup, Random, chaos_seed, environment},
+        *,
+    },
+};
+
+/// A Redis that follows another one, and what lies between them.
+struct Standby {
+    link: Proxy,
+    redis: Redis,
+}
+
+impl Standby {
+    /// One that has all the data of `master`.
+    fn of(master: &Redis) -> Self {
+        let link = Proxy::start(master.address());
+        let port = link.address().port().to_string();
+        let redis = Redis::start_with(&["--replicaof", "127.0.0.1", &port]);
+        wait_until("the replica has the data", || {
+            redis
+                .ask(&["INFO", "replication"])
+                .contains("master_link_status:up")
+        });
+        Self { link, redis }
+    }
+
+    /// From here on it misses what is written.
+    fn lag(&self) {
+        self.link.black_hole();
+    }
+
+    /// The master dies, and it takes the master's place. What it has missed is lost.
+    fn take_over(self, cluster: &mut Cluster) {
+        cluster.redis.kill9();
+        self.link.cut();
+        self.redis.ask(&["REPLICAOF", "NO", "ONE"]);
+        for proxy in &cluster.proxies {
+            proxy.retarget(self.redis.address());
+        }
+        cluster.redis = self.redis;
+    }
+}
+
+#[test]
+fn what_was_acknowledged_and_not_replicated_is_written_again() {
+    let mut cluster = Cluster::setup(2).with_faults().start();
+    let mut away = cluster.open(1, &connect(Version::V5, "away").persistent(), false);
+    away.subscribe("tail/#", QoS::ExactlyOnce);
+    away.disconnect();
+    let standby = Standby::of(&cluster.redis);
+    let mut publisher = cluster.clean(0, "publisher");
+    publisher.publish("tail/x", b"0", QoS::ExactlyOnce);
+    wait_until("the replica has the first message", || {
+        let queues = standby.redis.ask(&["--scan", "--pattern", "*:q:*"]);
+        queues.lines().count() == 1
+    });
+    standby.lag();
+    for n in 1..20 {
+        publisher.publish("tail/x", n.to_string().as_bytes(), QoS::ExactlyOnce);
+    }
+    publisher.publish_retained("tail/retained", b"kept", QoS::AtLeastOnce);
+    standby.take_over(&mut cluster);
+
+    let mut back = None;
+    wait_until("the cluster is back", || {
+        let (client, answer) = connect(Version::V5, "away")
+            .persistent()
+            .answer(&cluster.replicas[1]);
+        if answer.connack().reason == ReasonCode::SUCCESS {
+            assert!(answer.connack().session_present);
+            back = Some(client);
+        }
+        back.is_some()
+    });
+    let mut back = back.expect("connected");
+    for n in 0..20 {
+        back.expect_message("tail/x", n.to_string().as_bytes());
+    }
+    back.expect_message("tail/retained", b"kept");
+    back.expect_silence();
+    let mut late = cluster.clean(1, "late");
+    late.subscribe("tail/retained", QoS::AtMostOnce);
+    late.expect_message("tail/retained", b"kept");
+}
+
+#[test]
+fn chaos_failovers_that_lose_the_tail_lose_no_message() {
+    let faults = environment("CHAOS_KILLS").unwrap_or(1).min(20);
+    let mut random = Random(chaos_seed(&format!("{faults} failovers")));
+    let mut cluster = Cluster::setup(3).with_faults().start();
+    let fleet = Fleet::start(FleetSetup {
+        connected: vec![cluster.address(2)],
+        may_be_refused: true,
+        ..FleetSetup::new("tail", cluster.balancer.address(), random.below(u64::MAX))
+    });
+    for fault in 1..=faults {
+        fleet.wait_for_more(200);
+        let standby = Standby::of(&cluster.redis);
+        fleet.wait_for_more(100);
+        standby.lag();
+        fleet.wait_for_more(20 + u32::try_from(random.below(300)).unwrap_or(0));
+        standby.take_over(&mut cluster);
+        eprintln!(
+            "chaos: failover {fault}, {} acknowledged",
+            fleet.acknowledged()
+        );
+    }
+    fleet.wait_for_more(200);
+    fleet.finish().check(&format!("{faults} failovers"));
+}
+
+#[test]
+fn sentinel_moves_the_cluster_to_the_promoted_replica() {
+    let master = Redis::start();
+    let standby = Standby::of(&master);
+    let sentinel = sentinel_of(&master);
+    let url = format!("redis+sentinel://{}/mymaster", sentinel.address());
+    let setup = Cluster::setup(0).with_faults();
+    let brokers = [setup.replica(&url), setup.replica(&url)];
+    let mut reader = connect(Version::V5, "reader")
+        .persistent()
+        .open(&brokers[1], false);
+    reader.subscribe("moved/#", QoS::AtLeastOnce);
+    let mut publisher = connect(Version::V5, "publisher").open(&brokers[0], false);
+    publisher.publish("moved/x", b"before", QoS::AtLeastOnce);
+    reader.expect_message("moved/x", b"before");
+    drop(master);
+    publisher.publish("moved/x", b"after", QoS::AtLeastOnce);
+    reader.expect_message("moved/x", b"after");
+    assert!(
+        standby
+            .redis
+            .ask(&["INFO", "replication"])
+            .contains("role:master")
+    );
+}
+
+/// A Sentinel that watches `master` and gives it up quickly.
+fn sentinel_of(master: &Redis) -> Redis {
+    // A Sentinel rewrites its own file.
+    let file = master.dir().join("sentinel.conf");
+    let text = format!(
+        "sentinel monitor mymaster 127.0.0.1 {} 1\n\
+         sentinel down-after-milliseconds mymaster 1000\n\
+         sentinel failover-timeout mymaster 3000\n",
+        master.port()
+    );
+    std::fs::write(&file, text).expect("the configuration can be written");
+    let sentinel = Redis::sentinel(&file);
+    wait_until("the Sentinel knows the replica", || {
+        sentinel
+            .ask(&["SENTINEL", "REPLICAS", "mymaster"])
+            .contains("slave")
+    });
+    sentinel
+}

@@ -1,0 +1,224 @@
+//! While Redis is away: what needs it waits within bounds, the rest goes on.
+
+use std::{thread, time::Duration};
+
+use rustix::process::Signal;
+
+use crate::{
+    rig::Cluster,
+    support::{link::Link, *},
+};
+
+fn publish(topic: &str, packet_id: u16) -> Packet<'_> {
+    Packet::Publish(Publish {
+        qos: QoS::AtLeastOnce,
+        topic,
+        packet_id: Some(id(packet_id)),
+        payload: b"held",
+        ..Publish::default()
+    })
+}
+
+#[test]
+fn qos_0_goes_on_and_qos_1_waits_until_redis_is_back() {
+    let mut cluster = Cluster::setup(2).with_faults().start();
+    let mut away = cluster.open(1, &connect(Version::V5, "away").persistent(), false);
+    away.subscribe("durable/#", QoS::AtLeastOnce);
+    away.disconnect();
+    let mut local = cluster.clean(0, "local");
+    local.subscribe("local/#", QoS::AtMostOnce);
+    let mut publisher = cluster.clean(0, "publisher");
+
+    cluster.redis.shut_down();
+    publisher.send(publish("durable/x", 1));
+    publisher.publish("local/x", b"still here", QoS::AtMostOnce);
+    local.expect_message("local/x", b"still here");
+    publisher.expect_silence();
+
+    cluster.redis.start_again();
+    publisher.expect(Packet::PubAck(Ack::new(id(1), ReasonCode::SUCCESS)));
+    let mut away = cluster.open(1, &connect(Version::V5, "away").persistent(), true);
+    away.expect_message("durable/x", b"held");
+    away.expect_silence();
+}
+
+#[test]
+fn a_connect_that_needs_redis_is_told_that_it_is_away() {
+    let mut cluster = Cluster::setup(1).with_faults().start();
+    cluster.redis.shut_down();
+    for connecting in [
+        connect(Version::V5, "persistent").persistent(),
+        connect(Version::V5, "clean"),
+    ] {
+        let (_client, answer) = connecting.answer(&cluster.replicas[0]);
+        assert_eq!(
+            answer.connack().reason,
+            ReasonCode::SERVER_UNAVAILABLE,
+            "{answer:?}"
+        );
+    }
+    let (_client, answer) = connect(Version::V311, "old").answer(&cluster.replicas[0]);
+    assert_eq!(answer.connack().reason, ReasonCode::SERVER_UNAVAILABLE);
+    cluster.redis.start_again();
+    wait_until("clients can connect again", || {
+        Link::open_at(
+            cluster.address(0),
+            &connect(Version::V5, "persistent").persistent(),
+            false,
+            true,
+        )
+        .is_some()
+    });
+}
+
+#[test]
+fn a_subscribe_that_needs_redis_is_refused_or_waits_but_is_never_granted_without_it() {
+    let mut cluster = Cluster::setup(2).with_faults().start();
+    let mut client = cluster.clean(0, "client");
+    cluster.redis.shut_down();
+    let redis = &mut cluster.redis;
+    let codes = thread::scope(|scope| {
+        let asked = scope.spawn(move || {
+            client.subscribe_all(&[("late/#", SubscribeOptions::new(QoS::AtLeastOnce))], &[])
+        });
+        // Longer than the broker waits for Redis before it answers.
+        thread::sleep(Duration::from_secs(8));
+        let answered = asked.is_finished();
+        redis.start_again();
+        let codes = asked.join().expect("a SUBACK");
+        (answered, codes)
+    });
+    match codes {
+        (true, codes) => assert!(codes.iter().all(|code| *code >= 0x80), "{codes:?}"),
+        (false, codes) => assert_eq!(codes.len(), 1),
+    }
+}
+
+/// Bytes of memory of a replica's process.
+fn resident(cluster: &Cluster, replica: usize) -> u64 {
+    let port = cluster.replicas[replica].port().to_string();
+    let listen = format!("127.0.0.1:{port}");
+    let found = std::fs::read_dir("/proc")
+        .expect("/proc")
+        .flatten()
+        .find(|entry| {
+            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains(&listen)
+        })
+        .expect("the replica's process");
+    let status = std::fs::read_to_string(found.path().join("status")).expect("its status");
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .expect("its memory");
+    let kib: u64 = line
+        .split_whitespace()
+        .nth(1)
+        .and_then(|text| text.parse().ok())
+        .expect("a number");
+    kib * 1024
+}
+
+#[test]
+fn publishers_are_slowed_down_while_redis_is_away_and_memory_stays_bounded() {
+    const PUBLISHERS: u16 = 8;
+    const MESSAGES: u16 = 400;
+    const SIZE: usize = 64 * 1024;
+    let cluster = Cluster::setup(1)
+        .with_faults()
+        .set("limits.store_pending_bytes=16777216")
+        .start();
+    let mut away = cluster.open(0, &connect(Version::V5, "away").persistent(), false);
+    away.subscribe("flood/#", QoS::AtLeastOnce);
+    away.disconnect();
+    let before = resident(&cluster, 0);
+    let payload = vec![b'x'; SIZE];
+    cluster.redis.signal(Signal::STOP);
+    let address = cluster.address(0);
+    let acknowledged: u32 = thread::scope(|scope| {
+        let threads: Vec<_> = (0..PUBLISHERS)
+            .map(|n| {
+                let payload = &payload;
+                scope.spawn(move || flood(address, n, MESSAGES, payload))
+            })
+            .collect();
+        // 200 MB want to get in.
+        thread::sleep(Duration::from_secs(3));
+        let grown = resident(&cluster, 0).saturating_sub(before);
+        eprintln!("chaos: {} MiB held while Redis was away", grown >> 20);
+        assert!(grown < 120 << 20, "{grown} bytes are held");
+        cluster.redis.signal(Signal::CONT);
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("a publisher"))
+            .sum()
+    });
+    assert!(acknowledged > 0);
+}
+
+/// Publishes as fast as it is read from; how many were acknowledged before the connection ended, or all.
+fn flood(address: std::net::SocketAddr, n: u16, messages: u16, payload: &[u8]) -> u32 {
+    let connecting = connect(Version::V5, &format!("flood-{n}"));
+    let Some(mut link) = Link::open_at(address, &connecting, false, true) else {
+        return 0;
+    };
+    let mut acknowledged = 0;
+    let mut sent = 0;
+    while acknowledged < u32::from(messages) {
+        // No more at once than the broker has to take: its Receive Maximum is 100 at least.
+        while sent < messages && u32::from(sent) < acknowledged + 50 {
+            sent += 1;
+            let packet = Packet::Publish(Publish {
+                qos: QoS::AtLeastOnce,
+                topic: "flood/x",
+                packet_id: Some(id(sent)),
+                payload,
+                ..Publish::default()
+            });
+            if link.send(packet).is_err() {
+                return acknowledged;
+            }
+        }
+        match link.receive() {
+            Ok(received) if matches!(received.packet(), Packet::PubAck(_)) => acknowledged += 1,
+            _ => return acknowledged,
+        }
+    }
+    acknowledged
+}
+
+#[test]
+fn a_redis_that_sleeps_for_a_while_costs_nothing() {
+    let cluster = Cluster::setup(2).with_faults().start();
+    let mut subscriber = cluster.open(1, &connect(Version::V5, "slow").persistent(), false);
+    subscriber.subscribe("slow/#", QoS::ExactlyOnce);
+    let mut publisher = cluster.clean(0, "publisher");
+    cluster.redis.signal(Signal::STOP);
+    for n in 1..=20 {
+        publisher.send(publish("slow/x", n));
+    }
+    thread::sleep(Duration::from_millis(1_500));
+    cluster.redis.signal(Signal::CONT);
+    for n in 1..=20 {
+        publisher.expect(Packet::PubAck(Ack::new(id(n), ReasonCode::SUCCESS)));
+        subscriber.expect_message("slow/x", b"held");
+    }
+    subscriber.expect_silence();
+}
+
+#[test]
+fn a_full_redis_holds_publishers_and_is_emptied_by_subscribers() {
+    let cluster = Cluster::setup(1).with_faults().start();
+    let mut subscriber = cluster.open(0, &connect(Version::V5, "reader").persistent(), false);
+    subscriber.subscribe("full/#", QoS::AtLeastOnce);
+    let mut publisher = cluster.clean(0, "publisher");
+    publisher.publish("full/x", b"before", QoS::AtLeastOnce);
+    cluster.redis.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+    publisher.send(publish("full/x", 77));
+    // An acknowledgement frees memory, and goes on.
+    subscriber.expect_message("full/x", b"before");
+    publisher.expect_silence();
+    cluster.redis.ask(&["CONFIG", "SET", "maxmemory", "0"]);
+    publisher.expect(Packet::PubAck(Ack::new(id(77), ReasonCode::SUCCESS)));
+    subscriber.expect_message("full/x", b"held");
+}

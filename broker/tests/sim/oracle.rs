@@ -1,0 +1,262 @@
+//! What was promised, and what came of it.
+
+use std::collections::BTreeMap;
+
+/// Milliseconds of virtual time.
+pub(crate) type Ms = u64;
+
+/// How many receivers of one message may see it, and what came of a will.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Exactly(u32),
+    AtMost(u32),
+}
+
+#[derive(Debug, Default)]
+struct Sent {
+    at: Ms,
+    acknowledged: Option<Ms>,
+}
+
+/// A connection of a subscriber whose session ends with it.
+#[derive(Clone, Debug)]
+pub(crate) struct Window {
+    pub(crate) group: usize,
+    pub(crate) from: Ms,
+    pub(crate) to: Ms,
+    /// Its replica was cut off from Redis meanwhile: nothing is promised.
+    pub(crate) troubled: bool,
+    pub(crate) got: BTreeMap<(usize, u32), u32>,
+}
+
+#[derive(Debug)]
+struct Receiver {
+    group: usize,
+    exactly_once: bool,
+    got: BTreeMap<(usize, u32), u32>,
+    newest: BTreeMap<usize, u32>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Oracle {
+    calm: bool,
+    /// By publisher and number; the group and whether it publishes at QoS 2.
+    sent: BTreeMap<(usize, u32), Sent>,
+    publishers: BTreeMap<usize, (usize, bool)>,
+    receivers: BTreeMap<String, Receiver>,
+    windows: Vec<Window>,
+    shared: BTreeMap<(usize, u32), u32>,
+    lives: BTreeMap<String, Fate>,
+    wills: BTreeMap<(String, String), u32>,
+    will_receivers: Vec<String>,
+    pub(crate) retained: BTreeMap<usize, u32>,
+    pub(crate) broken: Vec<String>,
+    pub(crate) duplicates: u64,
+}
+
+/// A clean subscriber must have a message so long after it was acknowledged, if it is still there.
+const SOON: Ms = 15_000;
+
+impl Oracle {
+    pub(crate) fn new(calm: bool) -> Self {
+        Self {
+            calm,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn publisher(&mut self, publisher: usize, group: usize, exactly_once: bool) {
+        self.publishers.insert(publisher, (group, exactly_once));
+    }
+
+    pub(crate) fn receiver(&mut self, client: &str, group: usize, exactly_once: bool) {
+        self.receivers.insert(
+            client.to_owned(),
+            Receiver {
+                group,
+                exactly_once,
+                got: BTreeMap::new(),
+                newest: BTreeMap::new(),
+            },
+        );
+    }
+
+    pub(crate) fn will_receiver(&mut self, client: &str) {
+        self.will_receivers.push(client.to_owned());
+    }
+
+    pub(crate) fn sent(&mut self, publisher: usize, number: u32, now: Ms) {
+        let sent = self.sent.entry((publisher, number)).or_default();
+        if sent.at == 0 {
+            sent.at = now;
+        }
+    }
+
+    pub(crate) fn acknowledged(&mut self, publisher: usize, number: u32, now: Ms) {
+        if let Some(sent) = self.sent.get_mut(&(publisher, number)) {
+            sent.acknowledged.get_or_insert(now);
+        }
+    }
+
+    /// A persistent session got a message; repetitions that MQTT itself shows are left out before.
+    pub(crate) fn received(&mut self, client: &str, publisher: usize, number: u32) {
+        let Some(receiver) = self.receivers.get_mut(client) else {
+            return;
+        };
+        let count = receiver.got.entry((publisher, number)).or_default();
+        *count += 1;
+        if *count > 1 {
+            self.duplicates += 1;
+            let twice = self.publishers.get(&publisher).is_some_and(|p| p.1);
+            if (twice && receiver.exactly_once) || self.calm {
+                self.broken.push(format!(
+                    "{client} got message {number} of publisher {publisher} {count} times"
+                ));
+            }
+            return;
+        }
+        let newest = receiver.newest.entry(publisher).or_default();
+        if number < *newest {
+            self.broken.push(format!(
+                "{client} got message {number} of publisher {publisher} after {newest}"
+            ));
+        }
+        *newest = number.max(*newest);
+    }
+
+    pub(crate) fn window(&mut self, window: Window) {
+        self.windows.push(window);
+    }
+
+    pub(crate) fn received_shared(&mut self, publisher: usize, number: u32) {
+        *self.shared.entry((publisher, number)).or_default() += 1;
+    }
+
+    pub(crate) fn life(&mut self, will: &str, fate: Fate) {
+        self.lives.insert(will.to_owned(), fate);
+    }
+
+    pub(crate) fn received_will(&mut self, client: &str, will: &str) {
+        *self
+            .wills
+            .entry((client.to_owned(), will.to_owned()))
+            .or_default() += 1;
+    }
+
+    pub(crate) fn breach(&mut self, text: String) {
+        self.broken.push(text);
+    }
+
+    /// Whether everything that must come has come.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.missing().is_empty()
+    }
+
+    fn missing(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        for ((publisher, number), sent) in &self.sent {
+            if sent.acknowledged.is_none() {
+                missing.push(format!(
+                    "message {number} of publisher {publisher} was never acknowledged"
+                ));
+                continue;
+            }
+            let group = self.publishers.get(publisher).map(|p| p.0);
+            for (client, receiver) in &self.receivers {
+                if Some(receiver.group) == group
+                    && !receiver.got.contains_key(&(*publisher, *number))
+                {
+                    missing.push(format!(
+                        "{client} never got message {number} of publisher {publisher}, acknowledged at {:?} ms",
+                        sent.acknowledged
+                    ));
+                }
+            }
+            if group == Some(0) && !self.shared.contains_key(&(*publisher, *number)) {
+                missing.push(format!(
+                    "no member of the shared group got message {number} of publisher {publisher}"
+                ));
+            }
+        }
+        for (will, fate) in &self.lives {
+            for client in &self.will_receivers {
+                let got = self.wills.get(&(client.clone(), will.clone())).copied();
+                if let Fate::Exactly(count) = fate
+                    && got.unwrap_or(0) < *count
+                {
+                    missing.push(format!("{client} never got will {will}"));
+                }
+            }
+        }
+        missing
+    }
+
+    /// Everything that is not as promised.
+    pub(crate) fn verdict(&mut self) -> Vec<String> {
+        let mut broken = std::mem::take(&mut self.broken);
+        broken.extend(self.missing());
+        for ((client, will), count) in &self.wills {
+            let most = match self.lives.get(will) {
+                Some(Fate::Exactly(most) | Fate::AtMost(most)) => *most,
+                None => 1,
+            };
+            if *count > most {
+                broken.push(format!(
+                    "{client} got will {will} {count} times, not {most}"
+                ));
+            }
+        }
+        for (index, window) in self.windows.iter().enumerate() {
+            if window.troubled {
+                continue;
+            }
+            for ((publisher, number), sent) in &self.sent {
+                let Some(acknowledged) = sent.acknowledged else {
+                    continue;
+                };
+                let group = self.publishers.get(publisher).map(|p| p.0);
+                if group == Some(window.group)
+                    && sent.at >= window.from
+                    && acknowledged + SOON <= window.to
+                    && !window.got.contains_key(&(*publisher, *number))
+                {
+                    broken.push(format!(
+                        "clean subscriber (window {index}, {} to {} ms) missed message {number} of publisher {publisher}, sent at {} and acknowledged at {acknowledged} ms",
+                        window.from, window.to, sent.at
+                    ));
+                }
+            }
+        }
+        if self.calm {
+            for ((publisher, number), count) in &self.shared {
+                if *count != 1 {
+                    broken.push(format!(
+                        "the shared group got message {number} of publisher {publisher} {count} times"
+                    ));
+                }
+            }
+        }
+        broken
+    }
+
+    pub(crate) fn counts(&self) -> (u64, u64, u64) {
+        let published = self.sent.len() as u64;
+        let acknowledged = self
+            .sent
+            .values()
+            .filter(|sent| sent.acknowledged.is_some())
+            .count() as u64;
+        let delivered = self
+            .receivers
+            .values()
+            .map(|receiver| {
+                receiver
+                    .got
+                    .values()
+                    .map(|count| u64::from(*count))
+                    .sum::<u64>()
+            })
+            .sum();
+        (published, acknowledged, delivered)
+    }
+}

@@ -1,0 +1,89 @@
+//! What a run consists of.
+
+/// Numbers of everything; all of them follow from the seed.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) replicas: usize,
+    /// Publishers with a persistent session, each with topics of its own.
+    pub(crate) publishers: usize,
+    pub(crate) messages_each: u32,
+    /// Persistent sessions that subscribe to everything the publishers of one group send.
+    pub(crate) subscribers: usize,
+    /// The same with sessions that end with their connection.
+    pub(crate) clean_subscribers: usize,
+    /// Groups of publishers and subscribers.
+    pub(crate) groups: usize,
+    /// Clients with wills that vanish.
+    pub(crate) mortals: usize,
+    pub(crate) lives_each: u32,
+    /// Topics with retained messages, each with one writer and some readers.
+    pub(crate) retained: usize,
+    /// Members of the shared subscription, with persistent sessions.
+    pub(crate) members: usize,
+    /// Clients that only connect, ping and vanish.
+    pub(crate) idlers: usize,
+    /// Faults, one after the other.
+    pub(crate) faults: u32,
+    pub(crate) planted_early_acknowledgement: bool,
+    pub(crate) planted_no_epoch_check: bool,
+}
+
+impl Plan {
+    pub(crate) fn calm(seed: u64) -> Self {
+        Self {
+            faults: 0,
+            ..Self::storm(seed)
+        }
+    }
+
+    pub(crate) fn storm(seed: u64) -> Self {
+        Self {
+            seed,
+            replicas: 5,
+            publishers: 24,
+            messages_each: 12,
+            subscribers: 16,
+            clean_subscribers: 8,
+            groups: 4,
+            mortals: 8,
+            lives_each: 3,
+            retained: 4,
+            members: 4,
+            idlers: 40,
+            faults: 6,
+            planted_early_acknowledgement: false,
+            planted_no_epoch_check: false,
+        }
+    }
+}
+
+/// Random numbers from a seed (splitmix64).
+#[derive(Clone, Debug)]
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn of(seed: u64, what: &str, number: usize) -> Self {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number as u64;
+        for byte in what.bytes() {
+            state = state.wrapping_mul(0x0100_0000_01b3) ^ u64::from(byte);
+        }
+        Self(state)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound.max(1)
+    }
+
+    pub(crate) fn chance(&mut self, per_mille: u64) -> bool {
+        self.below(1000) < per_mille
+    }
+}
