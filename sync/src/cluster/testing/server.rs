@@ -12,7 +12,7 @@ use super::backplane::ModelBackplane;
 use super::link::Link;
 use super::rng::Rng;
 use super::state::{Announcement, State, grows, writes};
-use crate::cluster::{Reply, Request};
+use crate::cluster::{Bucket, Reply, Request};
 
 /// Redis' clock when a model is made: Unix time in milliseconds.
 const BEGINNING_MS: u64 = 1_700_000_000_000;
@@ -38,6 +38,7 @@ pub(super) struct Inner {
     pub(super) stalled_until: Option<Instant>,
     pub(super) full: bool,
     pub(super) late_ghosts: bool,
+    skip_epoch_checks: bool,
     /// Which server it is: changes with a failover.
     pub(super) generation: u64,
     /// The state before each of the newest writes.
@@ -85,6 +86,7 @@ impl ModelRedis {
             stalled_until: None,
             full: false,
             late_ghosts: false,
+            skip_epoch_checks: false,
             generation: 1,
             history: VecDeque::new(),
             history_max: 0,
@@ -203,6 +205,12 @@ impl ModelRedis {
         self.inner.lock().late_ghosts = on;
     }
 
+    /// A planted defect, for a simulation to find: releases and settlements are done whoever has the
+    /// claim now.
+    pub fn skip_epoch_checks(&self, on: bool) {
+        self.inner.lock().skip_epoch_checks = on;
+    }
+
     /// Executes a request at once, past all faults, as an operator's own client would.
     pub fn execute(&self, request: &Request) -> Reply {
         self.inner.lock().execute(request)
@@ -268,12 +276,36 @@ impl Inner {
             self.history.push_back(self.state.clone());
         }
         let mut frames = Vec::new();
+        let unchecked = self
+            .skip_epoch_checks
+            .then(|| self.without_epoch(request))
+            .flatten();
+        let request = unchecked.as_ref().unwrap_or(request);
         let reply = self.state.apply(now, request, &mut frames);
         self.publish(frames);
         if let Request::Inbox { to, .. } = request {
             self.wake_listener(*to);
         }
         reply
+    }
+
+    /// The request as if it came from whoever has the claim now.
+    fn without_epoch(&self, request: &Request) -> Option<Request> {
+        let mut request = request.clone();
+        match &mut request {
+            Request::Settle { epoch, .. } => *epoch = None,
+            Request::Release {
+                client_id, epoch, ..
+            } => {
+                let bucket = self
+                    .state
+                    .buckets
+                    .get(usize::from(Bucket::of(client_id).0))?;
+                *epoch = bucket.owners.get(client_id)?.epoch;
+            }
+            _ => return None,
+        }
+        Some(request)
     }
 
     /// Writes again what a backplane had acknowledged before a failover.
