@@ -15,6 +15,7 @@ mod backplane;
 pub mod engine;
 mod events;
 pub mod frame;
+pub mod redis;
 mod request;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

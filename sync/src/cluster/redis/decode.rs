@@ -1,0 +1,366 @@
+//! Answers of Redis as replies.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::encode::Shape;
+use super::resp::Value;
+use crate::SessionId;
+use crate::cluster::{
+    AppendFate, DueItem, Epoch, OwnerEntry, RegistryEntry, ReplicaId, Reply, Route, SessionFields,
+};
+
+/// Reads the answer to a command of this shape; `None` if it is not an answer to it.
+pub(super) fn decode(shape: Shape, value: Value) -> Option<Reply> {
+    Some(match shape {
+        Shape::Done => Reply::Done,
+        Shape::DoneOrFenced => match value {
+            Value::Int(0) => Reply::Fenced,
+            _ => Reply::Done,
+        },
+        Shape::Flag => Reply::Flag(int(&value)? != 0),
+        Shape::Numbers => Reply::Numbers(unsigned(&value)?),
+        Shape::Version => Reply::Version(unsigned(&value)?),
+        Shape::VersionOrFenced => match int(&value)? {
+            -1 => Reply::Fenced,
+            version => Reply::Version(u64::try_from(version).ok()?),
+        },
+        Shape::Versions => Reply::Versions(
+            array(value)?
+                .iter()
+                .map(number_or_zero)
+                .collect::<Option<_>>()?,
+        ),
+        Shape::OneVersion(_) => Reply::Version(number_or_zero(&value)?),
+        Shape::Joined => Reply::Joined {
+            replica: ReplicaId(unsigned(&value)?),
+        },
+        Shape::Renewed => renewed(value)?,
+        Shape::Registry => registry(value)?,
+        Shape::Claimed => claimed(value)?,
+        Shape::Clients => Reply::Clients(array(value)?.iter().map(text).collect::<Option<_>>()?),
+        Shape::Due => Reply::Due(array(value)?.iter().map(due).collect::<Option<_>>()?),
+        Shape::Will => match value {
+            Value::Nil => Reply::Will(None),
+            value => Reply::Will(Some(will_body(value)?)),
+        },
+        Shape::Wills => Reply::Wills(
+            pairs(value)?
+                .map(|(epoch, body)| Some((Epoch(unsigned(&epoch)?), will_body(body)?)))
+                .collect::<Option<_>>()?,
+        ),
+        Shape::Appended(count) => appended(value, count as usize)?,
+        Shape::Queue => Reply::Queue(
+            pairs(value)?
+                .map(|(seq, body)| Some((unsigned(&seq)?, bulk(body)?)))
+                .collect::<Option<_>>()?,
+        ),
+        Shape::Session => Reply::Session(session(value)?),
+        Shape::Bucket => bucket(value)?,
+        Shape::Routes => routes(value)?,
+        Shape::InboxEntry => Reply::Flag(value != Value::Nil),
+        Shape::Inbox => Reply::Inbox(inbox(value)?),
+    })
+}
+
+pub(super) fn array(value: Value) -> Option<Vec<Value>> {
+    match value {
+        Value::Array(values) => Some(values),
+        Value::Nil => Some(Vec::new()),
+        _ => None,
+    }
+}
+
+fn fixed<const N: usize>(value: Value) -> Option<[Value; N]> {
+    array(value)?.try_into().ok()
+}
+
+fn pairs(value: Value) -> Option<impl Iterator<Item = (Value, Value)>> {
+    let mut values = array(value)?.into_iter();
+    Some(std::iter::from_fn(move || {
+        Some((values.next()?, values.next().unwrap_or(Value::Nil)))
+    }))
+}
+
+pub(super) fn bulk(value: Value) -> Option<Bytes> {
+    match value {
+        Value::Bulk(bytes) => Some(bytes),
+        _ => None,
+    }
+}
+
+fn int(value: &Value) -> Option<i64> {
+    match value {
+        Value::Int(int) => Some(*int),
+        Value::Bulk(bytes) => std::str::from_utf8(bytes).ok()?.parse().ok(),
+        _ => None,
+    }
+}
+
+fn unsigned(value: &Value) -> Option<u64> {
+    match value {
+        Value::Int(int) => u64::try_from(*int).ok(),
+        Value::Bulk(bytes) => std::str::from_utf8(bytes).ok()?.parse().ok(),
+        _ => None,
+    }
+}
+
+fn number_or_zero(value: &Value) -> Option<u64> {
+    match value {
+        Value::Nil => Some(0),
+        value => unsigned(value),
+    }
+}
+
+fn text(value: &Value) -> Option<Arc<str>> {
+    match value {
+        Value::Bulk(bytes) => std::str::from_utf8(bytes).ok().map(Arc::from),
+        _ => None,
+    }
+}
+
+fn replicas(value: Value) -> Option<Vec<ReplicaId>> {
+    let mut ids = array(value)?
+        .iter()
+        .map(|id| unsigned(id).map(ReplicaId))
+        .collect::<Option<Vec<_>>>()?;
+    ids.sort_unstable();
+    Some(ids)
+}
+
+fn renewed(value: Value) -> Option<Reply> {
+    let [alive, now_ms, live, lapsed] = fixed(value)?;
+    Some(Reply::Renewed {
+        alive: int(&alive)? != 0,
+        live: replicas(live)?,
+        lapsed: replicas(lapsed)?,
+        now_ms: unsigned(&now_ms)?,
+    })
+}
+
+fn registry(value: Value) -> Option<Reply> {
+    let mut entries = pairs(value)?
+        .map(|(replica, info)| {
+            let [replica, lease_ms] = fixed(replica)?;
+            Some(RegistryEntry {
+                replica: ReplicaId(unsigned(&replica)?),
+                info: bulk(info)?,
+                lease_ms: unsigned(&lease_ms)?,
+            })
+        })
+        .collect::<Option<Vec<_>>>()?;
+    entries.sort_by_key(|entry| entry.replica);
+    Some(Reply::Registry(entries))
+}
+
+fn claimed(value: Value) -> Option<Reply> {
+    let [
+        epoch,
+        sid,
+        present,
+        replica,
+        old_epoch,
+        will_epoch,
+        will,
+        record,
+        fields,
+    ] = fixed(value)?;
+    let session = some_session(unsigned(&sid)?);
+    let present = int(&present)? != 0;
+    let will_epoch = unsigned(&will_epoch)?;
+    Some(Reply::Claimed {
+        epoch: Epoch(unsigned(&epoch)?),
+        session,
+        present,
+        previous: (ReplicaId(unsigned(&replica)?), Epoch(unsigned(&old_epoch)?)),
+        fields: self::session(fields)?.unwrap_or_default(),
+        record: match present {
+            true => Some(bulk(record)?),
+            false => None,
+        },
+        old_will: match will_epoch {
+            0 => None,
+            epoch => Some((Epoch(epoch), bulk(will)?)),
+        },
+    })
+}
+
+fn some_session(number: u64) -> Option<SessionId> {
+    (number != 0).then_some(SessionId(number))
+}
+
+fn due(value: &Value) -> Option<DueItem> {
+    let text = text(value)?;
+    let (kind, number) = text.split_once(':')?;
+    let number = number.parse().ok()?;
+    match kind {
+        "s" => Some(DueItem::Session(SessionId(number))),
+        "w" => Some(DueItem::Will(Epoch(number))),
+        _ => None,
+    }
+}
+
+/// A stored will without its delay.
+fn will_body(value: Value) -> Option<Bytes> {
+    let body = bulk(value)?;
+    (body.len() >= 4).then(|| body.slice(4..))
+}
+
+fn appended(value: Value, count: usize) -> Option<Reply> {
+    let values = array(value)?;
+    let Some((owner, fates)) = values.split_first() else {
+        return Some(Reply::Appended {
+            owner: ReplicaId::default(),
+            seqs: vec![AppendFate::Gone; count],
+        });
+    };
+    let seqs = fates
+        .iter()
+        .map(|fate| {
+            Some(match int(fate)? {
+                -1 => AppendFate::Repeated,
+                -2 => AppendFate::Full,
+                seq => AppendFate::At(u64::try_from(seq).ok()?),
+            })
+        })
+        .collect::<Option<Vec<_>>>()?;
+    if seqs.len() != count {
+        return None;
+    }
+    Some(Reply::Appended {
+        owner: ReplicaId(unsigned(owner)?),
+        seqs,
+    })
+}
+
+/// Fields of a session's hash; those of no concern here are passed over.
+fn session(value: Value) -> Option<Option<SessionFields>> {
+    let mut fields = SessionFields::default();
+    let mut there = false;
+    for (name, value) in pairs(value)? {
+        there = true;
+        let name = bulk(name)?;
+        match &name[..] {
+            b"ex" => fields.expiry_interval = u32::try_from(unsigned(&value)?).ok()?,
+            b"ep" => fields.epoch = Epoch(unsigned(&value)?),
+            b"ow" => fields.owner = ReplicaId(unsigned(&value)?),
+            b"h" => fields.head = unsigned(&value)?,
+            b"t" => fields.tail = unsigned(&value)?,
+            b"n" => fields.len = unsigned(&value)?,
+            b"y" => fields.bytes = unsigned(&value)?,
+            [b'i', id @ ..] => {
+                let id = std::str::from_utf8(id).ok()?.parse().ok()?;
+                fields.inbound.push((id, unsigned(&value)?));
+            }
+            _ => {}
+        }
+    }
+    fields.inbound.sort_unstable();
+    Some(there.then_some(fields))
+}
+
+fn bucket(value: Value) -> Option<Reply> {
+    let [version, retained, sessions, owners] = fixed(value)?;
+    Some(Reply::Bucket {
+        version: number_or_zero(&version)?,
+        retained: pairs(retained)?
+            .map(|(topic, body)| Some((text(&topic)?, bulk(body)?)))
+            .collect::<Option<_>>()?,
+        sessions: pairs(sessions)?
+            .map(|(session, record)| Some((SessionId(unsigned(&session)?), bulk(record)?)))
+            .collect::<Option<_>>()?,
+        owners: pairs(owners)?
+            .map(|(client, owner)| owner_entry(&client, &owner))
+            .filter(|entry| !matches!(entry, Some(OwnerEntry { session: None, .. })))
+            .collect::<Option<_>>()?,
+    })
+}
+
+/// `replica:epoch:session`, and what a repeated claim is answered with.
+fn owner_entry(client: &Value, owner: &Value) -> Option<OwnerEntry> {
+    let owner = text(owner)?;
+    let mut parts = owner.split(':').map(|part| part.parse::<u64>().ok());
+    Some(OwnerEntry {
+        client_id: text(client)?,
+        replica: ReplicaId(parts.next()??),
+        epoch: Epoch(parts.next()??),
+        session: some_session(parts.next()??),
+    })
+}
+
+fn routes(value: Value) -> Option<Reply> {
+    let [version, routes] = fixed(value)?;
+    Some(Reply::Routes {
+        version: number_or_zero(&version)?,
+        routes: pairs(routes)?
+            .map(|(filter, route)| {
+                let route = bulk(route)?;
+                let [flags, low, high] = route[..].try_into().ok()?;
+                let members = u16::from_le_bytes([low, high]);
+                Some((text(&filter)?, Route { flags, members }))
+            })
+            .collect::<Option<_>>()?,
+    })
+}
+
+/// Entries of a stream: `[[position, [field, frame]], …]`.
+pub(super) fn inbox(value: Value) -> Option<Vec<((u64, u64), Bytes)>> {
+    array(value)?
+        .into_iter()
+        .map(|entry| {
+            let [position, fields] = fixed(entry)?;
+            let position = text(&position)?;
+            let (ms, n) = position.split_once('-')?;
+            let [_, frame] = fixed(fields)?;
+            Some(((ms.parse().ok()?, n.parse().ok()?), bulk(frame)?))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bulk_of(text: &str) -> Value {
+        Value::Bulk(Bytes::copy_from_slice(text.as_bytes()))
+    }
+
+    #[test]
+    fn an_append_without_a_session_is_gone_for_every_entry() {
+        let reply = decode(Shape::Appended(2), Value::Array(Vec::new()));
+        let expected = Reply::Appended {
+            owner: ReplicaId(0),
+            seqs: vec![AppendFate::Gone; 2],
+        };
+        assert_eq!(reply, Some(expected));
+    }
+
+    #[test]
+    fn an_answer_with_the_wrong_number_of_fates_makes_no_sense() {
+        let value = Value::Array(vec![bulk_of("3"), Value::Int(7)]);
+        assert_eq!(decode(Shape::Appended(2), value), None);
+    }
+
+    #[test]
+    fn foreign_data_makes_no_sense_and_does_no_harm() {
+        let shapes = [
+            Shape::Flag,
+            Shape::Version,
+            Shape::Versions,
+            Shape::Renewed,
+            Shape::Registry,
+            Shape::Claimed,
+            Shape::Due,
+            Shape::Session,
+            Shape::Bucket,
+            Shape::Routes,
+            Shape::Inbox,
+            Shape::Queue,
+        ];
+        for shape in shapes {
+            let value = Value::Array(vec![bulk_of("x"), bulk_of("y"), bulk_of("z")]);
+            assert_eq!(decode(shape, value), None, "{shape:?}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The Lua scripts, each one atomic step.
+//!
+//! A script that frees memory may run when Redis is full, one that needs memory is refused then, before
+//! it has changed anything; so is any script by a server that may not write.
+
+use std::sync::LazyLock;
+
+/// What a script may do while Redis is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flags {
+    Reads,
+    Frees,
+    Grows,
+}
+
+impl Flags {
+    fn line(self) -> &'static str {
+        match self {
+            Self::Reads => "#!lua flags=no-writes\n",
+            Self::Frees => "#!lua flags=allow-oom\n",
+            Self::Grows => "#!lua\n",
+        }
+    }
+}
+
+macro_rules! scripts {
+    ($($name:ident $flags:ident $($part:literal)+;)+) => {
+        /// A script by name.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum Script { $($name,)+ }
+
+        /// All of them, in the order of the enum.
+        static TEXTS: LazyLock<Vec<Text>> = LazyLock::new(|| vec![
+            $(Text::new(Flags::$flags, &[$(include_str!(concat!("scripts/", $part, ".lua")),)+]),)+
+        ]);
+    };
+}
+
+scripts! {
+    Claim Grows "tables" "claim_head" "claim" "claim_tail";
+    ClaimSmall Frees "tables" "claim_head" "claim" "claim_tail";
+    ClaimAgain Frees "tables" "claim_head" "claim_again" "claim_tail";
+    Release Frees "tables" "let_go" "release";
+    Orphan Frees "tables" "let_go" "orphan";
+    Due Reads "due";
+    Expire Frees "tables" "expire";
+    PutSession Grows "tables" "put_session";
+    PutRecord Grows "tables" "put_record";
+    DeleteSession Frees "tables" "delete_session";
+    PutRetained Grows "tables" "retained" "put_retained";
+    DeleteRetained Frees "tables" "retained" "delete_retained";
+    Append Grows "append";
+    AppendAgain Grows "queue" "append_again";
+    Settle Frees "queue" "settle";
+    SettleGrowing Grows "queue" "settle";
+    ReadQueue Reads "queue" "read_queue";
+    Join Frees "server" "join";
+    Numbers Frees "server" "numbers";
+    Open Frees "open";
+    Renew Frees "renew";
+    Reap Frees "reap";
+    Lead Frees "lead";
+    Registry Reads "registry";
+    PutRoutes Grows "put_routes";
+}
+
+struct Text {
+    text: String,
+    sha: String,
+}
+
+impl Text {
+    fn new(flags: Flags, parts: &[&str]) -> Self {
+        let text = format!("{}{}", flags.line(), parts.concat());
+        let sha = sha1_smol::Sha1::from(&text).digest().to_string();
+        Self { text, sha }
+    }
+}
+
+impl Script {
+    /// What `EVALSHA` calls it: 40 hexadecimal digits.
+    pub(super) fn sha(self) -> &'static str {
+        TEXTS.get(self as usize).map_or("", |text| &text.sha)
+    }
+
+    /// The script that writes again what this one had acknowledged before a failover.
+    pub(super) fn again(self) -> Self {
+        match self {
+            Self::Claim | Self::ClaimSmall => Self::ClaimAgain,
+            Self::Append => Self::AppendAgain,
+            other => other,
+        }
+    }
+}
+
+/// Texts of all scripts.
+pub(super) fn texts() -> impl Iterator<Item = &'static str> {
+    TEXTS.iter().map(|text| text.text.as_str())
+}

@@ -1,0 +1,2 @@
+look_at_server()
+local epoch = string.format('%.0f', redis.call('INCR', base .. 'epoch'))

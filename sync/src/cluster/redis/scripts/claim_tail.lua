@@ -1,0 +1,57 @@
+local now = now_ms()
+local old = old_sid ~= '0' and redis.call('EXISTS', base .. 's:' .. old_sid) == 1
+local kept = old and not clean
+if kept then
+  local at = redis.call('ZSCORE', due, 's:' .. old_sid)
+  kept = not at or tonumber(at) > now
+end
+
+local will_epoch = '0'
+if was then
+  local will = redis.call('HGET', wills, old_epoch)
+  if will then
+    local at = redis.call('ZSCORE', due, 'w:' .. old_epoch)
+    local overdue = at and tonumber(at) <= now
+    if not kept or overdue or (old_replica ~= '0' and struct.unpack('<I4', will) == 0) then
+      redis.call('ZADD', due, now + ARGV[10], 'w:' .. old_epoch)
+      will_epoch = old_epoch
+    else
+      redis.call('HDEL', wills, old_epoch)
+      redis.call('ZREM', due, 'w:' .. old_epoch)
+    end
+  end
+end
+
+if old and not kept then end_session(channel, head, old_sid) end
+local sid = '0'
+if kept then
+  sid = old_sid
+  redis.call('HSET', base .. 's:' .. sid, 'ex', expiry, 'ep', epoch, 'ow', replica)
+  redis.call('ZREM', due, 's:' .. sid)
+  -- Of the numbers of last appends only the newest replicas' matter.
+  if redis.call('HLEN', base .. 's:' .. sid) > 1024 then
+    local origins = {}
+    for _, field in ipairs(redis.call('HKEYS', base .. 's:' .. sid)) do
+      if string.sub(field, 1, 1) == 'o' and field ~= 'ow' then origins[#origins + 1] = tonumber(string.sub(field, 2)) end
+    end
+    table.sort(origins)
+    for i = 1, #origins - 256 do redis.call('HDEL', base .. 's:' .. sid, 'o' .. string.format('%.0f', origins[i])) end
+  end
+elseif expiry ~= '0' then
+  sid = fresh
+  redis.call('HSET', base .. 's:' .. sid, 'ow', replica, 't', 0, 'n', 0, 'y', 0, 'g', server, 'h', 0, 'ex', expiry, 'ep', epoch, 'cl', client)
+  redis.call('HSET', base .. 'records', sid, ARGV[7])
+  announce(channel, head, '\3' .. number8(sid) .. ARGV[7])
+end
+
+if old_replica ~= replica then
+  if old_replica ~= '0' then redis.call('SREM', base .. 'owned:' .. old_replica, client) end
+  redis.call('SADD', base .. 'owned:' .. replica, client)
+end
+if ARGV[9] ~= '' then redis.call('HSET', wills, epoch, struct.pack('<I4', tonumber(ARGV[8])) .. ARGV[9]) end
+local present = kept and '1' or '0'
+local r, e = old_replica, old_epoch
+if r == '0' then e = '0' end
+redis.call('HSET', owners, client, table.concat({replica, epoch, sid, nonce, present, r, e, will_epoch}, ':'))
+if sid ~= '0' then announce_owner(channel, head, sid, redis.call('HGET', base .. 'records', sid), replica) end
+return answer(epoch, sid, present, r, e, will_epoch)

@@ -1,0 +1,57 @@
+-- Before every script that changes a table. The two last arguments are the memo (what a repetition after a failover has
+-- to know) and the control: 8 bytes that name the server, and '0' usually, '1' soon after a failover, '2' for a request
+-- that had been acknowledged before a failover.
+local base = KEYS[1]
+local server = string.sub(ARGV[#ARGV], 1, 8)
+local mode = string.sub(ARGV[#ARGV], 9, 9)
+local memo = ARGV[#ARGV - 1]
+local known_server = false
+
+-- Another server holds the data now, and may lack the newest of it: versions and epochs go on above all that may
+-- have been drawn. `gen` holds the server's name and the version of the table that it began with.
+local function look_at_server()
+  if known_server then return end
+  known_server = true
+  local gen = redis.call('GET', base .. 'gen')
+  if gen and string.sub(gen, 1, 8) == server then return end
+  local version = 0
+  if gen or mode ~= '0' then
+    version = tonumber(redis.call('GET', base .. 'version') or '0')
+    local epoch = tonumber(redis.call('GET', base .. 'epoch') or '0')
+    if not gen then epoch = math.max(epoch, redis.call('TIME')[1] - 1700000000) end
+    redis.call('SET', base .. 'version', version + 65536)
+    redis.call('SET', base .. 'epoch', epoch + 65536)
+  end
+  redis.call('SET', base .. 'gen', server .. string.format('%.0f', version))
+end
+
+-- `head`: 12 bytes of a frame's head and 2 of the bucket. Returns the version after the change.
+local function announce(channel, head, change)
+  look_at_server()
+  local version = redis.call('INCR', base .. 'version')
+  redis.call('PUBLISH', channel, head .. struct.pack('<I8', version) .. change)
+  return version
+end
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function number8(text)
+  return struct.pack('<I8', tonumber(text))
+end
+
+local function end_session(channel, head, sid)
+  redis.call('UNLINK', base .. 's:' .. sid, base .. 'q:' .. sid, base .. 'k:' .. sid, base .. 'l:' .. sid, base .. 'd:' .. sid)
+  redis.call('ZREM', base .. 'due', 's:' .. sid)
+  redis.call('HDEL', base .. 'records', sid)
+  announce(channel, head, '\4' .. number8(sid))
+end
+
+-- Bit 0 of the flags of a record: the session has shared subscriptions, so that its owner matters to others.
+local function announce_owner(channel, head, sid, record, owner)
+  if record and (string.byte(record, 2) or 0) % 2 == 1 then
+    announce(channel, head, '\5' .. number8(sid) .. number8(owner))
+  end
+end
