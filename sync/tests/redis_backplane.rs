@@ -1,6 +1,14 @@
 //! The backplane over real servers.
 
+#[path = "redis_backplane/failover.rs"]
+mod failover;
+#[path = "redis_backplane/outage.rs"]
+mod outage;
+#[path = "support/proxy.rs"]
+mod proxy;
 #[path = "redis_backplane/requests.rs"]
 mod requests;
 #[path = "support/redis.rs"]
 mod support;
+#[path = "redis_backplane/traffic.rs"]
+mod traffic;

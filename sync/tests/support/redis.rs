@@ -188,8 +188,7 @@ pub(crate) async fn try_ask(
     backplane: &RedisBackplane,
     request: Request,
 ) -> Result<Reply, BackplaneError> {
-    let replies = tokio::time::timeout(LIMIT, backplane.execute(vec![request]));
-    replies.await.expect("no answer in time").pop().unwrap()
+    ask_all(backplane, vec![request]).await.pop().unwrap()
 }
 
 pub(crate) async fn ask_all(
@@ -198,7 +197,7 @@ pub(crate) async fn ask_all(
 ) -> Vec<Result<Reply, BackplaneError>> {
     tokio::time::timeout(LIMIT, backplane.execute(requests))
         .await
-        .expect("no answer in time")
+        .unwrap_or_else(|_| panic!("no answer in time: {:?}", backplane.status()))
 }
 
 pub(crate) fn head(origin: u64) -> Head {

@@ -161,7 +161,7 @@ impl Access {
         let socket = socket2::SockRef::from(stream);
         socket.set_linger(Some(Duration::ZERO))?;
         let keepalive = socket2::TcpKeepalive::new()
-            .with_time(self.answer_timeout)
+            .with_time(self.answer_timeout.max(Duration::from_secs(1)))
             .with_interval(Duration::from_secs(1));
         socket.set_tcp_keepalive(&keepalive)?;
         #[cfg(target_os = "linux")]

@@ -35,6 +35,8 @@ const REPLAY_CHUNK: usize = 64;
 const REPLAY_BYTES: usize = 256 * 1024;
 /// The watchdog looks so often in an answer's time.
 const LOOKS: u32 = 6;
+/// How many times the usual an answer is waited for at most.
+const PATIENCE_MAX: u32 = 16;
 
 /// Why a connection was given up.
 #[derive(Debug)]
@@ -75,6 +77,7 @@ pub(super) async fn run(core: Arc<Core>, node: Arc<Node>) {
         client: None,
         replay: Vec::new(),
         connections: 0,
+        patience: 1,
     };
     let mut closed = core.closed.subscribe();
     tokio::select! {
@@ -97,6 +100,9 @@ struct Link {
     /// Acknowledged writes that the server may lack.
     replay: Vec<Kept>,
     connections: u64,
+    /// How many times as long as usual an answer may take: a command that takes Redis longer than that
+    /// would otherwise be given up and sent again for ever.
+    patience: u32,
 }
 
 impl Link {
@@ -314,6 +320,7 @@ impl Link {
             written: 0,
             unflushed: false,
             heard: Instant::now(),
+            since: Instant::now(),
             pinged: None,
         };
         loop {
@@ -455,14 +462,18 @@ impl Link {
     /// The watchdog.
     fn tick(&mut self, state: &mut Serving) -> Result<(), End> {
         let now = Instant::now();
-        let limit = self.core.options.answer_timeout;
+        let limit = self.core.options.answer_timeout * self.patience;
         self.traffic.ring.trim(now);
         if self.traffic.is_quiet() {
             state.heard = now;
         }
         let silent = now.duration_since(state.heard);
         if silent > limit {
+            self.patience = (self.patience * 2).min(PATIENCE_MAX);
             return Err(End::Silent(silent));
+        }
+        if now.duration_since(state.since) > limit * 4 {
+            self.patience = 1;
         }
         if state.pinged.is_none() {
             state.pinged = Some(now);
@@ -512,6 +523,7 @@ struct Serving {
     unflushed: bool,
     /// When something came last, or nothing was asked.
     heard: Instant,
+    since: Instant,
     pinged: Option<Instant>,
 }
 

@@ -1,0 +1,1 @@
+//! Another server takes over, and may lack the newest writes.
