@@ -336,7 +336,7 @@ impl ClusterEvents for Events {
         self.with(|hub| {
             if let Some(session) = hub.session(client_id) {
                 let state = session.lock();
-                if state.epoch < epoch.0
+                if state.epoch <= epoch.0
                     && let Some(wake) = &state.wake
                 {
                     wake.close(CloseRequest::ClaimedElsewhere);
