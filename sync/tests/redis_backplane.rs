@@ -1,5 +1,7 @@
 //! The backplane over real servers.
 
+#[path = "redis_backplane/cluster.rs"]
+mod cluster;
 #[path = "redis_backplane/failover.rs"]
 mod failover;
 #[path = "redis_backplane/outage.rs"]
@@ -10,5 +12,7 @@ mod proxy;
 mod requests;
 #[path = "support/redis.rs"]
 mod support;
+#[path = "redis_backplane/tls.rs"]
+mod tls;
 #[path = "redis_backplane/traffic.rs"]
 mod traffic;
