@@ -26,6 +26,12 @@ impl ClusterSetup {
         self
     }
 
+    /// Announces that lines with `text` in a log are no failure.
+    pub(crate) fn allow_log(mut self, text: &str) -> Self {
+        self.allowed.push(text.to_owned());
+        self
+    }
+
     /// Starts Redis and the replicas.
     pub(crate) fn start(self) -> Cluster {
         self.start_over(Redis::start())
