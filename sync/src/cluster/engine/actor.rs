@@ -36,6 +36,10 @@ use crate::{BoxFuture, StoreError};
 const TURN: usize = 256;
 /// Bytes and batches from which on rounds go out beside two others.
 const BUSY_BATCHES: usize = 64;
+/// Not a round of batches.
+const NO_ROUND: u64 = u64::MAX;
+/// Time between two looks whether Redis is full.
+const FREE_EVERY: Duration = Duration::from_millis(20);
 
 pub(super) struct Actor {
     pub(super) shared: Arc<Shared>,
@@ -63,6 +67,9 @@ pub(super) struct Actor {
     outcomes: VecDeque<Outcome>,
     frames: VecDeque<BackplaneEvent>,
     next_round: u64,
+    freeing: bool,
+    /// When it may be looked again whether Redis is full.
+    free_at: Option<Instant>,
     closing: Option<Instant>,
     leaving: bool,
     left: bool,
@@ -112,6 +119,8 @@ impl Actor {
             outcomes: VecDeque::new(),
             frames: VecDeque::new(),
             next_round: 0,
+            freeing: false,
+            free_at: None,
             closing: None,
             leaving: false,
             left: false,
@@ -194,6 +203,12 @@ impl Actor {
     fn outcome(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::Round(id, answers) => self.round_answered(id, answers),
+            Outcome::Freed(targets, answers) => {
+                self.freeing = false;
+                for (target, answer) in targets.into_iter().zip(answers) {
+                    self.answered(&mut [], target, answer);
+                }
+            }
             Outcome::Published(frames, answers) => self.published(frames, &answers),
             Outcome::Joined { sent, answer } => self.joined(sent, answer),
             Outcome::Renewed { sent, answer } => self.renewed(sent, answer),
@@ -229,7 +244,49 @@ impl Actor {
             let Some(jobs) = self.take_jobs() else { break };
             self.send_round(jobs);
         }
+        self.free_memory();
         self.draw_numbers();
+    }
+
+    /// While Redis is full, rounds that need memory wait, and what clients have acknowledged would wait
+    /// behind them: it goes first.
+    fn free_memory(&mut self) {
+        let blocked = !self.member.is_joining()
+            && !self.may_send_round()
+            && !self.shared.inbox.lock().jobs.is_empty();
+        if !blocked {
+            self.free_at = None;
+            return;
+        }
+        let now = Instant::now();
+        if self.free_at.is_some_and(|at| now < at) {
+            return;
+        }
+        self.free_at = Some(now + FREE_EVERY);
+        if self.freeing || !self.backplane.status().full {
+            return;
+        }
+        let freed = self.shared.inbox.lock().take_freeing(|session, seq| {
+            let own = self.own.sessions.get(&session);
+            own.is_some_and(|own| seq < own.tail)
+        });
+        if freed.is_empty() {
+            return;
+        }
+        let (requests, targets) = self.builder(NO_ROUND).free(freed);
+        self.freeing = true;
+        let replies = self.backplane.execute(requests);
+        self.expect(async move { Outcome::Freed(targets, replies.await) });
+    }
+
+    fn builder(&mut self, id: u64) -> Builder<'_> {
+        Builder::new(
+            &mut self.own,
+            &mut self.tables,
+            &self.options,
+            self.replica,
+            id,
+        )
     }
 
     /// A lone round leaves at once, a second one too; more only when much is waiting.
@@ -259,7 +316,7 @@ impl Actor {
                 room
             })
             .count();
-        Some(inbox.jobs.drain(..count).collect())
+        Some(inbox.take(count))
     }
 
     fn send_round(&mut self, jobs: Vec<Job>) {
@@ -520,11 +577,13 @@ impl Actor {
     /// Gives the lease back, and whatever is still claimed.
     fn leave(&mut self) {
         let me = self.replica;
-        let clients: Vec<Arc<str>> = self.own.claims.keys().cloned().collect();
+        let mut clients: Vec<Arc<str>> = self.own.claims.keys().cloned().collect();
+        clients.sort_unstable();
+        let goodbye = self.shared.lanes.lock().goodbye(me);
         let backplane = Arc::clone(&self.backplane);
         self.shared.set_ready(false);
         self.expect(async move {
-            super::member::leave(backplane, me, clients).await;
+            super::member::leave(backplane, me, clients, goodbye).await;
             Outcome::Left
         });
     }
@@ -533,6 +592,9 @@ impl Actor {
         let mut next = self.member.next_deadline(self.commits.barriers_open());
         if let Some(until) = self.closing {
             next = next.min(until);
+        }
+        if let Some(at) = self.free_at {
+            next = next.min(at);
         }
         next
     }

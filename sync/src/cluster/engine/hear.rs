@@ -282,11 +282,10 @@ impl Actor {
                 }
             }
             Entry::Leaving => {
-                if let Some(peer) = self.peers.get_mut(origin) {
-                    peer.live = false;
-                    peer.introduced = false;
+                // It is off the register by now.
+                if self.peers.contains(origin) {
+                    self.gone(origin);
                 }
-                self.member.renew_now();
             }
             Entry::Unknown(_) => self.shared.counters.frames_unknown.add(1),
         }

@@ -200,14 +200,16 @@ impl Lanes {
         self.lanes.clear();
     }
 
-    /// The last words of a replica, outside of any order.
-    pub(super) fn goodbye(origin: ReplicaId) -> Vec<Request> {
+    /// The last words of a replica.
+    pub(super) fn goodbye(&mut self, origin: ReplicaId) -> Request {
+        let lane = self.lanes.entry(ALL).or_default();
+        lane.sequence += 1;
         let mut pack = Pack::default();
         pack.leaving();
-        vec![Request::Publish {
+        Request::Publish {
             to: None,
-            frame: pack.seal(origin, ALL, u64::MAX),
-        }]
+            frame: pack.seal(origin, ALL, lane.sequence),
+        }
     }
 
     pub(super) fn waiting_bytes(&self) -> usize {

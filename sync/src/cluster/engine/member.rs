@@ -65,7 +65,7 @@ pub(super) struct Member {
     deaf_since: Option<Instant>,
     heard_once: bool,
     renewing: bool,
-    renew_at: Instant,
+    pub(super) renew_at: Instant,
     /// When the last renewal that succeeded was asked for.
     renewed: Instant,
     /// From then on nothing is acknowledged.
@@ -76,18 +76,18 @@ pub(super) struct Member {
     hello_at: Option<Instant>,
     checking: bool,
     checked: bool,
-    check_at: Instant,
-    heartbeat_at: Instant,
-    lead_at: Instant,
+    pub(super) check_at: Instant,
+    pub(super) heartbeat_at: Instant,
+    pub(super) lead_at: Instant,
     leading: bool,
     sweeping: bool,
     lapsed: Vec<ReplicaId>,
     reaping: BTreeSet<ReplicaId>,
     reap_after: Instant,
-    repair_at: Option<Instant>,
+    pub(super) repair_at: Option<Instant>,
     repaired: Option<Instant>,
-    ask_at: Option<Instant>,
-    retry_at: Option<Instant>,
+    pub(super) ask_at: Option<Instant>,
+    pub(super) retry_at: Option<Instant>,
     fence: Duration,
 }
 
@@ -496,16 +496,21 @@ impl Actor {
             }
         }
         for id in gone {
-            self.peers.remove(id);
-            self.inbox_sequences.remove(&id);
-            self.acks.remove(&id);
-            info!(replica = id.0, "a replica is gone");
-            if let Some(events) = self.events() {
-                events.replica_gone(id);
-            }
+            self.gone(id);
         }
         let peers = &self.peers;
         self.shared.lanes.lock().retain(|id| peers.contains(id));
+    }
+
+    /// Another replica is off the register.
+    pub(super) fn gone(&mut self, id: ReplicaId) {
+        self.peers.remove(id);
+        self.inbox_sequences.remove(&id);
+        self.acks.remove(&id);
+        info!(replica = id.0, "a replica is gone");
+        if let Some(events) = self.events() {
+            events.replica_gone(id);
+        }
     }
 
     /// This replica was taken for dead: nothing it had is its own any more.
@@ -656,18 +661,23 @@ impl Actor {
     }
 }
 
-/// Gives the lease back, and clients that are still claimed.
-pub(super) async fn leave(backplane: Arc<dyn Backplane>, me: ReplicaId, clients: Vec<Arc<str>>) {
-    let mut last = super::lanes::Lanes::goodbye(me);
-    last.push(Request::Reap {
+/// Gives the lease back, and clients that are still claimed; then says so.
+pub(super) async fn leave(
+    backplane: Arc<dyn Backplane>,
+    me: ReplicaId,
+    clients: Vec<Arc<str>>,
+    goodbye: Request,
+) {
+    let mut last = vec![Request::Reap {
         replica: me,
         force: true,
-    });
+    }];
     last.extend(clients.into_iter().map(|client_id| Request::Orphan {
         client_id,
         replica: me,
         head: head(Kind::Table, me),
     }));
     last.push(Request::DropReplica { replica: me });
+    last.push(goodbye);
     drop(backplane.execute(last).await);
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::keeper::{Reaped, Swept};
+use super::round::Target;
 use crate::SessionId;
 use crate::cluster::{BackplaneError, Bucket, ReplicaId, Reply};
 
@@ -16,6 +17,8 @@ pub(super) type Answer = Result<Reply, BackplaneError>;
 pub(super) enum Outcome {
     /// A round of changes.
     Round(u64, Vec<Answer>),
+    /// Changes that went before their batches, as they free memory.
+    Freed(Vec<Target>, Vec<Answer>),
     /// Frames: lane, number, messages.
     Published(Vec<(ReplicaId, u64)>, Vec<Answer>),
     Joined {

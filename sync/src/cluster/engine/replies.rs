@@ -48,7 +48,7 @@ impl Actor {
         self.commits.answered(id);
     }
 
-    fn answered(&mut self, batches: &mut [Staged], target: Target, answer: Answer) {
+    pub(super) fn answered(&mut self, batches: &mut [Staged], target: Target, answer: Answer) {
         let reply = match answer {
             Ok(reply) => reply,
             Err(error) => return self.refused(batches, target, &error),

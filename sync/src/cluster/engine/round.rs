@@ -261,6 +261,15 @@ impl<'a> Builder<'a> {
         self.ready(request, Target::Claim(Box::new(claiming)));
     }
 
+    /// Changes without a batch: entries of queues that are done with.
+    pub(super) fn free(mut self, ops: Vec<Op>) -> (Vec<Request>, Vec<Target>) {
+        for op in ops {
+            self.op(0, op);
+        }
+        let (requests, round) = self.finish(|_| 0);
+        (requests, round.targets)
+    }
+
     /// Sessions that were found in Redis and that nobody has.
     pub(super) fn adopt(&mut self, sessions: Vec<(SessionId, OwnSession)>) {
         for (id, session) in sessions {

@@ -15,7 +15,7 @@ use super::figures::Counters;
 use super::lanes::Lanes;
 use super::own::OwnSession;
 use crate::cluster::{ClaimError, ClaimRequest, Claimed, ClusterEvents, ReplicaId};
-use crate::{Batch, SessionId, StoreError, Ticket};
+use crate::{Batch, Op, SessionId, StoreError, Ticket};
 
 /// Something for the engine's task, in the order in which it was handed in.
 pub(super) enum Job {
@@ -50,6 +50,38 @@ pub(super) struct Inbox {
     pub(super) closing: Option<Duration>,
     /// The task has ended: submitters answer themselves.
     closed: bool,
+    /// Jobs from the front whose freeing changes have been taken.
+    freed: usize,
+}
+
+impl Inbox {
+    /// Changes that free memory of Redis and may overtake everything, taken out of their batches: entries
+    /// of which `known` says that they were told. Each job is looked through once.
+    pub(super) fn take_freeing(&mut self, known: impl Fn(SessionId, u64) -> bool) -> Vec<Op> {
+        const AT_ONCE: usize = 4096;
+        let mut freeing = Vec::new();
+        for job in self.jobs.iter_mut().skip(self.freed) {
+            if freeing.len() >= AT_ONCE {
+                break;
+            }
+            self.freed += 1;
+            let Job::Batch(pending) = job else { continue };
+            let frees = |op: &mut Op| match op {
+                Op::Dequeue { session, seq } | Op::Release { session, seq } => {
+                    known(*session, *seq)
+                }
+                _ => false,
+            };
+            freeing.extend(pending.batch.ops.extract_if(.., frees));
+        }
+        freeing
+    }
+
+    /// The first jobs.
+    pub(super) fn take(&mut self, count: usize) -> Vec<Job> {
+        self.freed = self.freed.saturating_sub(count);
+        self.jobs.drain(..count).collect()
+    }
 }
 
 /// Numbers for sessions, drawn ahead.

@@ -1,0 +1,175 @@
+//! Trouble with Redis itself.
+
+use std::time::Duration;
+
+use dunlin_sync::cluster::Cluster;
+use dunlin_sync::cluster::testing::ModelRedis;
+use dunlin_sync::{Op, Store};
+
+use crate::support::{Told, cluster, enqueue, pass, retained, route, until, within};
+
+#[tokio::test(start_paused = true)]
+async fn what_was_submitted_while_redis_restarts_is_committed_once_and_in_order() {
+    let redis = ModelRedis::new(51);
+    let replicas = cluster(&redis, 3).await;
+    let session = replicas[0].claim("c", 600).await.session.unwrap();
+    let mut outcomes = Vec::new();
+    for n in 0..600 {
+        if n == 200 {
+            redis.restart(Duration::from_secs(1));
+        }
+        let from = &replicas[n % 3];
+        outcomes.push(from.submit(vec![enqueue(session, &format!("{}:{n}", n % 3))], false));
+        pass(Duration::from_millis(3)).await;
+    }
+    for outcome in outcomes {
+        within(outcome).await.unwrap().unwrap();
+    }
+    let queue = replicas[0].store.read_queue(session, 0, 10_000, usize::MAX);
+    let texts: Vec<String> = within(queue)
+        .await
+        .unwrap()
+        .iter()
+        .map(|entry| {
+            let message = entry.message.as_ref().unwrap();
+            String::from_utf8_lossy(message.payload()).into_owned()
+        })
+        .collect();
+    assert_eq!(texts.len(), 600);
+    for replica in 0..3 {
+        let prefix = format!("{replica}:");
+        let numbers: Vec<usize> = texts
+            .iter()
+            .filter_map(|text| text.strip_prefix(&prefix)?.parse().ok())
+            .collect();
+        assert_eq!(numbers.len(), 200);
+        assert!(numbers.is_sorted());
+    }
+    until(|| {
+        replicas
+            .iter()
+            .all(|replica| replica.store.may_acknowledge())
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_failover_that_loses_the_newest_writes_all_tables_agree() {
+    for seed in 0..20 {
+        let redis = ModelRedis::new(seed);
+        redis.keep_history(10_000);
+        let replicas = cluster(&redis, 3).await;
+        for n in 0..60 {
+            if n == 40 {
+                redis.fail_over(Duration::from_millis(300), 25);
+            }
+            let from = &replicas[n % 3];
+            drop(from.submit(
+                vec![
+                    retained(&format!("t/{}", n % 5), &n.to_string()),
+                    route(&format!("r/{}", n % 4), 1 + (n % 3) as u8, n as u64 + 1),
+                ],
+                n % 2 == 0,
+            ));
+            pass(Duration::from_millis(7)).await;
+        }
+        for replica in &replicas {
+            replica.commit_all(vec![retained("last", "x")]).await;
+        }
+        until(|| {
+            replicas
+                .iter()
+                .all(|replica| replica.store.may_acknowledge())
+        })
+        .await;
+        pass(Duration::from_secs(2)).await;
+        let last = |told: &[Told], topic: &str| {
+            told.iter().rev().find_map(|told| match told {
+                Told::Retained(name, payload) if name == topic => Some(payload.clone()),
+                _ => None,
+            })
+        };
+        let first = replicas[0].told.all();
+        for n in 0..5 {
+            let topic = format!("t/{n}");
+            let expected = last(&first, &topic);
+            assert!(expected.is_some());
+            for replica in &replicas[1..] {
+                assert_eq!(
+                    last(&replica.told.all(), &topic),
+                    expected,
+                    "seed {seed}, topic {topic}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_frees_memory_goes_on_while_redis_is_full() {
+    let redis = ModelRedis::new(53);
+    let replicas = cluster(&redis, 2).await;
+    let session = replicas[0].claim("c", 600).await.session.unwrap();
+    replicas[0]
+        .commit((0..50).map(|n| enqueue(session, &n.to_string())).collect())
+        .await;
+    redis.set_full(true);
+    let mut held = Vec::new();
+    for n in 50..100 {
+        held.push(replicas[0].submit(vec![enqueue(session, &n.to_string())], false));
+        // Acknowledgements of the client come with publishes of others.
+        let seq = n - 50;
+        held.push(replicas[0].submit(vec![Op::Dequeue { session, seq }], false));
+        pass(Duration::from_millis(5)).await;
+    }
+    let left = || async {
+        let queue = replicas[1].store.read_queue(session, 0, 1000, usize::MAX);
+        within(queue).await.unwrap().len()
+    };
+    within(async {
+        while left().await > 0 {
+            pass(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    redis.set_full(false);
+    for outcome in held {
+        within(outcome).await.unwrap().unwrap();
+    }
+    assert_eq!(left().await, 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_seed_gives_the_same_run() {
+    let run = |seed: u64| async move {
+        let redis = ModelRedis::new(seed);
+        redis.set_latency(Duration::from_micros(300), Duration::from_micros(200));
+        let replicas = cluster(&redis, 3).await;
+        let session = replicas[0].claim("c", 600).await.session.unwrap();
+        redis.lose_frames(replicas[1].link, 100);
+        for n in 0..100 {
+            let from = &replicas[n % 3];
+            drop(from.submit(
+                vec![enqueue(session, "x"), retained(&format!("t/{n}"), "y")],
+                n % 5 == 0,
+            ));
+            from.relay(replicas[(n + 1) % 3].id(), "t", &n.to_string());
+            if n == 50 {
+                redis.cut(replicas[2].link);
+            }
+            if n == 60 {
+                redis.heal(replicas[2].link);
+            }
+            pass(Duration::from_millis(2)).await;
+        }
+        pass(Duration::from_secs(10)).await;
+        replicas
+            .iter()
+            .map(|replica| (replica.told.all(), redis.requests()))
+            .collect::<Vec<_>>()
+    };
+    for seed in [1, 7] {
+        let (one, other) = (run(seed).await, run(seed).await);
+        assert!(one == other, "two runs of seed {seed} differ");
+    }
+}

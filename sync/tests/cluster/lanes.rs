@@ -1,0 +1,151 @@
+//! Messages between replicas.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dunlin_sync::Op;
+use dunlin_sync::cluster::testing::ModelRedis;
+use dunlin_sync::cluster::{EngineOptions, ReplicaId};
+use dunlin_sync::testing::samples::message_on;
+
+use crate::support::{Replica, Told, cluster, enqueue, options, pass, until};
+
+fn relayed(payload: &str) -> Told {
+    Told::Relayed("t".into(), None, payload.into())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_relayed_reaches_the_other_replica_in_order_and_nobody_else() {
+    let redis = ModelRedis::new(11);
+    let replicas = cluster(&redis, 3).await;
+    for n in 0..1000 {
+        replicas[0].relay(replicas[1].id(), "t", &n.to_string());
+    }
+    until(|| replicas[1].told.has(&relayed("999"))).await;
+    let got: Vec<_> = replicas[1]
+        .told
+        .all()
+        .into_iter()
+        .filter(|told| matches!(told, Told::Relayed(..)))
+        .collect();
+    let expected: Vec<_> = (0..1000).map(|n: u32| relayed(&n.to_string())).collect();
+    assert_eq!(got, expected);
+    for other in [&replicas[0], &replicas[2]] {
+        assert_eq!(
+            other.told.count(|told| matches!(told, Told::Relayed(..))),
+            0
+        );
+    }
+    let figures = replicas[0].store.figures();
+    assert_eq!(figures.messages_out, 1000);
+    assert!(figures.frames_out < 500, "{}", figures.frames_out);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_is_full_drops_what_is_new_and_counts_it() {
+    let redis = ModelRedis::new(12);
+    let one = Replica::start_with(
+        &redis,
+        EngineOptions {
+            lane_bytes: 10_000,
+            ..options(1)
+        },
+    )
+    .await;
+    let two = Replica::start(&redis, 2).await;
+    redis.black_hole(one.link, Duration::from_secs(1));
+    let payload = "x".repeat(1000);
+    for _ in 0..100 {
+        one.relay(two.id(), "t", &payload);
+    }
+    let dropped = one.store.figures().lane_dropped;
+    assert!((80..100).contains(&dropped), "{dropped}");
+    let told = 100 - dropped as usize;
+    until(|| two.told.count(|told| matches!(told, Told::Relayed(..))) == told).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn relays_through_the_inbox_come_once_even_when_the_connection_is_lost() {
+    let redis = ModelRedis::new(13);
+    let replicas = cluster(&redis, 2).await;
+    let to = replicas[1].id();
+    let mut outcomes = Vec::new();
+    for n in 0..300 {
+        if n % 50 == 25 {
+            redis.cut(replicas[0].link);
+            redis.heal(replicas[0].link);
+        }
+        let op = Op::Relay {
+            to,
+            share: None,
+            message: message_on("t", n.to_string().as_bytes()),
+        };
+        outcomes.push(replicas[0].submit(vec![op], false));
+        pass(Duration::from_millis(1)).await;
+    }
+    for outcome in outcomes {
+        crate::support::within(outcome).await.unwrap().unwrap();
+    }
+    until(|| replicas[1].told.has(&relayed("299"))).await;
+    let got: Vec<_> = replicas[1]
+        .told
+        .all()
+        .into_iter()
+        .filter(|told| matches!(told, Told::Relayed(..)))
+        .collect();
+    let expected: Vec<_> = (0..300).map(|n: u32| relayed(&n.to_string())).collect();
+    assert_eq!(got, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shared_messages_for_a_replica_that_is_not_there_go_to_another_member() {
+    let redis = ModelRedis::new(14);
+    let one = Replica::start(&redis, 1).await;
+    one.commit(vec![Op::Relay {
+        to: ReplicaId(4711),
+        share: Some(Arc::from("$share/g/t")),
+        message: message_on("t", b"1"),
+    }])
+    .await;
+    assert!(
+        one.told
+            .has(&Told::Redeliver("$share/g/t".into(), "1".into()))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_owner_of_a_queue_is_woken_with_the_message_itself() {
+    let redis = ModelRedis::new(15);
+    let replicas = cluster(&redis, 3).await;
+    let claimed = replicas[0].claim("c", 60).await;
+    let session = claimed.session.unwrap();
+    let appended = replicas[1]
+        .commit(vec![enqueue(session, "a"), enqueue(session, "b")])
+        .await;
+    assert!(appended.iter().all(dunlin_sync::Appended::is_elsewhere));
+    until(|| replicas[0].told.has(&Told::Woken(session, 1, "b".into()))).await;
+    assert!(replicas[0].told.has(&Told::Woken(session, 0, "a".into())));
+    let here = replicas[0].commit(vec![enqueue(session, "c")]).await;
+    assert_eq!(here[0].seq, 2);
+    assert_eq!(
+        replicas[2]
+            .told
+            .count(|told| matches!(told, Told::Woken(..))),
+        0
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_that_missed_a_wake_is_told_to_look_at_its_queues() {
+    let redis = ModelRedis::new(16);
+    let replicas = cluster(&redis, 2).await;
+    let claimed = replicas[0].claim("c", 60).await;
+    let session = claimed.session.unwrap();
+    redis.lose_frames(replicas[0].link, 1000);
+    replicas[1].commit(vec![enqueue(session, "lost")]).await;
+    pass(Duration::from_millis(20)).await;
+    redis.lose_frames(replicas[0].link, 0);
+    // Nothing more is sent there: the heartbeat says how many frames there were.
+    until(|| replicas[0].told.has(&Told::LookAtQueues)).await;
+    assert!(replicas[0].store.figures().gaps > 0);
+}

@@ -1,0 +1,166 @@
+//! Being cut off, stopping in time, being taken for dead.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dunlin_sync::cluster::testing::ModelRedis;
+use dunlin_sync::cluster::{Cluster, ReplicaId};
+use dunlin_sync::testing::samples::message_on;
+use dunlin_sync::{Op, StoreError};
+
+use crate::support::{
+    Replica, Told, claim, claim_with_will, cluster, enqueue, pass, retained, route, until, within,
+};
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_is_cut_off_stops_before_its_lease_ends() {
+    let redis = ModelRedis::new(41);
+    let replicas = cluster(&redis, 2).await;
+    redis.black_hole(replicas[0].link, Duration::from_millis(4700));
+    pass(Duration::from_secs(2)).await;
+    assert!(replicas[0].store.may_acknowledge(), "too early");
+    let held = replicas[0].submit(vec![retained("a", "1")], false);
+    pass(Duration::from_millis(2600)).await;
+    assert!(!replicas[0].store.may_acknowledge());
+    assert!(replicas[0].told.has(&Told::Suspended));
+    let refused = replicas[0].store.claim(claim("c", 0)).await.unwrap_err();
+    assert!(refused.to_string().contains("lease"), "{refused}");
+    within(held).await.unwrap().unwrap();
+    until(|| replicas[0].told.has(&Told::Resumed(false))).await;
+    assert!(replicas[0].store.may_acknowledge());
+    assert_eq!(replicas[0].store.figures().suspended, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_acknowledged_between_suspension_and_resumption() {
+    let redis = ModelRedis::new(42);
+    let replicas = cluster(&redis, 2).await;
+    // Only renewals are late: everything else is answered. A clock that stands still for one replica
+    // cannot be had here, so the server stalls.
+    redis.stall(Duration::from_millis(4500));
+    let mut held = replicas[0].submit(vec![retained("a", "1")], false);
+    pass(Duration::from_millis(4400)).await;
+    assert!(held.try_recv().is_err());
+    assert!(replicas[0].told.has(&Told::Suspended));
+    within(held).await.unwrap().unwrap();
+    let told = replicas[0].told.all();
+    let resumed = told.iter().position(|told| *told == Told::Resumed(false));
+    assert!(resumed.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_was_taken_for_dead_joins_anew() {
+    let redis = ModelRedis::new(43);
+    let replicas = cluster(&redis, 3).await;
+    let before = replicas[0].id();
+    replicas[0].claim("mine", 0).await;
+    replicas[0].commit_all(vec![route("f", 2, 1)]).await;
+    redis.cut(replicas[0].link);
+    let held = replicas[0].submit(vec![retained("a", "1")], true);
+    until(|| replicas[1].told.has(&Told::Gone(before))).await;
+    // Its client is free.
+    let claimed = replicas[1].claim("mine", 0).await;
+    assert!(!claimed.took_over);
+    redis.heal(replicas[0].link);
+    let failed = within(held).await.unwrap().unwrap_err();
+    assert!(matches!(failed, StoreError::Cluster { .. }), "{failed}");
+    until(|| replicas[0].told.has(&Told::Resumed(true))).await;
+    assert_ne!(replicas[0].id(), before);
+    assert!(replicas[0].store.may_acknowledge());
+    replicas[0]
+        .commit_all(vec![retained("b", "2"), route("g", 2, 2)])
+        .await;
+    for other in &replicas[1..] {
+        assert!(other.told.has(&Told::Retained("b".into(), "2".into())));
+        let routes = vec![("g".to_owned(), 2)];
+        assert!(other.told.has(&Told::Routes(replicas[0].id(), routes)));
+    }
+    // Messages between them flow.
+    replicas[1].relay(replicas[0].id(), "t", "hello");
+    let hello = Told::Relayed("t".into(), None, "hello".into());
+    until(|| replicas[0].told.has(&hello)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_replica_leaves_its_sessions_wills_and_shared_messages_to_the_others() {
+    let redis = ModelRedis::new(44);
+    let replicas = cluster(&redis, 3).await;
+    let dead = replicas[0].id();
+    let claimed = within(replicas[0].store.claim(claim_with_will("c", 60, 2)))
+        .await
+        .unwrap();
+    let session = claimed.session.unwrap();
+    replicas[0].commit_all(vec![route("f", 2, 1)]).await;
+    replicas[0].store.kill();
+    redis.crash(replicas[0].link);
+    replicas[1]
+        .commit(vec![
+            enqueue(session, "kept"),
+            Op::Relay {
+                to: dead,
+                share: Some(Arc::from("$share/g/t")),
+                message: message_on("t", b"shared"),
+            },
+        ])
+        .await;
+    let due = Told::Will("c".into(), claimed.epoch);
+    let again = Told::Redeliver("$share/g/t".into(), "shared".into());
+    until(|| replicas[1..].iter().any(|replica| replica.told.has(&due))).await;
+    until(|| replicas[1..].iter().any(|replica| replica.told.has(&again))).await;
+    for replica in &replicas[1..] {
+        until(|| replica.told.has(&Told::Gone(dead))).await;
+    }
+    let resumed = replicas[2].claim("c", 60).await;
+    assert!(resumed.present && !resumed.took_over);
+    assert_eq!(resumed.queue_len, 1);
+    let late = Replica::start(&redis, 9).await;
+    assert_eq!(
+        late.told
+            .count(|told| matches!(told, Told::Routes(id, _) if *id == dead)),
+        0
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_leaves_is_gone_at_once_and_has_committed_everything() {
+    let redis = ModelRedis::new(45);
+    let replicas = cluster(&redis, 2).await;
+    let leaving = replicas[0].id();
+    let session = replicas[0].claim("c", 60).await.session.unwrap();
+    let outcomes: Vec<_> = (0..100)
+        .map(|n| replicas[0].submit(vec![enqueue(session, &n.to_string())], false))
+        .collect();
+    let before = tokio::time::Instant::now();
+    within(replicas[0].store.leave(Duration::from_secs(10))).await;
+    for outcome in outcomes {
+        outcome.await.unwrap().unwrap();
+    }
+    until(|| replicas[1].told.has(&Told::Gone(leaving))).await;
+    assert!(before.elapsed() < Duration::from_secs(1));
+    let claimed = replicas[1].claim("c", 60).await;
+    assert!(!claimed.took_over);
+    assert_eq!(claimed.queue_len, 100);
+    let late = within(replicas[0].submit(vec![], false)).await.unwrap();
+    assert!(matches!(late, Err(StoreError::Closed)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn leaving_ends_after_its_patience_when_redis_is_away() {
+    let redis = ModelRedis::new(46);
+    let replicas = cluster(&redis, 2).await;
+    redis.cut(replicas[0].link);
+    let held = replicas[0].submit(vec![retained("a", "1")], false);
+    let before = tokio::time::Instant::now();
+    within(replicas[0].store.leave(Duration::from_secs(3))).await;
+    assert!(before.elapsed() <= Duration::from_millis(3100));
+    assert!(within(held).await.unwrap().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_start_is_refused() {
+    let redis = ModelRedis::new(47);
+    let replica = Replica::start(&redis, 1).await;
+    let events: Arc<dyn dunlin_sync::cluster::ClusterEvents> = Arc::clone(&replica.told) as _;
+    assert!(within(replica.store.start(events)).await.is_err());
+    assert_ne!(replica.id(), ReplicaId(0));
+}

@@ -1,0 +1,13 @@
+//! Several replicas over one model of Redis, in one thread and in virtual time.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that meets the unexpected has to stop"
+)]
+
+mod failures;
+mod lanes;
+mod leases;
+mod sessions;
+mod support;
+mod tables;
