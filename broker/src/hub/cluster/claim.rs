@@ -14,11 +14,44 @@ use crate::core::link::Link;
 use crate::core::outbound::{Outbound, Tally};
 use crate::hub::attach::{AttachError, Attached, ConnectRequest};
 use crate::hub::session::{Session, Subscription, Will};
-use crate::hub::wake::Wake;
+use crate::hub::wake::{CloseRequest, Wake};
 use crate::hub::{Departure, Hub};
 
 /// A will that is published where its connection ended is left to whoever sweeps after so long.
 const WILL_GRACE_MS: u64 = 10_000;
+
+/// A claim under way; see [`Known::claiming`](super::Known).
+struct Claiming<'a> {
+    hub: &'a Hub,
+    client_id: Arc<str>,
+}
+
+impl<'a> Claiming<'a> {
+    /// One at a time for a client: the caller holds its shard's claim.
+    fn begin(hub: &'a Hub, client_id: &Arc<str>) -> Self {
+        let mut claiming = hub.known.claiming.lock();
+        claiming.insert(client_id.clone(), Epoch::default());
+        Self {
+            hub,
+            client_id: client_id.clone(),
+        }
+    }
+
+    /// Whether another replica has claimed the client since. To be asked when the session can be found: from then
+    /// on it is told directly.
+    fn was_let_go(&self, epoch: Epoch) -> bool {
+        let claiming = self.hub.known.claiming.lock();
+        claiming
+            .get(&self.client_id)
+            .is_some_and(|let_go| *let_go >= epoch)
+    }
+}
+
+impl Drop for Claiming<'_> {
+    fn drop(&mut self) {
+        self.hub.known.claiming.lock().remove(&self.client_id);
+    }
+}
 
 impl Hub {
     /// The part of [`Hub::attach`] that follows when an older connection here has let go.
@@ -33,6 +66,7 @@ impl Hub {
         {
             return Err(AttachError::TooManySessions);
         }
+        let claiming = Claiming::begin(self, &request.client_id);
         let claimed = cluster.claim(ClaimRequest {
             client_id: request.client_id.clone(),
             clean_start: request.clean_start,
@@ -57,12 +91,16 @@ impl Hub {
         if let Some(will) = &claimed.old_will {
             self.publish_taken_will(&will.record);
         }
-        let present = claimed.present;
+        let (present, epoch) = (claimed.present, claimed.epoch);
         let session = self.session_of(&request, &claimed);
         let wake = Arc::new(Wake::new());
         let subscriptions = self.begin(&session, &wake, request, claimed);
         self.insert_session(&session);
         self.connections.lock().insert(session.number, wake.clone());
+        if claiming.was_let_go(epoch) {
+            wake.close(CloseRequest::ClaimedElsewhere);
+        }
+        drop(claiming);
 
         let mut ops = Vec::new();
         for (filter, subscription) in subscriptions {

@@ -33,6 +33,9 @@ pub(crate) struct Known {
     /// What its own sessions want.
     pub(crate) routes: OwnRoutes,
     tables: Mutex<Tables>,
+    /// Clients whose claim is under way here, and the newest claim of theirs that was let go of meanwhile:
+    /// word of a newer claim may come before the answer to the older one.
+    claiming: Mutex<HashMap<Arc<str>, Epoch, RandomState>>,
 }
 
 #[derive(Default)]
@@ -334,6 +337,9 @@ impl ClusterEvents for Events {
 
     fn let_go(&self, client_id: &str, epoch: Epoch) {
         self.with(|hub| {
+            if let Some(known) = hub.known.claiming.lock().get_mut(client_id) {
+                *known = epoch.max(*known);
+            }
             if let Some(session) = hub.session(client_id) {
                 let state = session.lock();
                 if state.epoch <= epoch.0
