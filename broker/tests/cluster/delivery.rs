@@ -38,7 +38,7 @@ fn chaos_replicas_killed_in_a_row_lose_nothing_and_repeat_no_qos_2() {
         cluster.replicas[victim].kill9();
         // Some messages go by without it, so that its sessions are with others when it is back.
         fleet.wait_for_more(some(&mut random) / 2);
-        cluster.replicas[victim].start_again();
+        cluster.start_again(victim);
         eprintln!(
             "chaos: kill {kill} (replica {victim}), {} acknowledged",
             fleet.acknowledged()

@@ -52,8 +52,8 @@ fn retained_messages_are_there_when_all_replicas_and_redis_were_killed() {
     }
     cluster.redis.kill9();
     cluster.redis.start_again();
-    for replica in &mut cluster.replicas {
-        replica.start_again();
+    for replica in 0..2 {
+        cluster.start_again(replica);
     }
     for at in 0..2 {
         let mut subscriber = cluster.clean(at, &format!("late-{at}"));

@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 
 use super::{Balancer, Proxy, Redis};
-use crate::support::{Broker, Client, Version, connect, connecting::Connecting};
+use crate::support::{
+    Broker, Client, ReasonCode, Version, connect, connecting::Connecting, wait_until,
+};
 
 /// What cluster to start.
 pub(crate) struct ClusterSetup {
@@ -65,8 +67,21 @@ impl ClusterSetup {
         for text in &self.allowed {
             setup = setup.allow_log(text);
         }
-        setup.start()
+        let replica = setup.start();
+        wait_ready(&replica);
+        replica
     }
+}
+
+/// It listens before it has joined; it takes clients when it can keep its promises.
+pub(crate) fn wait_ready(replica: &Broker) {
+    wait_until("the replica has joined the cluster", || {
+        let probe = format!("probe-{}", replica.port());
+        let Some(answer) = connect(Version::V5, &probe).try_answer(replica.address()) else {
+            return false;
+        };
+        answer.reason() == ReasonCode::SUCCESS
+    });
 }
 
 /// A cluster. The fields end in this order: replicas before what they need.
@@ -97,6 +112,12 @@ impl Cluster {
     /// Where a replica is.
     pub(crate) fn address(&self, replica: usize) -> SocketAddr {
         self.replicas[replica].address()
+    }
+
+    /// Starts a replica again that was killed.
+    pub(crate) fn start_again(&mut self, replica: usize) {
+        self.replicas[replica].start_again();
+        wait_ready(&self.replicas[replica]);
     }
 
     /// One more replica, behind a proxy of its own. The balancer does not know of it.

@@ -150,6 +150,16 @@ impl Connecting {
         (client, connack)
     }
 
+    /// Connects, takes the CONNACK and is gone; `None` if the broker closes instead of answering.
+    pub(crate) fn try_answer(&self, address: SocketAddr) -> Option<Received> {
+        let mut client = Client::open(address, self.version);
+        if client.try_send_bytes(&self.bytes()) {
+            client.next()
+        } else {
+            None
+        }
+    }
+
     /// Connects; the broker has to accept.
     pub(crate) fn accepted(&self, broker: &Broker) -> (Client, Received) {
         let (client, answer) = self.answer(broker);
