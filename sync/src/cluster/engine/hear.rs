@@ -208,7 +208,9 @@ impl Actor {
                 message,
             } => {
                 // Without the claim it is another's by now.
-                if let Some(own) = self.own.sessions.get_mut(&session) {
+                if let Some(own) = self.own.sessions.get_mut(&session)
+                    && own.is_here()
+                {
                     own.tail = own.tail.max(seq.saturating_add(1));
                     events.woken(Appended {
                         session,
@@ -219,7 +221,9 @@ impl Actor {
                 }
             }
             Entry::Grown { session, tail } => {
-                if let Some(own) = self.own.sessions.get_mut(&session) {
+                if let Some(own) = self.own.sessions.get_mut(&session)
+                    && own.is_here()
+                {
                     own.tail = own.tail.max(tail);
                     events.queue_grown(session, tail);
                 }

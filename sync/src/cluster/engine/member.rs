@@ -263,6 +263,7 @@ impl Actor {
             Phase::Cut => {
                 if now < self.member.fence_at && !self.member.is_deaf() {
                     self.begin_sync();
+                    self.member.repair_soon(now);
                 }
             }
             Phase::Syncing => self.advance_sync(now),
@@ -378,6 +379,7 @@ impl Actor {
         }
         if now >= self.member.heartbeat_at {
             self.member.heartbeat_at = now + self.options.renew_every;
+            self.own.forget_left(now);
             self.heartbeat();
         }
         if self.member.repair_at.is_some_and(|at| now >= at) {

@@ -2,17 +2,21 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hashbrown::HashMap;
+use tokio::time::Instant;
 
 use crate::SessionId;
-use crate::cluster::{Epoch, SessionEntry};
+use crate::cluster::{Epoch, Route, SessionEntry};
 
 pub(super) type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
 /// Filters that are no route any more and whose stamps are still known: changes do not overtake each
 /// other by more.
 const BURIED_MAX: usize = 16_384;
+/// A session that was left may be changed for so long.
+const LINGER: Duration = Duration::from_secs(60);
 
 /// A session that changes may be made to.
 #[derive(Debug)]
@@ -24,11 +28,18 @@ pub(super) struct OwnSession {
     pub(super) left_at: Option<u64>,
     /// One past the last entry of its queue that was told here.
     pub(super) tail: u64,
+    /// Since when nobody has it: its last changes may still follow.
+    pub(super) released: Option<Instant>,
     /// The round that made it, whose early changes it cannot be part of.
     pub(super) made_in: u64,
 }
 
 impl OwnSession {
+    /// Whether its client is connected here, or it is not for clients.
+    pub(super) fn is_here(&self) -> bool {
+        self.released.is_none()
+    }
+
     /// The epoch that changes of its queue carry.
     pub(super) fn fence(&self) -> Option<Epoch> {
         (!self.unclaimed).then_some(self.epoch)
@@ -55,13 +66,14 @@ pub(super) struct Own {
     pub(super) routes_version: u64,
     stamps: Map<Arc<str>, Stamp>,
     buried: VecDeque<(Arc<str>, u64)>,
+    /// Sessions that were left, and when.
+    left: VecDeque<(SessionId, Instant)>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Stamp {
     stamp: u64,
-    /// The route is empty.
-    buried: bool,
+    route: Route,
 }
 
 impl Own {
@@ -102,30 +114,63 @@ impl Own {
         true
     }
 
-    /// Whether a change of a route is the newest of its filter.
-    pub(super) fn is_newest(&mut self, filter: &Arc<str>, stamp: u64, empty: bool) -> bool {
-        if let Some(known) = self.stamps.get(filter)
-            && known.stamp > stamp
+    /// The connection of a claim is over. Its session may still be changed for a while: what its client
+    /// leaves unacknowledged may be another's to get.
+    pub(super) fn disconnect(&mut self, client_id: &str, epoch: Epoch, session: Option<SessionId>) {
+        if self
+            .claims
+            .get(client_id)
+            .is_some_and(|claim| claim.epoch <= epoch)
         {
+            self.claims.remove(client_id);
+        }
+        if let Some(session) = session
+            && let Some(own) = self.sessions.get_mut(&session)
+            && own.epoch == epoch
+        {
+            let now = Instant::now();
+            own.released = Some(now);
+            self.left.push_back((session, now));
+        }
+    }
+
+    /// Forgets sessions that were left long ago.
+    pub(super) fn forget_left(&mut self, now: Instant) {
+        while let Some((session, at)) = self.left.front().copied()
+            && now >= at + LINGER
+        {
+            self.left.pop_front();
+            if self
+                .sessions
+                .get(&session)
+                .is_some_and(|own| own.released == Some(at))
+            {
+                self.sessions.remove(&session);
+            }
+        }
+    }
+
+    /// Whether a change of a route is to be written: it is the newest of its filter, and is one.
+    pub(super) fn is_new(&mut self, filter: &Arc<str>, stamp: u64, route: Route) -> bool {
+        let known = self.stamps.get(filter).copied().unwrap_or_default();
+        if known.stamp > stamp {
             return false;
         }
-        let known = Stamp {
-            stamp,
-            buried: empty,
-        };
-        self.stamps.insert(Arc::clone(filter), known);
-        if empty {
+        let same = known.route == route || known.route.is_empty() && route.is_empty();
+        self.stamps
+            .insert(Arc::clone(filter), Stamp { stamp, route });
+        if route.is_empty() {
             self.buried.push_back((Arc::clone(filter), stamp));
             self.dig();
         }
-        true
+        !same
     }
 
     fn dig(&mut self) {
         if self.buried.len() > BURIED_MAX
             && let Some((filter, stamp)) = self.buried.pop_front()
             && let Some(known) = self.stamps.get(&filter)
-            && known.buried
+            && known.route.is_empty()
             && known.stamp == stamp
         {
             self.stamps.remove(&filter);

@@ -181,6 +181,7 @@ async fn read_session(
             unclaimed: true,
             left_at,
             tail: fields.tail,
+            released: None,
             made_in: 0,
         };
         found.sessions.push((id, own));

@@ -159,7 +159,8 @@ impl Actor {
         counters.appends.add(fates.len() as u64);
         let own = self.own.sessions.get_mut(&session);
         let here = owner == self.replica
-            || owner == ReplicaId(0) && (self.events.is_none() || own.is_some());
+            || owner == ReplicaId(0)
+                && (self.events.is_none() || own.as_ref().is_some_and(|own| own.is_here()));
         let mut repeated = false;
         let mut tail = 0;
         // Taken only if another replica is to be woken.
@@ -236,11 +237,12 @@ impl Actor {
         if own.fence() != epoch {
             return;
         }
+        let here = own.is_here();
         let client_id = Arc::clone(&own.entry.client_id);
         let held = own.epoch;
         self.own.sessions.remove(&session);
         self.own.release(&client_id, held);
-        if let Some(events) = self.events() {
+        if here && let Some(events) = self.events() {
             events.fenced(session);
         }
     }
@@ -289,6 +291,7 @@ impl Actor {
                 unclaimed: false,
                 left_at: None,
                 tail: granted.fields.tail,
+                released: None,
                 made_in: 0,
             };
             self.own.sessions.insert(entry.id, own);

@@ -533,11 +533,11 @@ impl<'a> Builder<'a> {
     }
 
     fn route(&mut self, batch: u32, filter: Arc<str>, route: Route, stamp: u64) {
-        let newest = self.own.is_newest(&filter, stamp, route.is_empty());
+        let new = self.own.is_new(&filter, stamp, route);
         let at = match self.routes {
             Some(at) => at,
-            // A newer change of the filter has been sent: it is the one to be waited for.
-            None if !newest => {
+            // What counts has been sent: it is to be waited for.
+            None if !new => {
                 let version = self.own.routes_version;
                 if let Some(staged) = self.batches.get_mut(batch as usize) {
                     staged.needs.routes = version;
@@ -562,7 +562,7 @@ impl<'a> Builder<'a> {
             && let Target::Routes { batches, .. } = &mut draft.target
         {
             note(batches, batch);
-            if newest {
+            if new {
                 match places.get(&filter).and_then(|at| changes.get_mut(*at)) {
                     Some(change) => change.1 = route,
                     None => {
@@ -657,6 +657,7 @@ impl<'a> Builder<'a> {
             unclaimed: true,
             left_at: record.disconnected_at,
             tail,
+            released: None,
             made_in: self.id,
         };
         self.own.sessions.insert(record.id, own);
@@ -688,7 +689,8 @@ impl<'a> Builder<'a> {
         if let Some(session) = release.session {
             self.boundary(session);
         }
-        self.own.release(&release.client_id, release.epoch);
+        self.own
+            .disconnect(&release.client_id, release.epoch, release.session);
         let request = Request::Release {
             client_id: release.client_id,
             epoch: release.epoch,
