@@ -4,28 +4,35 @@
 //! cost little. It reads and writes in batches, encodes a publisher's packet once and patches sequence
 //! number, time and packet id into copies, and reports its own CPU time beside the broker's.
 //!
-//! What is measured: CPU time of the broker (all its threads and children, from `/proc`) between two moments
-//! of a steady state, divided by the messages delivered between them. Lost, repeated and reordered messages
+//! What is measured may be a broker of one process, or a cluster of several: each process has a role, and
+//! publishers and subscribers may connect to different ones ([`BrokerSpec`]).
+//!
+//! What is measured: CPU time of the broker (all its threads and children, from `/proc`), by role, between two
+//! moments of a steady state, divided by the messages delivered between them. Lost, repeated and reordered messages
 //! are told by sequence numbers in the payload. Latency counts from when a message was due where there is a
 //! rate, and from when it was made where the load is saturated (a closed loop: a figure of queueing, not of
 //! service).
 
-mod broker;
 mod engine;
 mod flows;
 mod idle;
 mod machine;
 mod measure;
 mod plan;
+mod processor;
 mod publisher;
 mod report;
 mod run;
 mod socket;
+mod spec;
 mod stamp;
+mod system;
 
-pub use broker::{BrokerSpec, Target, processors};
 pub use machine::Machine;
-pub use measure::{Memory, Outcome};
-pub use plan::{Load, Plan, Shape, Workload};
-pub use report::{Report, Spread, Summary};
+pub use measure::{Memory, Outcome, RoleCost};
+pub use plan::{CostLimit, Load, Plan, Shape, Workload};
+pub use processor::processors;
+pub use report::{Quantiles, Report, Spread, Summary};
 pub use run::run;
+pub use spec::{BrokerSpec, End, ProcessSpec};
+pub use system::{Launch, Started, Target};

@@ -132,6 +132,9 @@ pub enum Error {
     /// A benchmark lost, repeated or reordered messages that it must not.
     #[error("benchmark results are wrong: {0}")]
     WrongCounts(String),
+    /// A message costs more CPU time than `--max-cpu` allows.
+    #[error("messages cost too much CPU time: {0}")]
+    TooDear(String),
 }
 
 impl Error {
@@ -154,6 +157,7 @@ impl Error {
             Self::Bench { .. } => "DUN-3012",
             Self::Io { .. } => "DUN-3013",
             Self::WrongCounts(_) => "DUN-3014",
+            Self::TooDear(_) => "DUN-3015",
         }
     }
 
@@ -161,7 +165,10 @@ impl Error {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Incomplete { .. } | Self::Bench { .. } | Self::WrongCounts(_) => 1,
+            Self::Incomplete { .. }
+            | Self::Bench { .. }
+            | Self::WrongCounts(_)
+            | Self::TooDear(_) => 1,
             _ => 2,
         }
     }

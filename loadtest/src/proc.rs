@@ -88,6 +88,22 @@ impl Usage {
         }
     }
 
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            cpu_ns: self.cpu_ns + other.cpu_ns,
+            user_ns: self.user_ns + other.user_ns,
+            system_ns: self.system_ns + other.system_ns,
+            rss: self.rss + other.rss,
+            pss: self.pss + other.pss,
+            anonymous: self.anonymous + other.anonymous,
+            switches_voluntary: self.switches_voluntary + other.switches_voluntary,
+            switches_involuntary: self.switches_involuntary + other.switches_involuntary,
+            threads: self.threads + other.threads,
+        }
+    }
+
     fn add(&mut self, pid: u32) -> Result<(), Error> {
         let stat = read(pid, "stat")?;
         let tick_ns = 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1);

@@ -145,3 +145,72 @@ fn a_port_where_nobody_listens_is_an_error_with_the_workload() {
         text(&output)
     );
 }
+
+/// A system of several processes: a mosquitto that serves `first`, one that serves `second`, and a Redis that
+/// nobody uses.
+fn system(folder: &Path, first: &str, second: &str) -> std::path::PathBuf {
+    let mosquitto = |name: &str, serves: &str| {
+        format!(
+            "[[process]]\nname = \"{name}\"\ncommand = \"/usr/sbin/mosquitto\"\nserves = [{serves}]\n\
+             args = [\"-c\", \"{{dir}}/mosquitto.conf\"]\n[process.files]\n\"mosquitto.conf\" = \"\"\"\n\
+             listener {{port}} 127.0.0.1\nallow_anonymous true\npersistence false\n\
+             # redis is at {{redis.port}}\n\"\"\"\n"
+        )
+    };
+    let text = format!(
+        "name = \"several\"\n[[process]]\nname = \"redis\"\ncommand = \"redis-server\"\n\
+         args = [\"--bind\", \"127.0.0.1\", \"--port\", \"{{port}}\", \"--dir\", \"{{dir}}\", \"--save\", \"\"]\n{}{}",
+        mosquitto("first", first),
+        mosquitto("second", second),
+    );
+    let file = folder.join("system.toml");
+    std::fs::write(&file, text).unwrap();
+    file
+}
+
+fn bench_of(file: &Path, folder: &Path, more: &[&str]) -> Output {
+    loadtest()
+        .args(["bench", "--smoke", "--workload", "pairs", "--qos", "1"])
+        .arg("--broker")
+        .arg(file)
+        .args(more)
+        .arg("--save")
+        .arg(folder)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn the_cost_of_several_processes_is_told_by_role_and_held_to_limits() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let runs = tempfile::TempDir::new().unwrap();
+    let file = system(folder.path(), r#""publishers", "subscribers""#, "");
+    let within = ["--persistent", "--max-cpu", "first=1e6,redis=1e5,all=1e6"];
+    let output = bench_of(&file, runs.path(), &within);
+    assert!(output.status.success(), "{}", text(&output));
+    let outcome = &saved(runs.path())["outcomes"][0];
+    let cost = |role: usize| outcome["roles"][role]["cpu_us"].as_f64().unwrap();
+    assert_eq!(outcome["roles"][0]["role"], "redis");
+    assert_eq!(outcome["roles"][1]["role"], "first");
+    assert!(cost(1) > 10.0 * cost(0), "the broker works: {outcome}");
+    let sum = cost(0) + cost(1) + cost(2);
+    assert!((outcome["cpu_us"].as_f64().unwrap() / sum - 1.0).abs() < 0.001);
+    assert!(outcome["ack_latency"]["count"].as_u64() > Some(0));
+    assert!(text(&output).contains("first "), "{}", text(&output));
+
+    for beyond in ["first=0.000001", "all=0.000001", "nobody=1"] {
+        let output = bench_of(&file, runs.path(), &["--max-cpu", beyond]);
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+        assert!(text(&output).contains("DUN-3015"), "{}", text(&output));
+    }
+}
+
+#[test]
+fn publishers_and_subscribers_connect_to_the_processes_that_serve_them() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = system(folder.path(), r#""publishers""#, r#""subscribers""#);
+    // These two do not know each other: nothing arrives.
+    let output = bench_of(&file, folder.path(), &[]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(text(&output).contains("DUN-3014"), "{}", text(&output));
+}

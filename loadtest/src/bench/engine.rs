@@ -6,12 +6,13 @@
 mod receive;
 mod setup;
 
-use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use dunlin_protocol::{Connect, Disconnect, Packet, QoS, ReasonCode, Version};
+use dunlin_protocol::{
+    Connect, Disconnect, Packet, PropertiesBuf, Property, QoS, ReasonCode, Version,
+};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
@@ -19,6 +20,7 @@ use super::flows::Flows;
 use super::plan::{Load, PAYLOAD_MAX, Plan, Workload};
 use super::publisher::{Publisher, Setup};
 use super::socket::Connection;
+use super::system::Addresses;
 use crate::latency::Latencies;
 
 /// Bytes taken with one read. Above the greatest packet, so that each read makes progress.
@@ -26,6 +28,8 @@ const READ_BYTES: usize = 2 * PAYLOAD_MAX;
 /// A publisher does not add to more unwritten bytes than this.
 const OUT_BYTES_MAX: usize = 256 * 1024;
 const EVENTS: usize = 1024;
+/// Seconds that a persistent session outlives its connection, at least as long as a measurement.
+const SESSION_EXPIRY: u32 = 86_400;
 /// QoS 0 may be dropped: after so long without a delivery, what is missing no longer holds the window.
 const STALL: Duration = Duration::from_millis(500);
 
@@ -78,7 +82,7 @@ pub(crate) struct Engine {
     workload: Workload,
     version: Version,
     qos: QoS,
-    address: SocketAddr,
+    addresses: Addresses,
     per_source: usize,
     epoll: OwnedFd,
     clients: Vec<Client>,
@@ -97,6 +101,8 @@ pub(crate) struct Engine {
     pace: Pace,
     /// Latencies of what is delivered while this is set.
     pub(crate) latencies: Option<Latencies>,
+    /// From when a message was due to its PUBACK or PUBREC, while this is set.
+    pub(crate) ack_latencies: Option<Latencies>,
 }
 
 /// What is due when.
@@ -119,7 +125,7 @@ enum Pace {
 
 impl Engine {
     pub(crate) fn new(
-        address: SocketAddr,
+        addresses: &Addresses,
         workload: Workload,
         qos: QoS,
         plan: &Plan,
@@ -146,7 +152,7 @@ impl Engine {
             workload,
             version: plan.version,
             qos,
-            address,
+            addresses: addresses.clone(),
             per_source: plan.per_source,
             epoll: epoll::create(CreateFlags::CLOEXEC)
                 .map_err(|error| Failure::Io("epoll", error.into()))?,
@@ -164,6 +170,7 @@ impl Engine {
             ready: 0,
             pace: Pace::Stopped,
             latencies: None,
+            ack_latencies: None,
         })
     }
 
@@ -240,11 +247,17 @@ impl Engine {
 
     /// Says goodbye on all connections.
     pub(crate) fn close(&mut self) -> Outcome<()> {
+        // Before MQTT 5 a persistent session cannot be ended with its connection: it stays.
+        let mut ends = PropertiesBuf::new();
+        if self.workload.persistent && self.version.is_v5() {
+            push(&mut ends, Property::SessionExpiryInterval(0))?;
+        }
+        let goodbye = Disconnect {
+            properties: ends.as_properties(),
+            ..Disconnect::new(ReasonCode::NORMAL_DISCONNECTION)
+        };
         for number in 0..self.clients.len() {
-            self.send(
-                number,
-                &Packet::Disconnect(Disconnect::new(ReasonCode::NORMAL_DISCONNECTION)),
-            )?;
+            self.send(number, &Packet::Disconnect(goodbye))?;
         }
         self.flush()
     }
@@ -308,11 +321,29 @@ impl Engine {
                 .connected()
                 .map_err(|error| Failure::Io("connect", error))?;
             client.phase = Phase::AwaitsConnack;
-            let id = format!("bench-{number}");
-            return self.send(number, &Packet::Connect(Connect::new(self.version, &id)));
+            let persistent = self.workload.persistent && matches!(client.role, Role::Subscriber(_));
+            return self.introduce(number, persistent);
         }
         self.mark(number);
         Ok(())
+    }
+
+    fn introduce(&mut self, number: usize, persistent: bool) -> Outcome<()> {
+        let id = format!("bench-{number}");
+        let mut properties = PropertiesBuf::new();
+        if persistent && self.version.is_v5() {
+            push(
+                &mut properties,
+                Property::SessionExpiryInterval(SESSION_EXPIRY),
+            )?;
+        }
+        let connect = Connect {
+            // What an earlier run may have left ends where it can; before MQTT 5 that would end this session too.
+            clean_start: !persistent || self.version.is_v5(),
+            properties: properties.as_properties(),
+            ..Connect::new(self.version, &id)
+        };
+        self.send(number, &Packet::Connect(connect))
     }
 
     fn send(&mut self, number: usize, packet: &Packet<'_>) -> Outcome<()> {
@@ -442,4 +473,11 @@ impl Engine {
             self.last_delivery_ns = self.now_ns;
         }
     }
+}
+
+fn push(properties: &mut PropertiesBuf, property: Property<'_>) -> Outcome<()> {
+    properties
+        .push(property)
+        .map(|_| ())
+        .map_err(|problem| Failure::Protocol(problem.to_string()))
 }

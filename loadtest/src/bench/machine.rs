@@ -48,7 +48,7 @@ impl Machine {
             .unwrap_or(0);
         Self {
             processor: named(&read("/proc/cpuinfo"), "model name"),
-            processors: super::broker::processors().len(),
+            processors: super::processor::processors().len(),
             memory: kilobytes * 1024,
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             load: read("/proc/loadavg")

@@ -45,6 +45,8 @@ pub struct Workload {
     pub qos: u8,
     /// How much is sent.
     pub load: Load,
+    /// Whether the sessions of subscribers outlive their connections: what is theirs is written to the store.
+    pub persistent: bool,
 }
 
 /// What holds for all measurements of a run.
@@ -72,6 +74,38 @@ pub struct Plan {
     pub pinned: Option<(usize, usize)>,
 }
 
+/// What the processes of a role may cost.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CostLimit {
+    /// The role, or [`ALL`](Self::ALL).
+    pub role: String,
+    /// CPU time per delivered message, in microseconds.
+    pub cpu_us: f64,
+}
+
+impl CostLimit {
+    /// All roles together.
+    pub const ALL: &str = "all";
+}
+
+impl std::str::FromStr for CostLimit {
+    type Err = String;
+
+    /// `redis=0.05`
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not ROLE=MICROSECONDS, such as redis=0.05");
+        let (role, cost) = text.split_once('=').ok_or_else(wrong)?;
+        let cpu_us: f64 = cost.parse().map_err(|_| wrong())?;
+        if role.is_empty() || !(cpu_us >= 0.0 && cpu_us.is_finite()) {
+            return Err(wrong());
+        }
+        Ok(Self {
+            role: role.to_owned(),
+            cpu_us,
+        })
+    }
+}
+
 /// The greatest payload: what a broker accepts by default is of this order.
 pub(crate) const PAYLOAD_MAX: usize = 256 * 1024;
 
@@ -90,7 +124,11 @@ impl Workload {
             Load::Rate(rate) => format!(" {rate}/s"),
             Load::One => " one at a time".to_owned(),
         };
-        format!("{shape} {} QoS {}{load}", self.clients, self.qos)
+        let persistent = if self.persistent { " persistent" } else { "" };
+        format!(
+            "{shape} {} QoS {}{persistent}{load}",
+            self.clients, self.qos
+        )
     }
 
     /// Publishers and subscribers.
@@ -208,6 +246,7 @@ mod tests {
                 clients: 100,
                 qos: 1,
                 load,
+                persistent: matches!(load, Load::One),
             }
             .name()
         };
@@ -218,9 +257,25 @@ mod tests {
         );
         assert_eq!(
             name(Shape::Pairs, Load::One),
-            "pairs 100 QoS 1 one at a time"
+            "pairs 100 QoS 1 persistent one at a time"
         );
         assert_eq!(name(Shape::Idle, Load::One), "idle 100");
+    }
+
+    #[test]
+    fn a_limit_is_a_role_and_a_cost() {
+        let limit: CostLimit = "redis=0.05".parse().unwrap();
+        assert_eq!((limit.role.as_str(), limit.cpu_us), ("redis", 0.05));
+        for wrong in [
+            "redis",
+            "=1",
+            "redis=",
+            "redis=-1",
+            "redis=NaN",
+            "redis=inf",
+        ] {
+            assert!(wrong.parse::<CostLimit>().is_err(), "{wrong}");
+        }
     }
 
     #[test]
@@ -231,6 +286,7 @@ mod tests {
                 clients: 3,
                 qos: 0,
                 load: Load::One,
+                persistent: false,
             };
             let (publishers, subscribers) = workload.ends();
             let matching = (0..publishers)

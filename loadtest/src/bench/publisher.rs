@@ -27,6 +27,8 @@ pub(crate) struct Publisher {
     sent: u64,
     delivered: u64,
     ids: Vec<Id>,
+    /// When the message of each packet id was due.
+    due_ns: Vec<u64>,
     free: Vec<u16>,
     /// Whether the window counts what is delivered, too.
     bound_by_delivery: bool,
@@ -77,6 +79,7 @@ impl Publisher {
             sent: 0,
             delivered: 0,
             ids: vec![Id::Free; ids],
+            due_ns: vec![0; ids],
             // Taken from the end: the lowest first.
             free: (1..=setup.window).rev().take(ids).collect(),
             bound_by_delivery: setup.bound_by_delivery || setup.qos == QoS::AtMostOnce,
@@ -115,6 +118,9 @@ impl Publisher {
         if let Some(id) = self.free.pop() {
             patch(out, start + self.packet_id_at, &id.to_be_bytes());
             self.set(id, Id::Sent);
+            if let Some(due) = self.due_ns.get_mut(place(id)) {
+                *due = due_ns;
+            }
         }
         self.sent += 1;
     }
@@ -130,16 +136,20 @@ impl Publisher {
         self.delivered = self.delivered.max(self.sent * self.fanout);
     }
 
-    /// PUBACK or PUBREC; `false` when the packet id was not in use.
+    /// PUBACK or PUBREC; `None` when the packet id was not in use. The broker has the message now: with
+    /// when it was due.
     #[inline]
-    pub(crate) fn received(&mut self, id: PacketId) -> bool {
-        let good = self.get(id.get()) == Some(Id::Sent);
-        if good && self.qos == QoS::ExactlyOnce {
+    pub(crate) fn received(&mut self, id: PacketId) -> Option<u64> {
+        if self.get(id.get()) != Some(Id::Sent) {
+            return None;
+        }
+        let due = self.due_ns.get(place(id.get())).copied();
+        if self.qos == QoS::ExactlyOnce {
             self.set(id.get(), Id::Released);
-        } else if good {
+        } else {
             self.done(id.get());
         }
-        good
+        due
     }
 
     /// PUBCOMP; `false` when the packet id was not released.
@@ -158,14 +168,19 @@ impl Publisher {
     }
 
     fn get(&self, id: u16) -> Option<Id> {
-        self.ids.get(usize::from(id).wrapping_sub(1)).copied()
+        self.ids.get(place(id)).copied()
     }
 
     fn set(&mut self, id: u16, state: Id) {
-        if let Some(place) = self.ids.get_mut(usize::from(id).wrapping_sub(1)) {
-            *place = state;
+        if let Some(known) = self.ids.get_mut(place(id)) {
+            *known = state;
         }
     }
+}
+
+/// Packet ids begin with 1; 0 has no place.
+fn place(id: u16) -> usize {
+    usize::from(id).wrapping_sub(1)
 }
 
 fn patch(out: &mut [u8], at: usize, bytes: &[u8]) {
@@ -242,14 +257,16 @@ mod tests {
     #[test]
     fn at_qos_1_the_window_counts_acknowledgements() {
         let mut publisher = publisher(QoS::AtLeastOnce, 1, 1);
-        publisher.publish(0, &mut Vec::new());
+        publisher.publish(55, &mut Vec::new());
         publisher.delivered();
         assert!(!publisher.has_room());
-        assert!(publisher.received(id(1)));
+        assert_eq!(publisher.received(id(1)), Some(55));
         assert!(publisher.has_room() && publisher.is_idle());
-        assert!(
-            !publisher.received(id(1)) && !publisher.received(id(2)) && !publisher.completed(id(1))
+        assert_eq!(
+            (publisher.received(id(1)), publisher.received(id(2))),
+            (None, None)
         );
+        assert!(!publisher.completed(id(1)));
     }
 
     #[test]
@@ -257,7 +274,7 @@ mod tests {
         let mut publisher = publisher(QoS::ExactlyOnce, 1, 1);
         publisher.publish(0, &mut Vec::new());
         assert!(!publisher.completed(id(1)));
-        assert!(publisher.received(id(1)));
+        assert_eq!(publisher.received(id(1)), Some(0));
         assert!(!publisher.has_room());
         assert!(publisher.completed(id(1)));
         assert!(publisher.has_room());

@@ -1,15 +1,15 @@
 //! What a run of benchmarks found: medians, and how far the runs lie apart.
 
-use std::fmt;
+mod table;
 
 use dunlin_protocol::Version;
 use serde::Serialize;
 
 use super::machine::Machine;
 use super::measure::Outcome;
-use super::plan::{Plan, Shape, Workload};
+use super::plan::{CostLimit, Plan, Workload};
 use crate::error::Error;
-use crate::latency::human_us;
+use crate::latency::Percentiles;
 
 /// A run, as it is saved.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -41,14 +41,16 @@ pub struct Summary {
     pub runs: usize,
     /// CPU time of the broker per delivered message (idle: per connect), in microseconds.
     pub cpu_us: Option<Spread>,
+    /// The same by role.
+    pub roles: Vec<(String, Spread)>,
     /// Its CPU time in parts of that of the last broker.
     pub cpu_ratio: Option<f64>,
     /// Deliveries per second.
     pub delivered_per_s: Spread,
-    /// Median latency, in microseconds.
-    pub p50_us: Spread,
-    /// 99 of 100, in microseconds.
-    pub p99_us: Spread,
+    /// From when a message was due until it was delivered.
+    pub latency: Quantiles,
+    /// QoS 1 and 2: from when a message was due until its PUBACK or PUBREC.
+    pub ack_latency: Option<Quantiles>,
     /// CPU time of the load generator per delivered message, in microseconds.
     pub own_cpu_us: Spread,
     /// Context switches of the broker per thousand deliveries.
@@ -63,8 +65,35 @@ pub struct Summary {
     pub reordered: u64,
 }
 
+/// Latencies over several runs, in microseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Quantiles {
+    /// Half are below.
+    pub p50_us: Spread,
+    /// 99 of 100 are below.
+    pub p99_us: Spread,
+    /// 999 of 1000 are below.
+    pub p999_us: Spread,
+}
+
+impl Quantiles {
+    /// `None` where nothing was counted.
+    fn of(outcomes: &[&Outcome], which: fn(&Outcome) -> Percentiles) -> Option<Self> {
+        let found: Vec<Percentiles> = outcomes.iter().map(|outcome| which(outcome)).collect();
+        let counted = found.iter().any(|one| one.count > 0);
+        let spread = |value: fn(&Percentiles) -> f64| {
+            Spread::of(found.iter().map(value)).filter(|_| counted)
+        };
+        Some(Self {
+            p50_us: spread(|one| one.p50_us)?,
+            p99_us: spread(|one| one.p99_us)?,
+            p999_us: spread(|one| one.p999_us)?,
+        })
+    }
+}
+
 /// A figure over several runs.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Spread {
     /// The middle run.
     pub median: f64,
@@ -163,6 +192,42 @@ impl Report {
         }
     }
 
+    /// Whether no role costs more than it may.
+    ///
+    /// # Errors
+    /// [`Error::TooDear`] with all that do.
+    pub fn check_costs(&self, limits: &[CostLimit]) -> Result<(), Error> {
+        let mut wrong = Vec::new();
+        for summary in &self.summaries {
+            for limit in limits {
+                let known = summary.roles.iter().find(|(role, _)| *role == limit.role);
+                let cost = match known {
+                    Some((_, cost)) => Some(*cost),
+                    None if limit.role == CostLimit::ALL => summary.cpu_us,
+                    None => None,
+                };
+                let text = match cost {
+                    Some(cost) if cost.median <= limit.cpu_us => continue,
+                    Some(cost) => format!("{:.3} µs", cost.median),
+                    None => "not known".to_owned(),
+                };
+                wrong.push(format!(
+                    "{} on {}: {} of {} allowed for {}",
+                    summary.workload.name(),
+                    summary.broker,
+                    text,
+                    limit.cpu_us,
+                    limit.role
+                ));
+            }
+        }
+        if wrong.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::TooDear(wrong.join("; ")))
+        }
+    }
+
     /// `2026-11-21T06-30-00Z-abc123.json`
     #[must_use]
     pub fn file_name(&self) -> String {
@@ -186,10 +251,11 @@ fn summary(workload: Workload, broker: &str, outcomes: &[&Outcome]) -> Option<Su
         broker: broker.to_owned(),
         runs: outcomes.len(),
         cpu_us: known(|outcome| outcome.cpu_us),
+        roles: roles(outcomes),
         cpu_ratio: None,
         delivered_per_s: spread(|outcome| outcome.delivered_per_s)?,
-        p50_us: spread(|outcome| outcome.latency.p50_us)?,
-        p99_us: spread(|outcome| outcome.latency.p99_us)?,
+        latency: Quantiles::of(outcomes, |outcome| outcome.latency).unwrap_or_default(),
+        ack_latency: Quantiles::of(outcomes, |outcome| outcome.ack_latency),
         own_cpu_us: spread(|outcome| outcome.own_cpu_us)?,
         switches_per_thousand: known(|outcome| {
             let usage = outcome.broker_usage?;
@@ -205,124 +271,20 @@ fn summary(workload: Workload, broker: &str, outcomes: &[&Outcome]) -> Option<Su
     })
 }
 
-impl fmt::Display for Report {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let machine = &self.machine;
-        writeln!(
-            out,
-            "{}, {} processors, Linux {}, load {}, commit {}, {}",
-            machine.processor,
-            machine.processors,
-            machine.kernel,
-            machine.load,
-            machine.commit,
-            machine.date
-        )?;
-        for (broker, version) in self
-            .brokers
-            .iter()
-            .filter(|(_, version)| !version.is_empty())
-        {
-            writeln!(out, "{broker}: {version}")?;
-        }
-        let pinned = match self.pinned {
-            Some((broker, own)) => format!("broker on processor {broker}, load on {own}"),
-            None => "nothing pinned".to_owned(),
-        };
-        writeln!(
-            out,
-            "MQTT {}, payload {} bytes, {pinned}; medians",
-            self.mqtt, self.payload_bytes
-        )?;
-        let (idle, steady): (Vec<_>, Vec<_>) = self
-            .summaries
-            .iter()
-            .partition(|summary| summary.workload.shape == Shape::Idle);
-        if !steady.is_empty() {
-            write_steady(out, &steady)?;
-        }
-        if !idle.is_empty() {
-            write_idle(out, &idle)?;
-        }
-        Ok(())
-    }
-}
-
-fn optional(value: Option<f64>, decimals: usize) -> String {
-    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.decimals$}"))
-}
-
-fn range(spread: Option<Spread>) -> String {
-    spread.map_or_else(
-        || "-".to_owned(),
-        |spread| format!("{:.2}-{:.2}", spread.min, spread.max),
-    )
-}
-
-fn write_steady(out: &mut fmt::Formatter<'_>, summaries: &[&Summary]) -> fmt::Result {
-    writeln!(
-        out,
-        "\n{:<34} {:<12} {:>10} {:>9} {:>13} {:>6} {:>7} {:>9} {:>10} {:>10} {:>6} {:>6} {:>6}",
-        "workload",
-        "broker",
-        "msg/s",
-        "µs/msg",
-        "min-max",
-        "ratio",
-        "own µs",
-        "switches",
-        "p50",
-        "p99",
-        "lost",
-        "again",
-        "late"
-    )?;
-    for one in summaries {
-        writeln!(
-            out,
-            "{:<34} {:<12} {:>10.0} {:>9} {:>13} {:>6} {:>7.2} {:>9} {:>10} {:>10} {:>6} {:>6} {:>6}",
-            one.workload.name(),
-            one.broker,
-            one.delivered_per_s.median,
-            optional(one.cpu_us.map(|cpu| cpu.median), 2),
-            range(one.cpu_us),
-            optional(one.cpu_ratio, 2),
-            one.own_cpu_us.median,
-            optional(one.switches_per_thousand.map(|switches| switches.median), 1),
-            human_us(one.p50_us.median),
-            human_us(one.p99_us.median),
-            one.lost,
-            one.duplicated,
-            one.reordered
-        )?;
-    }
-    writeln!(
-        out,
-        "µs/msg: CPU time of the broker per delivered message; ratio: to the last broker; own µs: the load generator's;\n\
-         switches: context switches of the broker per 1000 messages; again, late: repeated, reordered"
-    )
-}
-
-fn write_idle(out: &mut fmt::Formatter<'_>, summaries: &[&Summary]) -> fmt::Result {
-    writeln!(
-        out,
-        "\n{:<34} {:<12} {:>18} {:>18}",
-        "connections", "broker", "bytes each", "µs CPU to connect"
-    )?;
-    for one in summaries {
-        writeln!(
-            out,
-            "{:<34} {:<12} {:>18} {:>18}",
-            one.workload.name(),
-            one.broker,
-            optional(one.bytes_per_connection.map(|bytes| bytes.median), 0),
-            optional(one.cpu_us.map(|cpu| cpu.median), 1)
-        )?;
-    }
-    writeln!(
-        out,
-        "bytes each: the broker's anonymous memory; the kernel's socket buffers are not in it"
-    )
+/// The cost of each role, in the order of the processes.
+fn roles(outcomes: &[&Outcome]) -> Vec<(String, Spread)> {
+    let first = outcomes.first().map_or(&[][..], |outcome| &outcome.roles);
+    first
+        .iter()
+        .filter_map(|known| {
+            let costs = outcomes
+                .iter()
+                .flat_map(|outcome| &outcome.roles)
+                .filter(|cost| cost.role == known.role);
+            let spread = Spread::of(costs.map(|cost| cost.cpu_us))?;
+            Some((known.role.clone(), spread))
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! A run: every workload on every broker, alternating, so that what the machine does besides falls on all.
 
-use super::broker::{Target, pin_this_thread};
 use super::machine::Machine;
 use super::measure::{Outcome, measure};
 use super::plan::Plan;
+use super::processor::pin_this_thread;
 use super::report::Report;
+use super::system::Target;
 use crate::error::Error;
 use crate::limits::require_sockets;
 
@@ -46,8 +47,8 @@ pub fn run(
                     workload.name()
                 );
                 progress(&what, None);
-                let broker = target.start(plan.pinned.map(|(broker, _)| broker))?;
-                let outcome = measure(&broker, name, *workload, plan)?;
+                let system = target.start(plan.pinned.map(|(broker, _)| broker))?;
+                let outcome = measure(&system, name, *workload, plan)?;
                 progress(&what, Some(&outcome));
                 outcomes.push(outcome);
             }

@@ -10,7 +10,7 @@ use dunlin_protocol::Version;
 use indicatif::ProgressBar;
 
 use super::{print, write_json};
-use crate::bench::{self, BrokerSpec, Load, Outcome, Plan, Shape, Target, Workload};
+use crate::bench::{self, BrokerSpec, CostLimit, Load, Outcome, Plan, Shape, Target, Workload};
 use crate::error::Error;
 use crate::latency::human_us;
 
@@ -26,6 +26,9 @@ pub(super) struct BenchArgs {
         required_unless_present = "connect"
     )]
     brokers: Vec<String>,
+    /// How many processes there are of those that have `scales = true` in the file; each number is a broker.
+    #[arg(long, value_delimiter = ',', requires = "brokers")]
+    replicas: Vec<usize>,
     /// Measure a broker that is running already.
     #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "brokers")]
     connect: Option<SocketAddr>,
@@ -62,6 +65,12 @@ pub(super) struct BenchArgs {
     /// QoS 1 and 2: let the window count what is delivered, too, and not only what is acknowledged.
     #[arg(long)]
     bound_by_delivery: bool,
+    /// Subscribers have sessions that outlive their connections.
+    #[arg(long)]
+    persistent: bool,
+    /// What a message may cost the processes of a role (or `all`) in CPU time; more is an error.
+    #[arg(long, value_name = "ROLE=MICROSECONDS", value_delimiter = ',')]
+    max_cpu: Vec<CostLimit>,
     /// MQTT version.
     #[arg(long, default_value = "3.1.1", value_parser = ["5", "3.1.1"])]
     protocol: String,
@@ -122,7 +131,8 @@ pub(super) fn run(args: &BenchArgs) -> Result<(), Error> {
         write_json(&path, &report)?;
         print(&format!("saved as {}\n", path.display()))?;
     }
-    report.check_counts()
+    report.check_counts()?;
+    report.check_costs(&args.max_cpu)
 }
 
 fn show(bar: Option<&ProgressBar>, what: &str, outcome: Option<&Outcome>) {
@@ -170,18 +180,34 @@ impl BenchArgs {
             } else {
                 BrokerSpec::open(Path::new(text))
             }?;
-            if targets.iter().any(|target| target.name() == spec.name) {
-                return Err(Error::Option(format!(
-                    "two brokers are named {}",
-                    spec.name
-                )));
+            let specs = if self.replicas.is_empty() || !spec.scales() {
+                vec![spec]
+            } else {
+                let sizes = self.replicas.iter();
+                sizes
+                    .map(|replicas| spec.with_replicas(*replicas))
+                    .collect::<Result<_, _>>()?
+            };
+            for spec in specs {
+                if targets.iter().any(|target| target.name() == spec.name) {
+                    return Err(Error::Option(format!(
+                        "two brokers are named {}",
+                        spec.name
+                    )));
+                }
+                targets.push(Target::Start(spec));
             }
-            targets.push(Target::Start(spec));
         }
         Ok(targets)
     }
 
     fn plan(&self) -> Result<Plan, Error> {
+        if self.persistent && self.connect.is_some() && self.protocol != "5" {
+            return Err(Error::Option(
+                "--persistent leaves sessions in a broker that goes on running: use --protocol 5, which ends them"
+                    .to_owned(),
+            ));
+        }
         let seconds = |name: &str, value: f64| {
             Duration::try_from_secs_f64(value)
                 .ok()
@@ -240,6 +266,7 @@ impl BenchArgs {
                 clients,
                 qos,
                 load,
+                persistent: self.persistent,
             })
         };
         for name in names {

@@ -132,14 +132,13 @@ impl Engine {
     }
 
     fn on_ack(&mut self, publisher: usize, ack: &Ack<'_>) -> Outcome<()> {
-        let known = self
+        let due_ns = self
             .publishers
             .get_mut(publisher)
-            .is_some_and(|one| one.received(ack.packet_id));
-        if !known {
-            return Err(Failure::Protocol(
-                "an acknowledgement fits nothing".to_owned(),
-            ));
+            .and_then(|one| one.received(ack.packet_id))
+            .ok_or_else(|| Failure::Protocol("an acknowledgement fits nothing".to_owned()))?;
+        if let Some(latencies) = &mut self.ack_latencies {
+            latencies.record_ns(self.now_ns.saturating_sub(due_ns));
         }
         if ack.reason.is_error() {
             return Err(Failure::Protocol(format!(

@@ -58,7 +58,14 @@ impl Engine {
 
     fn connect(&mut self, role: Role) -> Outcome<()> {
         let number = self.clients.len();
-        let connection = Connection::begin(self.address, Some(source(number, self.per_source)))
+        let address = match role {
+            Role::Publisher(number) => self.addresses.publisher(number),
+            Role::Subscriber(number) => self.addresses.subscriber(number),
+            Role::Idle => self.addresses.subscriber(number),
+        };
+        let address =
+            address.ok_or_else(|| Failure::Protocol("nobody to connect to".to_owned()))?;
+        let connection = Connection::begin(address, Some(source(number, self.per_source)))
             .map_err(|error| Failure::Io("connect", error))?;
         epoll::add(
             &self.epoll,

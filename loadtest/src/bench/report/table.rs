@@ -1,0 +1,197 @@
+//! The report for people.
+
+use std::fmt;
+
+use super::{Report, Spread, Summary};
+use crate::bench::plan::{Load, Shape};
+use crate::latency::human_us;
+
+impl fmt::Display for Report {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let machine = &self.machine;
+        writeln!(
+            out,
+            "{}, {} processors, Linux {}, load {}, commit {}, {}",
+            machine.processor,
+            machine.processors,
+            machine.kernel,
+            machine.load,
+            machine.commit,
+            machine.date
+        )?;
+        for (broker, version) in self
+            .brokers
+            .iter()
+            .filter(|(_, version)| !version.is_empty())
+        {
+            writeln!(out, "{broker}: {version}")?;
+        }
+        let pinned = match self.pinned {
+            Some((broker, own)) => format!("broker on processor {broker}, load on {own}"),
+            None => "nothing pinned".to_owned(),
+        };
+        writeln!(
+            out,
+            "MQTT {}, payload {} bytes, {pinned}; medians",
+            self.mqtt, self.payload_bytes
+        )?;
+        let (idle, steady): (Vec<_>, Vec<_>) = self
+            .summaries
+            .iter()
+            .partition(|summary| summary.workload.shape == Shape::Idle);
+        if !steady.is_empty() {
+            write_steady(out, &steady)?;
+            write_roles(out, &steady)?;
+            write_latencies(out, &steady)?;
+        }
+        if !idle.is_empty() {
+            write_idle(out, &idle)?;
+        }
+        Ok(())
+    }
+}
+
+fn optional(value: Option<f64>, decimals: usize) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.decimals$}"))
+}
+
+fn range(spread: Option<Spread>) -> String {
+    spread.map_or_else(
+        || "-".to_owned(),
+        |spread| format!("{:.2}-{:.2}", spread.min, spread.max),
+    )
+}
+
+fn write_steady(out: &mut fmt::Formatter<'_>, summaries: &[&Summary]) -> fmt::Result {
+    writeln!(
+        out,
+        "\n{:<34} {:<12} {:>10} {:>9} {:>13} {:>6} {:>7} {:>9} {:>10} {:>10} {:>6} {:>6} {:>6}",
+        "workload",
+        "broker",
+        "msg/s",
+        "µs/msg",
+        "min-max",
+        "ratio",
+        "own µs",
+        "switches",
+        "p50",
+        "p99",
+        "lost",
+        "again",
+        "late"
+    )?;
+    for one in summaries {
+        writeln!(
+            out,
+            "{:<34} {:<12} {:>10.0} {:>9} {:>13} {:>6} {:>7.2} {:>9} {:>10} {:>10} {:>6} {:>6} {:>6}",
+            one.workload.name(),
+            one.broker,
+            one.delivered_per_s.median,
+            optional(one.cpu_us.map(|cpu| cpu.median), 2),
+            range(one.cpu_us),
+            optional(one.cpu_ratio, 2),
+            one.own_cpu_us.median,
+            optional(one.switches_per_thousand.map(|switches| switches.median), 1),
+            human_us(one.latency.p50_us.median),
+            human_us(one.latency.p99_us.median),
+            one.lost,
+            one.duplicated,
+            one.reordered
+        )?;
+    }
+    writeln!(
+        out,
+        "µs/msg: CPU time of the broker per delivered message; ratio: to the last broker; own µs: the load generator's;\n\
+         switches: context switches of the broker per 1000 messages; again, late: repeated, reordered"
+    )
+}
+
+/// Only where there is more than one role.
+fn write_roles(out: &mut fmt::Formatter<'_>, summaries: &[&Summary]) -> fmt::Result {
+    if summaries.iter().all(|one| one.roles.len() < 2) {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "\n{:<34} {:<12} {:>9}  µs/msg by role",
+        "workload", "broker", "all"
+    )?;
+    for one in summaries {
+        let roles: Vec<String> = one
+            .roles
+            .iter()
+            .map(|(role, cost)| format!("{role} {:.2}", cost.median))
+            .collect();
+        writeln!(
+            out,
+            "{:<34} {:<12} {:>9}  {}",
+            one.workload.name(),
+            one.broker,
+            optional(one.cpu_us.map(|cpu| cpu.median), 2),
+            roles.join(", ")
+        )?;
+    }
+    Ok(())
+}
+
+/// Only of loads that do not saturate: with a window, latency is that of its queue.
+fn write_latencies(out: &mut fmt::Formatter<'_>, summaries: &[&Summary]) -> fmt::Result {
+    let paced: Vec<&&Summary> = summaries
+        .iter()
+        .filter(|one| !matches!(one.workload.load, Load::Window(_)))
+        .collect();
+    if paced.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "\n{:<34} {:<12} {:<9} {:>10} {:>10} {:>10} {:>23}",
+        "workload", "broker", "until", "p50", "p99", "p99.9", "p99 min-max"
+    )?;
+    for one in paced {
+        let acknowledged = one.ack_latency.map(|latency| ("ack", latency));
+        for (until, latency) in acknowledged.into_iter().chain([("delivery", one.latency)]) {
+            writeln!(
+                out,
+                "{:<34} {:<12} {:<9} {:>10} {:>10} {:>10} {:>23}",
+                one.workload.name(),
+                one.broker,
+                until,
+                human_us(latency.p50_us.median),
+                human_us(latency.p99_us.median),
+                human_us(latency.p999_us.median),
+                format!(
+                    "{}-{}",
+                    human_us(latency.p99_us.min),
+                    human_us(latency.p99_us.max)
+                )
+            )?;
+        }
+    }
+    writeln!(
+        out,
+        "until ack: PUBACK or PUBREC; both from when a message was due"
+    )
+}
+
+fn write_idle(out: &mut fmt::Formatter<'_>, summaries: &[&Summary]) -> fmt::Result {
+    writeln!(
+        out,
+        "\n{:<34} {:<12} {:>18} {:>18}",
+        "connections", "broker", "bytes each", "µs CPU to connect"
+    )?;
+    for one in summaries {
+        writeln!(
+            out,
+            "{:<34} {:<12} {:>18} {:>18}",
+            one.workload.name(),
+            one.broker,
+            optional(one.bytes_per_connection.map(|bytes| bytes.median), 0),
+            optional(one.cpu_us.map(|cpu| cpu.median), 1)
+        )?;
+    }
+    writeln!(
+        out,
+        "bytes each: the broker's anonymous memory; the kernel's socket buffers are not in it"
+    )
+}
