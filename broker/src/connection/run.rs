@@ -23,7 +23,7 @@ use crate::auth::Principal;
 use crate::core::out_buffer::OutBuffer;
 use crate::core::outbound::Tally;
 use crate::hub::session::{Session, Subscription};
-use crate::hub::wake::{CloseRequest, Wake};
+use crate::hub::wake::Wake;
 use crate::hub::{Attached, Hub};
 use crate::net::{Accepted, Slot, Transport};
 

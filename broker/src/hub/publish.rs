@@ -18,7 +18,7 @@ use super::Hub;
 use super::directory::Routes;
 use super::session::{Pace, Session, SessionState};
 use super::share::{MemberKey, Pick, Picked, ShareGroup};
-use super::wake::{CloseRequest, Wake};
+use super::wake::Wake;
 use crate::core::frames::{Frames, Incoming, Origin, keep};
 use crate::core::outbound::Tally;
 use crate::core::retained::Retained;

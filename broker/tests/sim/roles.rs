@@ -452,6 +452,8 @@ async fn mortal(world: Rc<World>, n: usize, waiting: usize) {
         }
         if !broken && random.chance(300) {
             conn.goodbye().await;
+            // DISCONNECT has no answer: if the replica dies before Redis knows, the will is published.
+            tokio::time::sleep(Duration::from_secs(10)).await;
             let quiet = replica.is_alive() && !replica.troubled.get();
             let fate = if quiet {
                 Fate::Exactly(0)

@@ -131,6 +131,8 @@ impl World {
                 .seed
                 .wrapping_mul(1_000)
                 .wrapping_add(number as u64),
+            // A store that is dropped at the end has nobody left who could answer.
+            close_patience: Duration::ZERO,
             ..EngineOptions::default()
         };
         let store = ClusterStore::open(
@@ -253,6 +255,11 @@ async fn live(plan: Plan) -> Ended {
     };
     let in_time = tokio::time::timeout(LONGEST, finished).await.is_ok();
     world.over.set(true);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for replica in world.replicas() {
+        world.kill(&replica);
+    }
+    // Tasks that were aborted end.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let mut oracle = world.oracle.borrow_mut();
     let mut broken = oracle.verdict();
