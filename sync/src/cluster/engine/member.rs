@@ -15,6 +15,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -82,7 +83,13 @@ pub(super) struct Member {
     leading: bool,
     sweeping: bool,
     lapsed: Vec<ReplicaId>,
+    /// Those that this replica is clearing away after.
     reaping: BTreeSet<ReplicaId>,
+    /// They are cleared away after when a renewal that was asked for later has told everybody of it;
+    /// whether they are known to be off the register.
+    announced: Vec<(Instant, ReplicaId, bool)>,
+    info: Bytes,
+    info_changed: bool,
     reap_after: Instant,
     pub(super) repair_at: Option<Instant>,
     repaired: Option<Instant>,
@@ -115,6 +122,9 @@ impl Member {
             sweeping: false,
             lapsed: Vec::new(),
             reaping: BTreeSet::new(),
+            announced: Vec::new(),
+            info: options.info.clone(),
+            info_changed: false,
             // Others may be only as late as Redis was.
             reap_after: joined + options.lease,
             repair_at: None,
@@ -302,6 +312,11 @@ impl Actor {
                 return;
             }
         }
+        // Nobody is left to greet: the deadline of the greeting must not be over for ever, or the task
+        // would never sleep.
+        if (self.member.hello_at).is_some_and(|at| now >= at + HELLO_EVERY) {
+            self.member.hello_at = Some(now);
+        }
         if !self.member.checked {
             if !self.member.checking {
                 self.member.checking = true;
@@ -438,10 +453,17 @@ impl Actor {
     fn renew(&mut self, now: Instant) {
         self.member.renewing = true;
         self.member.renew_at = now + self.options.renew_every;
+        if let Some(info) = self.shared.take_info() {
+            self.member.info = info;
+            self.member.info_changed = true;
+        }
+        let changed = std::mem::take(&mut self.member.info_changed);
+        let info = changed
+            .then(|| keeper::info(&self.member.info, self.member.reaping.iter().copied()));
         let request = Request::Renew {
             replica: self.replica,
             lease_ms: self.options.lease_ms(),
-            info: None,
+            info,
         };
         self.ask(request, move |answer| Outcome::Renewed {
             sent: now,
@@ -468,6 +490,7 @@ impl Actor {
                 self.shared.set_fence(self.member.fence_at);
                 self.count_peers(sent, &live, &lapsed);
                 self.member.lapsed = lapsed;
+                self.reap_announced(sent);
             }
             Ok(Reply::Renewed { alive: false, .. }) => self.rejoin(),
             Err(BackplaneError::Closed) => {}
@@ -551,7 +574,7 @@ impl Actor {
         let sent = Instant::now();
         let request = Request::Join {
             nonce: self.draw.next(),
-            info: self.options.info.clone(),
+            info: self.member.info.clone(),
             lease_ms: self.options.lease_ms(),
         };
         self.ask(request, move |answer| Outcome::Joined { sent, answer });
@@ -601,12 +624,44 @@ impl Actor {
         }
         for dead in std::mem::take(&mut self.member.lapsed) {
             if dead != self.replica && self.member.reaping.insert(dead) {
-                let backplane = Arc::clone(&self.backplane);
-                let me = self.replica;
-                self.expect(async move {
-                    Outcome::Reaped(keeper::reap(backplane, me, dead, false).await)
-                });
+                let inherited = keeper::inherited(Arc::clone(&self.backplane), dead);
+                self.expect(async move { Outcome::Inherits(dead, inherited.await) });
             }
+        }
+    }
+
+    /// A dead replica may have been clearing away after others: that is inherited with it. Before
+    /// anything is done everybody is told, so that this replica may die over it.
+    pub(super) fn inherits(&mut self, dead: ReplicaId, inherited: Vec<ReplicaId>) {
+        let now = Instant::now();
+        self.member.announced.push((now, dead, false));
+        for replica in inherited {
+            if replica != self.replica && self.member.reaping.insert(replica) {
+                self.member.announced.push((now, replica, true));
+            }
+        }
+        self.member.info_changed = true;
+        self.member.renew_now();
+    }
+
+    fn reap_announced(&mut self, told: Instant) {
+        // A renewal of the same instant may have left before: the next one has it.
+        let ready: Vec<_> = self
+            .member
+            .announced
+            .extract_if(.., |(at, ..)| *at < told)
+            .collect();
+        if !self.member.announced.is_empty() {
+            self.member.renew_now();
+        }
+        for (_, dead, known_dead) in ready {
+            let reaped = keeper::reap(
+                Arc::clone(&self.backplane),
+                self.replica,
+                dead,
+                known_dead,
+            );
+            self.expect(async move { Outcome::Reaped(reaped.await) });
         }
     }
 
@@ -643,6 +698,7 @@ impl Actor {
 
     pub(super) fn reaped(&mut self, reaped: Reaped) {
         self.member.reaping.remove(&reaped.replica);
+        self.member.info_changed = true;
         if !reaped.done {
             return;
         }
