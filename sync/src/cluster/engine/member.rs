@@ -282,6 +282,14 @@ impl Actor {
     }
 
     fn advance_sync(&mut self, now: Instant) {
+        let due = self
+            .member
+            .hello_at
+            .is_none_or(|at| now >= at + HELLO_EVERY);
+        // Whether or not anybody is greeted: a deadline that stayed in the past would keep the task awake.
+        if due && self.member.hello_at.is_some() {
+            self.member.hello_at = Some(now);
+        }
         let routes_whole = self
             .peers
             .iter()
@@ -300,10 +308,6 @@ impl Actor {
         if strangers || self.member.hello_at.is_none() {
             // Whatever was compared before they knew of this replica is not enough.
             self.member.checked = false;
-            let due = self
-                .member
-                .hello_at
-                .is_none_or(|at| now >= at + HELLO_EVERY);
             if due {
                 self.member.hello_at = Some(now);
                 self.say_hello();
@@ -311,11 +315,6 @@ impl Actor {
             if strangers {
                 return;
             }
-        }
-        // Nobody is left to greet: the deadline of the greeting must not be over for ever, or the task
-        // would never sleep.
-        if (self.member.hello_at).is_some_and(|at| now >= at + HELLO_EVERY) {
-            self.member.hello_at = Some(now);
         }
         if !self.member.checked {
             if !self.member.checking {
