@@ -435,7 +435,12 @@ async fn mortal(world: Rc<World>, n: usize, waiting: usize) {
             will: Some((&topic, &will, delay)),
             ..Hello::default()
         };
-        if conn.hello(&hello).await.is_none() {
+        let greeted = conn.hello(&hello).await.is_some();
+        world.note(&format!(
+            "{client} begins life {life} on replica {}: {greeted}, delay {delay}",
+            replica.backplane
+        ));
+        if !greeted {
             // It may have been taken, or not.
             world.oracle.borrow_mut().life(&will, Fate::AtMost(1));
             pause(&mut random, 1_000).await;
@@ -450,6 +455,7 @@ async fn mortal(world: Rc<World>, n: usize, waiting: usize) {
                 broken = true;
             }
         }
+        world.note(&format!("{client} ends life {life}, broken {broken}"));
         if !broken && random.chance(300) {
             conn.goodbye().await;
             // DISCONNECT has no answer: if the replica dies before Redis knows, the will is published.

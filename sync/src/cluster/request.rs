@@ -23,7 +23,8 @@ pub struct Appending {
     pub number: u64,
     /// QoS 2 publishes of persistent sessions and wills: (publisher, count) that rises with each
     /// publish of that publisher; one that is not above the last applied one is left out. The publisher
-    /// is a session number, or for a will `u64::MAX - bucket of its client`, with the epoch as count.
+    /// is a session number, or for a will (bucket, epoch) in one number counted down from `u64::MAX`, with 1 as
+    /// count.
     pub once: Option<(u64, u64)>,
     /// Encoded queue entry.
     pub body: Bytes,

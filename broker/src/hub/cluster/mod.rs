@@ -76,7 +76,8 @@ impl Hub {
         };
         let bucket = Bucket::of(&will.client_id);
         let run = [Incoming {
-            once: Some((u64::MAX - u64::from(bucket.0), will.epoch)),
+            // Each will is a publisher of its own: an older one may be published after a newer one.
+            once: Some((u64::MAX - (u64::from(bucket.0) << 32 | will.epoch), 1)),
             ..Incoming::from_message(&will.message, will.expiry_interval)
         }];
         let mut outcome = Outcome::default();
