@@ -88,7 +88,7 @@ impl BucketState {
         self.replayed.clear();
         self.limbo.clear();
         for session in self.sessions.values_mut() {
-            session.queue.begin_anew();
+            session.begin_anew();
         }
     }
 

@@ -25,6 +25,8 @@ pub(super) struct SessionState {
     pub(super) record: Bytes,
     pub(super) queue: Queue,
     inbound: BTreeMap<u16, u64>,
+    /// Packet ids put or deleted since the last failover: what was before it does not count for them.
+    touched: BTreeSet<u16>,
 }
 
 /// Entries by sequence number.
@@ -77,7 +79,13 @@ impl SessionState {
             record,
             queue: Queue::default(),
             inbound: BTreeMap::new(),
+            touched: BTreeSet::new(),
         }
+    }
+
+    pub(super) fn begin_anew(&mut self) {
+        self.queue.begin_anew();
+        self.touched.clear();
     }
 
     pub(super) fn fields(&self) -> SessionFields {
@@ -230,9 +238,33 @@ impl SessionState {
         for seq in settling.release {
             self.queue.release(*seq);
         }
-        self.inbound.extend(settling.inbound_put.iter().copied());
+        for (id, count) in settling.inbound_put {
+            self.inbound.insert(*id, *count);
+            self.touched.insert(*id);
+        }
         for id in settling.inbound_delete {
             self.inbound.remove(id);
+            self.touched.insert(*id);
+        }
+    }
+
+    /// What had been acknowledged before a failover, whoever has the session since.
+    fn settle_again(&mut self, settling: &Settling<'_>) {
+        for seq in settling.dequeue {
+            self.queue.dequeue(*seq);
+        }
+        for seq in settling.release {
+            self.queue.release(*seq);
+        }
+        for (id, count) in settling.inbound_put {
+            if !self.touched.contains(id) {
+                self.inbound.insert(*id, *count);
+            }
+        }
+        for id in settling.inbound_delete {
+            if !self.touched.contains(id) {
+                self.inbound.remove(id);
+            }
         }
     }
 }
@@ -299,6 +331,29 @@ impl BucketState {
                 .iter()
                 .map(|entry| state.queue.append(origin, max_messages, max_bytes, entry))
                 .collect(),
+        }
+    }
+
+    pub(super) fn settle_again(&mut self, request: &Request) {
+        let Request::Settle {
+            session,
+            dequeue,
+            release,
+            inbound_put,
+            inbound_delete,
+            ..
+        } = request
+        else {
+            return;
+        };
+        let settling = Settling {
+            dequeue,
+            release,
+            inbound_put,
+            inbound_delete,
+        };
+        if let Some(state) = self.sessions.get_mut(session) {
+            state.settle_again(&settling);
         }
     }
 

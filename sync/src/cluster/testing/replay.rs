@@ -76,6 +76,7 @@ impl BucketState {
                 | Request::PutRecord { .. },
                 Reply::Version(version),
             ) => self.change_again(request, *version, out),
+            (Request::Settle { .. }, Reply::Done) => self.settle_again(request),
             (_, Reply::Fenced) => {}
             _ => {
                 self.apply(now, request, out);
