@@ -87,6 +87,28 @@ pub struct Relayed<'a> {
     pub share: Option<&'a str>,
 }
 
+/// Keeps a frame in this replica's inbox: dropping the last clone lets go of it. A frame that is held
+/// while more than [`EngineOptions::held_bytes`](super::EngineOptions::held_bytes) come after it is let go
+/// of anyway.
+#[derive(Clone)]
+pub struct Held(Arc<dyn HeldFrame>);
+
+/// What is done when the last clone of a [`Held`] is dropped, by its own `Drop`.
+pub(crate) trait HeldFrame: Send + Sync {}
+
+impl Held {
+    pub(crate) fn new(frame: Arc<dyn HeldFrame>) -> Self {
+        Self(frame)
+    }
+}
+
+impl std::fmt::Debug for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let clones = Arc::strong_count(&self.0);
+        f.debug_struct("Held").field("clones", &clones).finish()
+    }
+}
+
 /// A [`Store`] that several replicas share.
 ///
 /// What it adds to a store: a claim on each client id, and lanes to the other replicas. Batches with
@@ -124,6 +146,14 @@ pub trait ClusterEvents: Send + Sync {
     /// Messages for sessions that are connected here. Those for persistent sessions at QoS 1 and 2 come
     /// through their queues, not here.
     fn relayed(&self, messages: &[Relayed<'_>]);
+
+    /// As [`relayed`](Self::relayed), with messages for shared groups among them, which stay in this
+    /// replica's inbox until `held` and all its clones are dropped: should this replica die before, they are
+    /// another member's. Whoever does not keep it answers for them.
+    fn relayed_held(&self, messages: &[Relayed<'_>], held: Held) {
+        self.relayed(messages);
+        drop(held);
+    }
 
     /// A message was appended to the queue of a persistent session that is connected here.
     fn woken(&self, appended: Appended);

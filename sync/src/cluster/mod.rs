@@ -24,7 +24,8 @@ mod types;
 pub use backplane::{Backplane, BackplaneError, BackplaneEvent, BackplaneStatus, Replies};
 pub use engine::{ClusterStore, EngineOptions};
 pub use events::{
-    ClaimError, ClaimRequest, Claimed, Cluster, ClusterEvents, Relayed, ReleaseRequest, TakenWill,
+    ClaimError, ClaimRequest, Claimed, Cluster, ClusterEvents, Held, Relayed, ReleaseRequest,
+    TakenWill,
 };
 pub use request::{
     AppendFate, Appending, DueItem, Head, OwnerEntry, RegistryEntry, ReleaseEnd, Reply, Request,

@@ -149,3 +149,40 @@ async fn an_owner_that_missed_a_wake_is_told_to_look_at_its_queues() {
     until(|| replicas[0].told.has(&Told::LookAtQueues)).await;
     assert!(replicas[0].store.figures().gaps > 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn shared_messages_stay_in_the_inbox_until_they_are_acknowledged() {
+    let redis = ModelRedis::new(17);
+    let replicas = cluster(&redis, 3).await;
+    let share: Arc<str> = Arc::from("$share/g/t");
+    let relay = |payload: &str, shared: bool| Op::Relay {
+        to: replicas[1].id(),
+        share: shared.then(|| Arc::clone(&share)),
+        message: message_on("t", payload.as_bytes()),
+    };
+    let arrived =
+        |payload: &str| Told::Relayed("t".into(), Some(share.to_string()), payload.into());
+    replicas[0].commit(vec![relay("acknowledged", true)]).await;
+    replicas[0].commit(vec![relay("plain", false)]).await;
+    until(|| replicas[1].told.has(&arrived("acknowledged"))).await;
+    replicas[1].told.let_go();
+    pass(Duration::from_millis(100)).await;
+    replicas[0]
+        .commit(vec![relay("not acknowledged", true)])
+        .await;
+    until(|| replicas[1].told.has(&arrived("not acknowledged"))).await;
+    pass(Duration::from_millis(100)).await;
+    replicas[1].store.kill();
+    redis.crash(replicas[1].link);
+    let again = Told::Redeliver(share.to_string(), "not acknowledged".into());
+    let count = || {
+        [&replicas[0], &replicas[2]].map(|replica| {
+            replica
+                .told
+                .count(|told| matches!(told, Told::Redeliver(..)))
+        })
+    };
+    until(|| count().iter().sum::<usize>() > 0).await;
+    assert!(replicas[0].told.has(&again) || replicas[2].told.has(&again));
+    assert_eq!(count().iter().sum::<usize>(), 1);
+}

@@ -122,6 +122,49 @@ async fn a_dead_replica_leaves_its_sessions_wills_and_shared_messages_to_the_oth
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_dies_while_clearing_away_leaves_that_too() {
+    for stop in 0..40 {
+        let redis = ModelRedis::new(400 + stop);
+        redis.set_latency(Duration::from_millis(3), Duration::from_millis(2));
+        let replicas = cluster(&redis, 4).await;
+        let mut due = Vec::new();
+        for client in ["a", "b", "c", "d"] {
+            let claimed = within(replicas[0].store.claim(claim_with_will(client, 60, 0)))
+                .await
+                .unwrap();
+            due.push(Told::Will(client.into(), claimed.epoch));
+        }
+        replicas[0].store.kill();
+        redis.crash(replicas[0].link);
+        // The one that sweeps dies in the middle of it.
+        until(|| {
+            replicas[1..]
+                .iter()
+                .any(|other| other.store.figures().reaping > 0)
+        })
+        .await;
+        pass(Duration::from_millis(stop)).await;
+        if let Some(reaper) = replicas[1..]
+            .iter()
+            .find(|other| other.store.figures().reaping > 0)
+        {
+            reaper.store.kill();
+            redis.crash(reaper.link);
+        }
+        for told in &due {
+            until(|| replicas[1..].iter().any(|other| other.told.has(told))).await;
+        }
+        let claimed = replicas[1..]
+            .iter()
+            .find(|other| other.store.may_acknowledge())
+            .unwrap()
+            .claim("a", 60)
+            .await;
+        assert!(claimed.present && !claimed.took_over, "stop {stop}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_replica_that_leaves_is_gone_at_once_and_has_committed_everything() {
     let redis = ModelRedis::new(45);
     let replicas = cluster(&redis, 2).await;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use dunlin_protocol::QoS;
 use dunlin_sync::cluster::testing::ModelRedis;
 use dunlin_sync::cluster::{
-    ClaimRequest, Claimed, Cluster, ClusterEvents, ClusterStore, EngineOptions, Epoch, Relayed,
-    ReleaseRequest, ReplicaId, Route, SessionEntry, TakenWill,
+    ClaimRequest, Claimed, Cluster, ClusterEvents, ClusterStore, EngineOptions, Epoch, Held,
+    Relayed, ReleaseRequest, ReplicaId, Route, SessionEntry, TakenWill,
 };
 use dunlin_sync::testing::samples::message_on;
 use dunlin_sync::{
@@ -45,7 +45,7 @@ pub(crate) enum Told {
 }
 
 #[derive(Default)]
-pub(crate) struct Recorder(Mutex<Vec<Told>>);
+pub(crate) struct Recorder(Mutex<Vec<Told>>, Mutex<Vec<Held>>);
 
 impl Recorder {
     fn note(&self, told: Told) {
@@ -58,6 +58,11 @@ impl Recorder {
 
     pub(crate) fn count(&self, which: impl Fn(&Told) -> bool) -> usize {
         self.0.lock().iter().filter(|told| which(told)).count()
+    }
+
+    /// Everything that is held is acknowledged.
+    pub(crate) fn let_go(&self) {
+        self.1.lock().clear();
     }
 
     pub(crate) fn has(&self, told: &Told) -> bool {
@@ -78,6 +83,11 @@ impl ClusterEvents for Recorder {
                 text(relayed.message.payload),
             ));
         }
+    }
+
+    fn relayed_held(&self, messages: &[Relayed<'_>], held: Held) {
+        self.relayed(messages);
+        self.1.lock().push(held);
     }
 
     fn woken(&self, appended: Appended) {

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Sleep};
 
 use super::commit::Commits;
+use super::inbox::Inbox;
 use super::lanes::ALL;
 use super::member::Member;
 use super::options::{Draw, EngineOptions};
@@ -58,7 +59,7 @@ pub(super) struct Actor {
     pub(super) acks: BTreeMap<ReplicaId, Acks>,
     pub(super) loads: usize,
     pub(super) wills_out: BTreeMap<(Bucket, Epoch), Instant>,
-    pub(super) trim_to: Option<(u64, u64)>,
+    pub(super) inbox: Inbox,
     pub(super) trimming: bool,
     pub(super) inbox_sequences: BTreeMap<ReplicaId, u64>,
     answers: FuturesUnordered<BoxFuture<Outcome>>,
@@ -67,6 +68,10 @@ pub(super) struct Actor {
     outcomes: VecDeque<Outcome>,
     frames: VecDeque<BackplaneEvent>,
     next_round: u64,
+    /// Redis is a cluster: what is asked of several servers is done in any order.
+    pub(super) several_masters: bool,
+    /// A round waits for its first part; nothing may overtake the rest.
+    split_round: bool,
     freeing: bool,
     /// When it may be looked again whether Redis is full.
     free_at: Option<Instant>,
@@ -94,6 +99,7 @@ impl Actor {
         let member = Member::new(sent, &options);
         shared.set_replica(replica);
         shared.set_fence(member.fence_at);
+        let several_masters = backplane.status().masters.len() > 1;
         Self {
             shared,
             backplane,
@@ -110,7 +116,7 @@ impl Actor {
             acks: BTreeMap::new(),
             loads: 0,
             wills_out: BTreeMap::new(),
-            trim_to: None,
+            inbox: Inbox::default(),
             trimming: false,
             inbox_sequences: BTreeMap::new(),
             answers: FuturesUnordered::new(),
@@ -119,6 +125,8 @@ impl Actor {
             outcomes: VecDeque::new(),
             frames: VecDeque::new(),
             next_round: 0,
+            several_masters,
+            split_round: false,
             freeing: false,
             free_at: None,
             closing: None,
@@ -203,6 +211,14 @@ impl Actor {
     fn outcome(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::Round(id, answers) => self.round_answered(id, answers),
+            Outcome::FirstPart(id, mut answers, rest) => {
+                self.split_round = false;
+                let replies = self.backplane.execute(rest);
+                self.expect(async move {
+                    answers.extend(replies.await);
+                    Outcome::Round(id, answers)
+                });
+            }
             Outcome::Freed(targets, answers) => {
                 self.freeing = false;
                 for (target, answer) in targets.into_iter().zip(answers) {
@@ -219,6 +235,7 @@ impl Actor {
             Outcome::Numbers(answer) => self.numbers(answer),
             Outcome::Grown(session, answer) => self.grown(session, answer),
             Outcome::Swept(swept) => self.swept(swept),
+            Outcome::Inherits(dead, inherited) => self.inherits(dead, inherited),
             Outcome::Reaped(reaped) => self.reaped(reaped),
             Outcome::Verified { mark, listed } => self.verified(mark, listed),
             Outcome::Trimmed => self.trimming = false,
@@ -292,6 +309,9 @@ impl Actor {
     /// A lone round leaves at once, a second one too; more only when much is waiting.
     fn may_send_round(&self) -> bool {
         let open = self.commits.rounds_open();
+        if self.split_round {
+            return false;
+        }
         if open < 2 {
             return true;
         }
@@ -360,8 +380,10 @@ impl Actor {
                 Job::Adopt(sessions) => builder.adopt(sessions),
             }
         }
+        // On one server order is enough.
+        let apart = (self.several_masters && builder.remembering()).then(|| builder.first());
         let sequences = &mut self.inbox_sequences;
-        let (requests, round) = builder.finish(|to| {
+        let (mut requests, round) = builder.finish(|to| {
             let sequence = sequences.entry(to).or_default();
             *sequence += 1;
             *sequence
@@ -370,11 +392,15 @@ impl Actor {
         counters.rounds.add(1);
         counters.round_batches.add(round.batches.len() as u64);
         counters.round_requests.add(requests.len() as u64);
+        self.commits.push(round);
         if requests.is_empty() {
-            self.commits.push(round);
             self.round_answered(id, Vec::new());
+        } else if let Some(first) = apart {
+            self.split_round = true;
+            let rest = requests.split_off(first.min(requests.len()));
+            let replies = self.backplane.execute(requests);
+            self.expect(async move { Outcome::FirstPart(id, replies.await, rest) });
         } else {
-            self.commits.push(round);
             let replies = self.backplane.execute(requests);
             self.expect(async move { Outcome::Round(id, replies.await) });
         }
@@ -543,10 +569,17 @@ impl Actor {
     }
 
     fn trim(&mut self) {
-        if self.trimming {
+        for (replica, at) in self.shared.take_let_go() {
+            if replica == self.replica {
+                self.inbox.let_go_of(at);
+            }
+        }
+        let given_up = self.inbox.give_up(self.options.held_bytes);
+        self.shared.counters.held_given_up.add(given_up);
+        if self.trimming || self.member.is_joining() {
             return;
         }
-        if let Some(from) = self.trim_to.take() {
+        if let Some(from) = self.inbox.trim() {
             self.trimming = true;
             let replica = self.replica;
             self.ask(Request::TrimInbox { replica, from }, |_| Outcome::Trimmed);

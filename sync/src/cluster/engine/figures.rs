@@ -43,6 +43,8 @@ figures! {
     inbox_messages_in,
     /// Frames of the own inbox that had been read before.
     inbox_repeated,
+    /// Frames of the own inbox that were held for longer than there is room.
+    held_given_up,
     /// Messages that a lane had no room for.
     lane_dropped,
     /// Frames that were lost on their way out, with their connection.
@@ -107,6 +109,8 @@ figures! {
     pending_bytes,
     /// Now: bytes that wait for a lane.
     lane_waiting_bytes,
+    /// Now: dead replicas that this one is clearing away after.
+    reaping,
     /// Now: other replicas that are alive.
     peers,
 }

@@ -13,7 +13,9 @@ use super::outcome::{Answer, Outcome};
 use super::peers::Order;
 use super::tables::Heard;
 use crate::cluster::frame::{self, Body, Change, Entries, Entry, FrameError, RouteChanges};
-use crate::cluster::{BackplaneEvent, Bucket, ClusterEvents, Relayed, ReplicaId, Reply, Request};
+use crate::cluster::{
+    BackplaneEvent, Bucket, ClusterEvents, Held, Relayed, ReplicaId, Reply, Request,
+};
 use crate::{Appended, MessageParts};
 
 impl Actor {
@@ -22,8 +24,8 @@ impl Actor {
         match event {
             BackplaneEvent::Frame(bytes) => self.frame(&bytes, &*events),
             BackplaneEvent::Inbox(at, bytes) => {
-                self.inbox_frame(&bytes, &*events);
-                self.trim_to = Some((at.0, at.1 + 1));
+                let held = self.inbox.hold(&self.shared, self.replica, at, bytes.len());
+                self.inbox_frame(&bytes, &*events, held);
             }
             BackplaneEvent::Listening => self.listening(),
             BackplaneEvent::Deaf => {
@@ -131,11 +133,11 @@ impl Actor {
             Order::Gap(missing) => self.gap(origin, missing),
             Order::Old => return,
         }
-        let messages = self.entries(origin, entries, events);
+        let messages = self.entries(origin, entries, events, None);
         self.shared.counters.messages_in.add(messages);
     }
 
-    fn inbox_frame(&mut self, bytes: &Bytes, events: &dyn ClusterEvents) {
+    fn inbox_frame(&mut self, bytes: &Bytes, events: &dyn ClusterEvents, held: Held) {
         self.shared.counters.inbox_frames_in.add(1);
         let Ok(frame) = frame::decode(bytes) else {
             return self.shared.counters.frames_unknown.add(1);
@@ -151,7 +153,7 @@ impl Actor {
         {
             return self.shared.counters.inbox_repeated.add(1);
         }
-        let messages = self.entries(frame.origin, entries, events);
+        let messages = self.entries(frame.origin, entries, events, Some(&held));
         self.shared.counters.inbox_messages_in.add(messages);
     }
 
@@ -162,6 +164,7 @@ impl Actor {
         origin: ReplicaId,
         entries: Entries<'_>,
         events: &dyn ClusterEvents,
+        held: Option<&Held>,
     ) -> u64 {
         let mut relayed: Vec<Relayed<'_>> = Vec::new();
         let mut publisher: Option<Arc<str>> = None;
@@ -185,16 +188,12 @@ impl Actor {
                 relayed.push(Relayed { message, share });
                 continue;
             }
-            if !relayed.is_empty() {
-                events.relayed(&relayed);
-                relayed.clear();
-            }
+            hand_over(&relayed, events, held);
+            relayed.clear();
             count += u64::from(matches!(entry, Entry::Queued { .. }));
             self.entry(origin, entry, events);
         }
-        if !relayed.is_empty() {
-            events.relayed(&relayed);
-        }
+        hand_over(&relayed, events, held);
         count
     }
 
@@ -425,5 +424,17 @@ impl Actor {
             self.own.release(&client, epoch);
             events.let_go(&client, epoch);
         }
+    }
+}
+
+fn hand_over(relayed: &[Relayed<'_>], events: &dyn ClusterEvents, held: Option<&Held>) {
+    if relayed.is_empty() {
+        return;
+    }
+    match held {
+        Some(held) if relayed.iter().any(|message| message.share.is_some()) => {
+            events.relayed_held(relayed, held.clone());
+        }
+        _ => events.relayed(relayed),
     }
 }

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tracing::warn;
 
 use crate::cluster::frame::{self, Body, Entry, Kind};
@@ -126,6 +127,39 @@ pub(super) fn decode_will(epoch: Epoch, body: &[u8]) -> Option<TakenWill> {
             None
         }
     }
+}
+
+/// Key of the line that says after whom a replica is clearing away.
+const REAPING: &str = "reaping=";
+
+/// What is shown of a replica, with those that it is clearing away after: should it die, others go on.
+pub(super) fn info(shown: &[u8], reaping: impl Iterator<Item = ReplicaId>) -> Bytes {
+    let ids: Vec<String> = reaping.map(|id| id.0.to_string()).collect();
+    let mut info = shown.to_vec();
+    if !ids.is_empty() {
+        info.extend_from_slice(b"\n");
+        info.extend_from_slice(REAPING.as_bytes());
+        info.extend_from_slice(ids.join(",").as_bytes());
+    }
+    Bytes::from(info)
+}
+
+/// Those that a dead replica was clearing away after.
+pub(super) async fn inherited(backplane: Arc<dyn Backplane>, dead: ReplicaId) -> Vec<ReplicaId> {
+    let Ok(Reply::Registry(entries)) = one(&*backplane, Request::Registry).await else {
+        return Vec::new();
+    };
+    let entry = entries.iter().find(|entry| entry.replica == dead);
+    entry.map_or_else(Vec::new, |entry| reaping(&entry.info))
+}
+
+fn reaping(info: &[u8]) -> Vec<ReplicaId> {
+    let text = String::from_utf8_lossy(info);
+    text.lines()
+        .filter_map(|line| line.strip_prefix(REAPING))
+        .flat_map(|ids| ids.split(','))
+        .filter_map(|id| id.parse().ok().map(ReplicaId))
+        .collect()
 }
 
 /// What came of taking a dead replica off the register.
@@ -284,4 +318,18 @@ pub(super) async fn owned(
         }
     }
     Some(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_that_are_cleared_away_after_are_read_from_what_is_shown() {
+        let ids = [ReplicaId(7), ReplicaId(u64::MAX)];
+        let shown = info(b"host=a\npid=1", ids.into_iter());
+        assert_eq!(reaping(&shown), ids);
+        assert_eq!(reaping(&info(b"host=a", [].into_iter())), []);
+        assert_eq!(reaping(b"\xff\nreaping=x,3\n"), [ReplicaId(3)]);
+    }
 }

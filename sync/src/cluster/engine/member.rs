@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::actor::Actor;
+use super::inbox::Inbox;
 use super::keeper::{self, Reaped, Swept};
 use super::lanes::ALL;
 use super::options::EngineOptions;
@@ -85,9 +86,11 @@ pub(super) struct Member {
     lapsed: Vec<ReplicaId>,
     /// Those that this replica is clearing away after.
     reaping: BTreeSet<ReplicaId>,
-    /// They are cleared away after when a renewal that was asked for later has told everybody of it;
-    /// whether they are known to be off the register.
-    announced: Vec<(Instant, ReplicaId, bool)>,
+    /// They are cleared away after when the renewal with this number has told everybody of it; whether
+    /// they are known to be off the register.
+    announced: Vec<(u64, ReplicaId, bool)>,
+    /// Number of the last renewal.
+    renewals: u64,
     info: Bytes,
     info_changed: bool,
     reap_after: Instant,
@@ -123,6 +126,7 @@ impl Member {
             lapsed: Vec::new(),
             reaping: BTreeSet::new(),
             announced: Vec::new(),
+            renewals: 0,
             info: options.info.clone(),
             info_changed: false,
             // Others may be only as late as Redis was.
@@ -394,6 +398,7 @@ impl Actor {
         if now >= self.member.heartbeat_at {
             self.member.heartbeat_at = now + self.options.renew_every;
             self.own.forget_left(now);
+            self.several_masters = self.backplane.status().masters.len() > 1;
             self.heartbeat();
         }
         if self.member.repair_at.is_some_and(|at| now >= at) {
@@ -451,14 +456,15 @@ impl Actor {
 
     fn renew(&mut self, now: Instant) {
         self.member.renewing = true;
+        self.member.renewals += 1;
         self.member.renew_at = now + self.options.renew_every;
         if let Some(info) = self.shared.take_info() {
             self.member.info = info;
             self.member.info_changed = true;
         }
         let changed = std::mem::take(&mut self.member.info_changed);
-        let info = changed
-            .then(|| keeper::info(&self.member.info, self.member.reaping.iter().copied()));
+        let info =
+            changed.then(|| keeper::info(&self.member.info, self.member.reaping.iter().copied()));
         let request = Request::Renew {
             replica: self.replica,
             lease_ms: self.options.lease_ms(),
@@ -489,7 +495,7 @@ impl Actor {
                 self.shared.set_fence(self.member.fence_at);
                 self.count_peers(sent, &live, &lapsed);
                 self.member.lapsed = lapsed;
-                self.reap_announced(sent);
+                self.reap_announced();
             }
             Ok(Reply::Renewed { alive: false, .. }) => self.rejoin(),
             Err(BackplaneError::Closed) => {}
@@ -559,7 +565,7 @@ impl Actor {
         self.acks.clear();
         self.inbox_sequences.clear();
         self.wills_out.clear();
-        self.trim_to = None;
+        self.inbox = Inbox::default();
         self.shared.lanes.lock().clear();
         for (_, peer) in self.peers.iter_mut() {
             peer.introduced = false;
@@ -595,6 +601,7 @@ impl Actor {
         // Routes and messages of the earlier number are known as another's, and were dropped.
         self.replica = replica;
         self.shared.set_replica(replica);
+        self.member.info_changed = true;
         self.member.renewed = sent;
         self.member.fence_at = sent + self.options.fence;
         self.member.reap_after = sent + self.options.lease;
@@ -632,34 +639,33 @@ impl Actor {
     /// A dead replica may have been clearing away after others: that is inherited with it. Before
     /// anything is done everybody is told, so that this replica may die over it.
     pub(super) fn inherits(&mut self, dead: ReplicaId, inherited: Vec<ReplicaId>) {
-        let now = Instant::now();
-        self.member.announced.push((now, dead, false));
+        self.shared
+            .counters
+            .reaping
+            .set(self.member.reaping.len() as u64);
+        let next = self.member.renewals + 1;
+        self.member.announced.push((next, dead, false));
         for replica in inherited {
             if replica != self.replica && self.member.reaping.insert(replica) {
-                self.member.announced.push((now, replica, true));
+                self.member.announced.push((next, replica, true));
             }
         }
         self.member.info_changed = true;
         self.member.renew_now();
     }
 
-    fn reap_announced(&mut self, told: Instant) {
-        // A renewal of the same instant may have left before: the next one has it.
+    fn reap_announced(&mut self) {
+        let told = self.member.renewals;
         let ready: Vec<_> = self
             .member
             .announced
-            .extract_if(.., |(at, ..)| *at < told)
+            .extract_if(.., |(number, ..)| *number <= told)
             .collect();
         if !self.member.announced.is_empty() {
             self.member.renew_now();
         }
         for (_, dead, known_dead) in ready {
-            let reaped = keeper::reap(
-                Arc::clone(&self.backplane),
-                self.replica,
-                dead,
-                known_dead,
-            );
+            let reaped = keeper::reap(Arc::clone(&self.backplane), self.replica, dead, known_dead);
             self.expect(async move { Outcome::Reaped(reaped.await) });
         }
     }
@@ -697,6 +703,10 @@ impl Actor {
 
     pub(super) fn reaped(&mut self, reaped: Reaped) {
         self.member.reaping.remove(&reaped.replica);
+        self.shared
+            .counters
+            .reaping
+            .set(self.member.reaping.len() as u64);
         self.member.info_changed = true;
         if !reaped.done {
             return;

@@ -16,6 +16,7 @@ mod actor;
 mod commit;
 mod figures;
 mod hear;
+mod inbox;
 mod keeper;
 mod lanes;
 mod member;
@@ -33,6 +34,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
@@ -141,6 +143,14 @@ impl ClusterStore {
         figures.pending_bytes = self.shared.pending() as u64;
         figures.lease_age_us = self.shared.lease_age_us(self.options.fence);
         figures
+    }
+
+    /// Replaces what `cluster status` shows of this replica, with the next renewal of the lease: lines of
+    /// `key=value`, at most 3 KiB (what is longer is cut off there).
+    pub fn set_info(&self, info: Bytes) {
+        let mut info = info;
+        info.truncate(options::INFO_MAX);
+        self.shared.set_info(info);
     }
 
     /// How the connection to Redis is.

@@ -4,10 +4,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+/// Longest [`EngineOptions::info`].
+pub(super) const INFO_MAX: usize = 3 << 10;
+
 /// How a replica behaves. All times are of the runtime's clock, which a simulation may set.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
-    /// What `cluster status` shows of this replica; at most 3 KiB.
+    /// What `cluster status` shows of this replica: lines of `key=value`, at most 3 KiB. While it clears
+    /// away after dead replicas the engine adds a line `reaping=` with their numbers.
     pub info: Bytes,
     /// All that is drawn at random comes from it: a real replica sets it at random, a simulation does
     /// not. Two replicas of one cluster must never have the same.
@@ -38,6 +42,9 @@ pub struct EngineOptions {
     pub lane_bytes: usize,
     /// Bytes after which a frame takes no further message. Default 64 KiB.
     pub frame_bytes: usize,
+    /// Bytes of the own inbox that are kept there for a shared message that is not acknowledged; beyond
+    /// that it is let go of, and lost if this replica dies before it is acknowledged. Default 64 MiB.
+    pub held_bytes: usize,
     /// Buckets that are loaded at the same time. Default 16.
     pub load_parallel: usize,
     /// Time between two looks at what is due. Default 1 s.
@@ -65,6 +72,7 @@ impl Default for EngineOptions {
             round_batches: 4096,
             lane_bytes: 4 << 20,
             frame_bytes: 64 << 10,
+            held_bytes: 64 << 20,
             load_parallel: 16,
             sweep_every: Duration::from_secs(1),
             check_every: Duration::from_secs(10),

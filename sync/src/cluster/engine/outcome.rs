@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::keeper::{Reaped, Swept};
 use super::round::Target;
 use crate::SessionId;
-use crate::cluster::{BackplaneError, Bucket, ReplicaId, Reply};
+use crate::cluster::{BackplaneError, Bucket, ReplicaId, Reply, Request};
 
 /// The answer to one request.
 pub(super) type Answer = Result<Reply, BackplaneError>;
@@ -17,6 +17,8 @@ pub(super) type Answer = Result<Reply, BackplaneError>;
 pub(super) enum Outcome {
     /// A round of changes.
     Round(u64, Vec<Answer>),
+    /// The part of a round that had to be done before the rest of it, which follows now.
+    FirstPart(u64, Vec<Answer>, Vec<Request>),
     /// Changes that went before their batches, as they free memory.
     Freed(Vec<Target>, Vec<Answer>),
     /// Frames: lane, number, messages.
@@ -38,6 +40,8 @@ pub(super) enum Outcome {
     /// The fields of a session whose queue has grown in a way that is not known here.
     Grown(SessionId, Answer),
     Swept(Swept),
+    /// A dead replica, and those that it was clearing away after.
+    Inherits(ReplicaId, Vec<ReplicaId>),
     Reaped(Reaped),
     /// Client ids that Redis says are claimed from here; only claims up to the mark were asked for.
     Verified {

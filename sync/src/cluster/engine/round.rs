@@ -731,6 +731,19 @@ impl<'a> Builder<'a> {
         self.ready(Request::DeleteWill { bucket, epoch }, target);
     }
 
+    /// Requests that remember QoS 2 packet ids; they are the first ones.
+    pub(super) fn remembering(&self) -> bool {
+        self.first.iter().any(|draft| match &draft.what {
+            What::Settle(settle) => settle.inbound.values().any(Option::is_some),
+            _ => false,
+        })
+    }
+
+    /// How many requests come before all others.
+    pub(super) fn first(&self) -> usize {
+        self.first.len()
+    }
+
     /// The requests, and the round that waits for their answers. `sequence` gives the next number of
     /// the lane into a replica's inbox.
     pub(super) fn finish(

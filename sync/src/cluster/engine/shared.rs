@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::Waker;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::figures::Counters;
+use super::inbox::Position;
 use super::lanes::Lanes;
 use super::own::OwnSession;
 use crate::cluster::{ClaimError, ClaimRequest, Claimed, ClusterEvents, ReplicaId};
@@ -135,6 +137,10 @@ pub(super) struct Shared {
     pub(super) more_numbers: Condvar,
     pub(super) lanes: Mutex<Lanes>,
     pub(super) counters: Counters,
+    /// What `cluster status` shows, when it has changed.
+    info: Mutex<Option<Bytes>>,
+    /// Frames of the inbox that nobody holds any more.
+    let_go: Mutex<Vec<(ReplicaId, Position)>>,
     ended: watch::Sender<bool>,
     end: Mutex<bool>,
     end_reached: Condvar,
@@ -158,6 +164,8 @@ impl Shared {
             more_numbers: Condvar::new(),
             lanes: Mutex::new(lanes),
             counters: Counters::default(),
+            info: Mutex::new(None),
+            let_go: Mutex::default(),
             ended: watch::Sender::new(false),
             end: Mutex::new(false),
             end_reached: Condvar::new(),
@@ -223,6 +231,25 @@ impl Shared {
         inbox.closing = Some(patience);
         drop(inbox);
         self.wake();
+    }
+
+    pub(super) fn set_info(&self, info: Bytes) {
+        *self.info.lock() = Some(info);
+    }
+
+    /// What has been set since the last call.
+    pub(super) fn take_info(&self) -> Option<Bytes> {
+        self.info.lock().take()
+    }
+
+    /// A frame of the inbox is not held any more. At most as many as are held.
+    pub(super) fn let_go_of(&self, replica: ReplicaId, at: Position) {
+        self.let_go.lock().push((replica, at));
+        self.wake();
+    }
+
+    pub(super) fn take_let_go(&self) -> Vec<(ReplicaId, Position)> {
+        std::mem::take(&mut *self.let_go.lock())
     }
 
     /// Called once by the task when it ends; gives back what has come in since it last looked.

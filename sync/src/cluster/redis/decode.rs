@@ -234,6 +234,10 @@ fn appended(value: Value, count: usize) -> Option<Reply> {
     })
 }
 
+fn little_endian(bytes: &[u8]) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.try_into().ok()?))
+}
+
 /// Fields of a session's hash; those of no concern here are passed over.
 fn session(value: Value) -> Option<Option<SessionFields>> {
     let mut fields = SessionFields::default();
@@ -245,13 +249,17 @@ fn session(value: Value) -> Option<Option<SessionFields>> {
             b"ex" => fields.expiry_interval = u32::try_from(unsigned(&value)?).ok()?,
             b"ep" => fields.epoch = Epoch(unsigned(&value)?),
             b"ow" => fields.owner = ReplicaId(unsigned(&value)?),
-            b"h" => fields.head = unsigned(&value)?,
-            b"t" => fields.tail = unsigned(&value)?,
-            b"n" => fields.len = unsigned(&value)?,
-            b"y" => fields.bytes = unsigned(&value)?,
+            b"p" => {
+                let packed = bulk(value)?;
+                let mut numbers = packed.chunks_exact(8).filter_map(little_endian);
+                fields.tail = numbers.next()?;
+                fields.len = numbers.next()?;
+                fields.bytes = numbers.next()?;
+                fields.head = numbers.next()?;
+            }
             [b'i', id @ ..] => {
                 let id = std::str::from_utf8(id).ok()?.parse().ok()?;
-                fields.inbound.push((id, unsigned(&value)?));
+                fields.inbound.push((id, little_endian(&bulk(value)?)?));
             }
             _ => {}
         }

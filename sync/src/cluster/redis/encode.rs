@@ -3,11 +3,11 @@
 use std::hash::{BuildHasher, Hash};
 
 use super::names::Names;
-use super::resp::{Writer, padded};
+use super::resp::Writer;
 use super::scripts::Script;
 use crate::SessionId;
 use crate::cluster::{
-    Appending, Bucket, Epoch, Head, RELEASED_ENTRY, ReleaseEnd, ReplicaId, Request, Route, WillFate,
+    Appending, Bucket, Epoch, Head, ReleaseEnd, ReplicaId, Request, Route, WillFate,
 };
 
 /// A will up to this size may be stored with a claim while Redis is full: clients must be able to come and
@@ -15,8 +15,6 @@ use crate::cluster::{
 const SMALL_WILL: usize = 1024;
 /// `$9\r\n`, the control, `\r\n`.
 const CONTROL_ARG: usize = 15;
-/// `$0\r\n\r\n`.
-const EMPTY_ARG: usize = 6;
 
 /// What a command may do while Redis does not take everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,12 +76,13 @@ pub(super) struct Command {
     /// Answers that come; the last one counts.
     pub(super) answers: u8,
     pub(super) script: Option<Script>,
-    /// The last two arguments are memo and control.
+    /// The last argument is the control.
     pub(super) controlled: bool,
     /// Is written again after a failover.
     pub(super) kept: bool,
-    /// Where the 20 digits of the number are that must be applied before, and the chain.
+    /// What must be applied in order, and its number.
     pub(super) chain: Option<(Chain, u64)>,
+    /// Where the 8 bytes of the number are that must be applied before.
     after_at: usize,
     sha_at: usize,
     /// What it changes; commands of the same key keep their order. The last one wins if `replaces`.
@@ -128,8 +127,8 @@ impl Command {
         }
         if after > 0 && self.after_at > 0 {
             let at = from + self.after_at;
-            if let Some(slot) = out.get_mut(at..at + 20) {
-                slot.copy_from_slice(&padded(after));
+            if let Some(slot) = out.get_mut(at..at + 8) {
+                slot.copy_from_slice(&after.to_le_bytes());
             }
         }
     }
@@ -141,19 +140,18 @@ impl Command {
             out.extend_from_slice(&self.bytes);
             return;
         };
-        let cut = self.bytes.len().saturating_sub(CONTROL_ARG + EMPTY_ARG);
+        let cut = self.bytes.len().saturating_sub(CONTROL_ARG);
         out.extend_from_slice(self.bytes.get(..cut).unwrap_or_default());
         if let Some(slot) = out.get_mut(from + self.sha_at..from + self.sha_at + 40) {
             slot.copy_from_slice(script.again().sha().as_bytes());
         }
         let mut tail = Writer::default();
-        tail.arg(memo);
-        tail.arg(&control(server, b'2'));
+        tail.arg(&[&control(server, b'2'), memo].concat());
         out.extend_from_slice(&tail.bytes);
     }
 }
 
-/// The control argument of scripts.
+/// The control argument of scripts: who the server is, and whether a failover is being repaired.
 pub(super) fn control(server: [u8; 8], mode: u8) -> [u8; 9] {
     let mut control = [mode; 9];
     for (to, from) in control.iter_mut().zip(server) {
@@ -171,10 +169,10 @@ struct Call {
 }
 
 impl Call {
-    /// `args` counts the arguments before memo and control.
+    /// `args` counts the arguments before the control.
     fn new(script: Script, (base, slot): (String, u16), args: usize, size: usize) -> Self {
         let mut writer = Writer::with_capacity(size + base.len() + args * 8 + 128);
-        writer.begin(args + 6);
+        writer.begin(args + 5);
         writer.arg(b"EVALSHA");
         let sha_at = writer.bytes.len() + 5;
         writer.arg(script.sha().as_bytes());
@@ -199,7 +197,6 @@ impl Call {
     }
 
     fn finish(mut self, kind: &'static str, class: Class, shape: Shape) -> Command {
-        self.writer.arg(b"");
         self.writer.arg(&control([0; 8], b'0'));
         let mut command = Command::plain(kind, class, shape, self.slot, self.writer);
         command.script = Some(self.script);
@@ -665,20 +662,28 @@ impl Encoder<'_> {
         entries: &[Appending],
     ) -> Command {
         let base = self.0.bucket(Bucket::of_session(session));
-        let size = entries.iter().map(|entry| entry.body.len() + 64).sum();
-        let mut call = Call::new(Script::Append, base, 5 + entries.len() * 4, size)
-            .number(session.0)
-            .number(origin.0)
-            .number(max_messages)
-            .number(max_bytes);
-        let after_at = call.writer.bytes.len() + 5;
-        call = call.arg(&padded(0));
+        let size: usize = entries.iter().map(|entry| entry.body.len() + 48).sum();
+        let mut numbers = Vec::with_capacity(32 + entries.len() * 9);
+        for number in [max_messages, max_bytes, 0] {
+            numbers.extend_from_slice(&number.to_le_bytes());
+        }
         for entry in entries {
-            call = call.number(entry.number);
-            call = match entry.once {
-                Some((publisher, count)) => call.number(publisher).arg(&padded(count)),
-                None => call.arg(b"").arg(b""),
-            };
+            numbers.extend_from_slice(&entry.number.to_le_bytes());
+            numbers.push(u8::from(entry.once.is_some()));
+            if let Some((publisher, count)) = entry.once {
+                numbers.extend_from_slice(&publisher.to_le_bytes());
+                numbers.extend_from_slice(&count.to_le_bytes());
+            }
+        }
+        let last = entries.last().map_or(0, |entry| entry.number);
+        numbers.extend_from_slice(&last.to_le_bytes());
+        let mut call = Call::new(Script::Append, base, 3 + entries.len(), size)
+            .number(session.0)
+            .arg(format!("o{}", origin.0).as_bytes())
+            .arg(&numbers);
+        // The third of the numbers.
+        let after_at = call.writer.bytes.len() - 2 - numbers.len() + 16;
+        for entry in entries {
             call = call.arg(&entry.body);
         }
         let count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
@@ -707,27 +712,13 @@ impl Encoder<'_> {
             true => (Script::Settle, Class::Free),
             false => (Script::SettleGrowing, Class::Grows),
         };
-        let args = 7 + dequeue.len() + release.len() + inbound_put.len() * 2 + inbound_delete.len();
         let base = self.0.bucket(Bucket::of_session(*session));
-        let mut call = epoch_arg(
-            Call::new(script, base, args, args * 12).number(session.0),
+        let lists = settle_lists(dequeue, release, inbound_put, inbound_delete);
+        let call = epoch_arg(
+            Call::new(script, base, 3, lists.len()).number(session.0),
             *epoch,
         )
-        .arg(RELEASED_ENTRY);
-        for list in [dequeue, release] {
-            call = call.number(list.len() as u64);
-            for seq in list {
-                call = call.number(*seq);
-            }
-        }
-        call = call.number(inbound_put.len() as u64 * 2);
-        for (id, count) in inbound_put {
-            call = call.number(u64::from(*id)).number(*count);
-        }
-        call = call.number(inbound_delete.len() as u64);
-        for id in inbound_delete {
-            call = call.number(u64::from(*id));
-        }
+        .arg(&lists);
         let mut command = call.finish("Settle", class, Shape::DoneOrFenced);
         command.kept = true;
         command
@@ -820,9 +811,9 @@ impl Encoder<'_> {
             announced.len() * 2,
         )
         .number(version);
-        let after_at = call.writer.bytes.len() + 5;
+        let after_at = call.writer.bytes.len() + 4;
         call = call
-            .arg(&padded(0))
+            .arg(&[0; 8])
             .arg(head)
             .arg(self.0.channel().as_bytes())
             .arg(&announced);
@@ -865,6 +856,37 @@ fn ordered(mut command: Command, key: u64, replaces: bool) -> Command {
     command.replaces = replaces;
     command.kept = true;
     command
+}
+
+/// How many of each, and then all of them.
+fn settle_lists(
+    dequeue: &[u64],
+    release: &[u64],
+    inbound_put: &[(u16, u64)],
+    inbound_delete: &[u16],
+) -> Vec<u8> {
+    let counts = [
+        dequeue.len(),
+        release.len(),
+        inbound_put.len(),
+        inbound_delete.len(),
+    ];
+    let mut lists = Vec::with_capacity(16 + counts.iter().sum::<usize>() * 10);
+    for count in counts {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        lists.extend_from_slice(&count.to_le_bytes());
+    }
+    for seq in dequeue.iter().chain(release) {
+        lists.extend_from_slice(&seq.to_le_bytes());
+    }
+    for (id, count) in inbound_put {
+        lists.extend_from_slice(&id.to_le_bytes());
+        lists.extend_from_slice(&count.to_le_bytes());
+    }
+    for id in inbound_delete {
+        lists.extend_from_slice(&id.to_le_bytes());
+    }
+    lists
 }
 
 fn epoch_arg(call: Call, epoch: Option<Epoch>) -> Call {

@@ -121,16 +121,6 @@ pub(super) fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
     digits.get(at..).unwrap_or_default()
 }
 
-/// 20 digits, zeros in front: such texts have the order of their numbers.
-pub(super) fn padded(mut number: u64) -> [u8; 20] {
-    let mut digits = [b'0'; 20];
-    for digit in digits.iter_mut().rev() {
-        *digit = b'0' + (number % 10) as u8;
-        number /= 10;
-    }
-    digits
-}
-
 /// Finds where answers end, going on where it had to stop for want of bytes.
 #[derive(Default)]
 pub(super) struct Decoder {

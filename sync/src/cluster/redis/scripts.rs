@@ -51,8 +51,8 @@ scripts! {
     DeleteRetained Frees "tables" "retained" "delete_retained";
     Append Grows "append";
     AppendAgain Grows "queue" "append_again";
-    Settle Frees "queue" "settle";
-    SettleGrowing Grows "queue" "settle";
+    Settle Frees "settle_head" "queue" "settle";
+    SettleGrowing Grows "settle_head" "queue" "settle";
     ReadQueue Reads "queue" "read_queue";
     Join Frees "server" "join";
     Numbers Frees "server" "numbers";

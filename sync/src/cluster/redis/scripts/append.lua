@@ -1,57 +1,74 @@
--- ARGV: session, origin, bounds in messages and bytes, number of an append that must have been applied before, then
--- for each entry its number, publisher ('': none), the publisher's count (20 digits) and the body; memo, control.
--- Fields of a session: ow owner, h head, t tail, n entries, y bytes, x holes, g the server that appended last,
--- j gaps, o<origin> number of its last append.
-local s, q = KEYS[1] .. 's:' .. ARGV[1], KEYS[1] .. 'q:' .. ARGV[1]
-local o = 'o' .. ARGV[2]
-local of = redis.call('HMGET', s, 'ow', 't', 'n', 'y', 'g', o)
-if not of[1] then return {} end
-local tail, n, bytes, last = tonumber(of[2]), tonumber(of[3]), tonumber(of[4]), tonumber(of[6] or '0')
-if tonumber(ARGV[5]) > last then return -1 end
-local max_n, max_bytes = tonumber(ARGV[3]), tonumber(ARGV[4])
+-- ARGV: session, 'o' and the origin, then numbers of 8 bytes (bounds in messages and bytes, number of an append that
+-- must have been applied before; for each entry its number, and a byte that is 1 if its publisher and the publisher's
+-- count follow; the last number again), then the bodies; control.
+-- Fields of a session: ow owner, p packed numbers (tail, entries, bytes, head, holes), g the server that appended
+-- last, j gaps, o<origin> number of its last append. Few arguments and few fields: each costs a tenth of a microsecond.
+local call, s, o, numbers = redis.call, KEYS[1] .. 's:' .. ARGV[1], ARGV[2], ARGV[3]
+local of = call('HMGET', s, 'ow', 'p', 'g', o)
+local owner, packed = of[1], of[2]
+if not owner then return {} end
+local max_n, max_bytes, after, number, once, at = struct.unpack('<I8I8I8I8B', numbers)
+local tail, n, bytes = struct.unpack('<I8I8I8', packed)
+local last = of[4] and struct.unpack('<I8', of[4]) or 0
+if after > last then return -1 end
 
 -- Another server holds the queue now, and may lack its end: sequence numbers go on above all that may have been
 -- given, so that an acknowledgement of a lost entry cannot hit another one.
 local server = string.sub(ARGV[#ARGV], 1, 8)
-if of[5] ~= server then
-  local gaps = redis.call('HGET', s, 'j') or ''
-  redis.call('HSET', s, 'g', server, 'j', gaps .. string.format('%.0f:65536;', tail))
+if of[3] ~= server then
+  call('HSET', s, 'g', server, 'j', (call('HGET', s, 'j') or '') .. string.format('%.0f:65536;', tail))
   tail = tail + 65536
 end
 
--- Two generations of publishers' counts, k the newer one.
-local function seen(publisher, count)
-  local before = redis.call('HGET', KEYS[1] .. 'k:' .. ARGV[1], publisher) or redis.call('HGET', KEYS[1] .. 'l:' .. ARGV[1], publisher)
-  return before and count <= before
-end
-local function note(publisher, count)
-  local k = KEYS[1] .. 'k:' .. ARGV[1]
-  if redis.call('HSET', k, publisher, count) == 1 and redis.call('HLEN', k) > 8192 then
-    redis.call('HDEL', k, publisher)
-    redis.call('RENAME', k, KEYS[1] .. 'l:' .. ARGV[1])
-    redis.call('HSET', k, publisher, count)
+local count = #ARGV - 4
+local answer, bodies, body = {owner}, {}, nil
+for i = 1, count do
+  if i > 1 then number, once, at = struct.unpack('<I8B', numbers, at) end
+  local fate = -1
+  local seen, publisher, its = false, nil, nil
+  if once == 1 then
+    -- Two generations of publishers' counts, k the newer one. Counts need all of their 64 bits.
+    publisher, its = string.sub(numbers, at, at + 7), string.sub(numbers, at + 8, at + 15)
+    at = at + 16
+    local k = KEYS[1] .. 'k:' .. ARGV[1]
+    local before = number > last and (call('HGET', k, publisher) or call('HGET', KEYS[1] .. 'l:' .. ARGV[1], publisher))
+    if before then
+      local low, high = struct.unpack('<I4I4', its)
+      local low_before, high_before = struct.unpack('<I4I4', before)
+      seen = high < high_before or (high == high_before and low <= low_before)
+    end
   end
-end
-
-local answer, bodies = {of[1]}, {}
-for i = 6, #ARGV - 2, 4 do
-  local number, publisher, fate = tonumber(ARGV[i]), ARGV[i + 1], -1
   if number > last then
     last = number
-    if publisher == '' or not seen(publisher, ARGV[i + 2]) then
-      local body = ARGV[i + 3]
+    if not seen then
+      body = ARGV[3 + i]
       if n >= max_n or bytes + #body > max_bytes then
         fate = -2
       else
         fate = tail
         tail, n, bytes = tail + 1, n + 1, bytes + #body
         bodies[#bodies + 1] = body
-        if publisher ~= '' then note(publisher, ARGV[i + 2]) end
+        if publisher then
+          local k = KEYS[1] .. 'k:' .. ARGV[1]
+          if call('HSET', k, publisher, its) == 1 and call('HLEN', k) > 8192 then
+            call('HDEL', k, publisher)
+            call('RENAME', k, KEYS[1] .. 'l:' .. ARGV[1])
+            call('HSET', k, publisher, its)
+          end
+        end
       end
     end
   end
-  answer[#answer + 1] = fate
+  answer[i + 1] = fate
 end
-for i = 1, #bodies, 1000 do redis.call('RPUSH', q, unpack(bodies, i, math.min(i + 999, #bodies))) end
-redis.call('HSET', s, 't', tail, 'n', n, 'y', bytes, o, last)
+if #bodies == 1 then
+  call('RPUSH', KEYS[1] .. 'q:' .. ARGV[1], bodies[1])
+else
+  for i = 1, #bodies, 1000 do
+    call('RPUSH', KEYS[1] .. 'q:' .. ARGV[1], unpack(bodies, i, math.min(i + 999, #bodies)))
+  end
+end
+if number == last then
+  call('HSET', s, 'p', struct.pack('<I8I8I8', tail, n, bytes) .. string.sub(packed, 25), o, string.sub(numbers, -8))
+end
 return answer

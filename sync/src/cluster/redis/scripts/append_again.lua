@@ -1,11 +1,11 @@
--- Arguments as of append.lua; the memo holds the sequence numbers that the entries had (8 bytes each, the greatest
--- for one that had none). Entries go back to their places.
-local o = 'o' .. ARGV[2]
-local of = redis.call('HMGET', s, 'h', 't', 'n', 'y', 'x', 'j', o)
+-- Arguments as of append.lua; behind the control come the sequence numbers that the entries had (8 bytes each, the
+-- greatest for one that had none). Entries go back to their places.
+local o, numbers, memo = ARGV[2], ARGV[3], string.sub(ARGV[#ARGV], 10)
+local of = redis.call('HMGET', s, 'p', 'j', o)
 if not of[1] then return 1 end
-local head, tail, n, bytes, holes, last = tonumber(of[1]), tonumber(of[2]), tonumber(of[3]), tonumber(of[4]), tonumber(of[5] or '0'), tonumber(of[7] or '0')
-local gaps, memo = parse_gaps(of[6]), ARGV[#ARGV - 1]
-local RELEASED = '\1\3'
+local tail, n, bytes, head, holes = struct.unpack('<I8I8I8I8I8', of[1])
+local last = of[3] and struct.unpack('<I8', of[3]) or 0
+local gaps = parse_gaps(of[2])
 local none = '\255\255\255\255\255\255\255\255'
 
 local function insert(place, body)
@@ -52,25 +52,37 @@ local function put(seq, body)
   n, bytes = n + 1, bytes + #body
 end
 
-local k, l = base .. 'k:' .. sid, base .. 'l:' .. sid
-for i = 6, #ARGV - 2, 4 do
-  local number, publisher, count, body = tonumber(ARGV[i]), ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  local from = (i - 6) * 2 + 1
-  local packed = string.sub(memo, from, from + 7)
+local k, l, d = base .. 'k:' .. sid, base .. 'l:' .. sid, base .. 'd:' .. sid
+local function seen(publisher, its)
+  local before = redis.call('HGET', k, publisher) or redis.call('HGET', l, publisher)
+  if not before then return false end
+  local low, high = struct.unpack('<I4I4', its)
+  local low_before, high_before = struct.unpack('<I4I4', before)
+  return high < high_before or (high == high_before and low <= low_before)
+end
+
+local at = 25
+for i = 1, #ARGV - 4 do
+  local number, once, publisher, its
+  number, once, at = struct.unpack('<I8B', numbers, at)
+  if once == 1 then
+    publisher, its = string.sub(numbers, at, at + 7), string.sub(numbers, at + 8, at + 15)
+    at = at + 16
+  end
+  local had = string.sub(memo, i * 8 - 7, i * 8)
   if number > last then
     last = number
-    local before = publisher ~= '' and (redis.call('HGET', k, publisher) or redis.call('HGET', l, publisher))
-    if packed ~= none and not (before and count <= before) then
-      if publisher ~= '' then redis.call('HSET', k, publisher, count) end
-      local seq = struct.unpack('<I8', packed)
-      local text = string.format('%.0f', seq)
-      if redis.call('SISMEMBER', base .. 'd:' .. sid, text) == 0 then
-        if redis.call('SISMEMBER', base .. 'd:' .. sid, 'r' .. text) == 1 then body = RELEASED end
+    if had ~= none and not (publisher and seen(publisher, its)) then
+      if publisher then redis.call('HSET', k, publisher, its) end
+      local seq = struct.unpack('<I8', had)
+      local text, body = string.format('%.0f', seq), ARGV[3 + i]
+      if redis.call('SISMEMBER', d, text) == 0 then
+        if redis.call('SISMEMBER', d, 'r' .. text) == 1 then body = '\1\3' end
         put(seq, body)
       end
     end
   end
 end
-redis.call('HSET', s, 't', tail, 'n', n, 'y', bytes, 'x', holes, o, last)
-if of[6] then write_gaps(gaps) end
+redis.call('HSET', s, 'p', struct.pack('<I8I8I8I8I8', tail, n, bytes, head, holes), o, struct.pack('<I8', last))
+if of[2] then write_gaps(gaps) end
 return 1

@@ -32,14 +32,14 @@ if kept then
   if redis.call('HLEN', base .. 's:' .. sid) > 1024 then
     local origins = {}
     for _, field in ipairs(redis.call('HKEYS', base .. 's:' .. sid)) do
-      if string.sub(field, 1, 1) == 'o' and field ~= 'ow' then origins[#origins + 1] = tonumber(string.sub(field, 2)) end
+      if string.match(field, '^o%d') then origins[#origins + 1] = tonumber(string.sub(field, 2)) end
     end
     table.sort(origins)
     for i = 1, #origins - 256 do redis.call('HDEL', base .. 's:' .. sid, 'o' .. string.format('%.0f', origins[i])) end
   end
 elseif expiry ~= '0' then
   sid = fresh
-  redis.call('HSET', base .. 's:' .. sid, 'ow', replica, 't', 0, 'n', 0, 'y', 0, 'g', server, 'h', 0, 'ex', expiry, 'ep', epoch, 'cl', client)
+  redis.call('HSET', base .. 's:' .. sid, 'ow', replica, 'p', string.rep('\0', 40), 'g', server, 'ex', expiry, 'ep', epoch, 'cl', client)
   redis.call('HSET', base .. 'records', sid, ARGV[7])
   announce(channel, head, '\3' .. number8(sid) .. ARGV[7])
 end

@@ -1,5 +1,5 @@
--- ARGV: nonce, info, lease in ms; the memo: the number that it had before a failover
-local nonce, counter, memo = KEYS[1] .. 'nonce:' .. ARGV[1], KEYS[1] .. 'counter', ARGV[#ARGV - 1]
+-- ARGV: nonce, info, lease in ms; the memo is the number that it had before a failover
+local nonce, counter, memo = KEYS[1] .. 'nonce:' .. ARGV[1], KEYS[1] .. 'counter', string.sub(ARGV[#ARGV], 10)
 local id = redis.call('GET', nonce)
 if mode == '2' then
   if id or redis.call('EXISTS', KEYS[1] .. 'reaped:' .. memo) == 1 then return tonumber(memo) end

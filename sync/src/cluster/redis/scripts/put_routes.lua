@@ -1,11 +1,11 @@
--- ARGV: version, version that must be there before, head, channel, changes as announced, then for each change its
--- filter and what is stored ('': nothing any more); memo, control
+-- ARGV: version, version that must be there before (8 bytes), head, channel, changes as announced, then for each change its
+-- filter and what is stored ('': nothing any more); control
 local version = redis.call('GET', KEYS[1] .. 'routes:version')
 if not version then return -1 end
 version = tonumber(version)
 if tonumber(ARGV[1]) <= version then return version end
-if tonumber(ARGV[2]) > version then return -2 end
-for i = 6, #ARGV - 2, 2 do
+if struct.unpack('<I8', ARGV[2]) > version then return -2 end
+for i = 6, #ARGV - 1, 2 do
   if ARGV[i + 1] == '' then redis.call('HDEL', KEYS[1] .. 'routes', ARGV[i])
   else redis.call('HSET', KEYS[1] .. 'routes', ARGV[i], ARGV[i + 1]) end
 end

@@ -1,7 +1,8 @@
 -- ARGV: session, first number, at most so many
-local of = redis.call('HMGET', s, 'h', 't', 'x', 'j')
+local of = redis.call('HMGET', s, 'p', 'j')
 if not of[1] then return {} end
-local head, tail, holes, gaps = tonumber(of[1]), tonumber(of[2]), tonumber(of[3] or '0'), parse_gaps(of[4])
+local tail, n, bytes, head, holes = struct.unpack('<I8I8I8I8I8', of[1])
+local gaps = parse_gaps(of[2])
 local seq, limit, answer = math.max(tonumber(ARGV[2]), head), tonumber(ARGV[3]), {}
 while seq < tail and limit > 0 do
   local place, gap = place_of(seq, head, gaps)

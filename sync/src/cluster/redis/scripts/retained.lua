@@ -1,4 +1,4 @@
--- ARGV: topic, head, channel, memo, control, or topic, body, head, channel, memo, control.
+-- ARGV: topic, head, channel, or topic, body, head, channel.
 local topic = ARGV[1]
 -- Soon after a failover: what was acknowledged before is written again only if it was lost, and if nobody has
 -- written the topic since.

@@ -1,12 +1,7 @@
--- ARGV: session, epoch ('': whoever has it), bytes of a released entry, number of entries to dequeue, they, number of
--- entries to release, they, number of packet ids to remember, they and their counts, packet ids to forget; memo, control
-local of = redis.call('HMGET', s, 'ep', 'h', 't', 'n', 'y', 'x', 'j')
-if not of[1] then return ARGV[2] == '' and 1 or 0 end
-if ARGV[2] ~= '' and ARGV[2] ~= of[1] then return 0 end
-local head, tail, n, bytes, holes = tonumber(of[2]), tonumber(of[3]), tonumber(of[4]), tonumber(of[5]), tonumber(of[6] or '0')
-local gaps = of[7] and parse_gaps(of[7]) or {}
+-- `dequeues`, `releases`, `puts`, `deletes` and the session's numbers are those of settle_head.lua.
+local gaps, gaps_changed = of[3] and parse_gaps(of[3]) or {}, false
 local mode = string.sub(ARGV[#ARGV], 9, 9)
-local released, gaps_changed = ARGV[3], false
+local released = '\1\3'
 
 local function passed(seq)
   head = seq + 1
@@ -31,88 +26,85 @@ local function first()
   return head
 end
 
--- Removes up to `count` entries from the head.
+-- Removes up to `count` entries from the head, and the holes behind them.
 local function pop(count)
   local seq = first()
-  local popped = redis.call('LPOP', q, count)
+  local popped = call('LPOP', q, count)
   if not popped then return end
   for _, body in ipairs(popped) do take(body) end
   passed(seq + #popped - 1)
   while holes > 0 do
-    local body = redis.call('LINDEX', q, 0)
+    local body = call('LINDEX', q, 0)
     if body ~= '' and (body ~= '\0' or mode ~= '0') then break end
     seq = first()
-    redis.call('LPOP', q)
+    call('LPOP', q)
     holes = holes - 1
     passed(seq)
   end
 end
 
--- Not there: soon after a failover its append may come again, and is to find that it is done with.
-local function remember(mark)
+-- Not there: soon after a failover its append may come again, and is to find what has become of it.
+local function remember(mark, seq)
   if mode == '0' then return end
-  redis.call('SADD', base .. 'd:' .. sid, mark)
-  redis.call('PEXPIRE', base .. 'd:' .. sid, 180000)
+  call('SADD', base .. 'd:' .. sid, mark .. string.format('%.0f', seq))
+  call('PEXPIRE', base .. 'd:' .. sid, 180000)
 end
 
-local at = 4
-local function list()
-  local from = at + 1
-  at = from + tonumber(ARGV[at])
-  return from, at - 1
+local seqs = {}
+at = 17
+for i = 1, dequeues + releases do
+  seqs[i], at = struct.unpack('<I8', lists, at)
 end
 
-local i, last = list()
-while i <= last do
-  local seq = tonumber(ARGV[i])
+local i = 1
+while i <= dequeues do
+  local seq = seqs[i]
   local place = seq >= head and seq < tail and place_of(seq, head, gaps)
   local run = 1
   if not place then
-    remember(ARGV[i])
+    remember('', seq)
   elseif place == 0 then
     local bound = tail
     for _, gap in ipairs(gaps) do
       if gap[1] > seq then bound = gap[1] break end
     end
-    while i + run <= last and seq + run < bound and tonumber(ARGV[i + run]) == seq + run do run = run + 1 end
+    while i + run <= dequeues and seq + run < bound and seqs[i + run] == seq + run do run = run + 1 end
     pop(run)
   else
-    local body = redis.call('LINDEX', q, place)
+    local body = call('LINDEX', q, place)
     if body == '\0' then
-      redis.call('LSET', q, place, '')
+      call('LSET', q, place, '')
     elseif body and body ~= '' then
-      redis.call('LSET', q, place, '')
+      call('LSET', q, place, '')
       n, bytes, holes = n - 1, bytes - #body, holes + 1
     end
   end
   i = i + run
 end
 
-local i, last = list()
-while i <= last do
-  local seq = tonumber(ARGV[i])
+for i = dequeues + 1, dequeues + releases do
+  local seq = seqs[i]
   local place = seq >= head and seq < tail and place_of(seq, head, gaps)
-  local body = place and redis.call('LINDEX', q, place)
+  local body = place and call('LINDEX', q, place)
   if body and body ~= '' and body ~= '\0' then
-    redis.call('LSET', q, place, released)
+    call('LSET', q, place, released)
     bytes = bytes - #body + #released
   elseif body ~= '' then
-    remember('r' .. ARGV[i])
+    remember('r', seq)
   end
-  i = i + 1
 end
-redis.call('HSET', s, 'h', head, 'n', n, 'y', bytes)
-if holes > 0 then redis.call('HSET', s, 'x', holes) elseif of[6] then redis.call('HDEL', s, 'x') end
+if dequeues + releases > 0 then call('HSET', s, 'p', struct.pack('<I8I8I8I8I8', tail, n, bytes, head, holes)) end
 if gaps_changed then write_gaps(gaps) end
 
-local i, last = list()
-while i <= last do
-  redis.call('HSET', s, 'i' .. ARGV[i], ARGV[i + 1])
-  i = i + 2
+for _ = 1, puts do
+  local id
+  id, at = struct.unpack('<I2', lists, at)
+  call('HSET', s, 'i' .. id, string.sub(lists, at, at + 7))
+  at = at + 8
 end
-local i, last = list()
-while i <= last do
-  redis.call('HDEL', s, 'i' .. ARGV[i])
-  i = i + 1
+for _ = 1, deletes do
+  local id
+  id, at = struct.unpack('<I2', lists, at)
+  call('HDEL', s, 'i' .. id)
 end
 return 1

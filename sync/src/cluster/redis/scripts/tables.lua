@@ -1,10 +1,10 @@
--- Before every script that changes a table. The two last arguments are the memo (what a repetition after a failover has
--- to know) and the control: 8 bytes that name the server, and '0' usually, '1' soon after a failover, '2' for a request
--- that had been acknowledged before a failover.
+-- Before every script that changes a table. The last argument is the control: 8 bytes that name the server; then '0'
+-- usually, '1' soon after a failover, '2' for a request that had been acknowledged before a failover; then the memo,
+-- what such a request has to know of its first answer.
 local base = KEYS[1]
 local server = string.sub(ARGV[#ARGV], 1, 8)
 local mode = string.sub(ARGV[#ARGV], 9, 9)
-local memo = ARGV[#ARGV - 1]
+local memo = string.sub(ARGV[#ARGV], 10)
 local known_server = false
 
 -- Another server holds the data now, and may lack the newest of it: versions and epochs go on above all that may

@@ -1,0 +1,90 @@
+//! The own inbox: how far it has been read, and what is kept in it.
+//!
+//! A frame is forgotten when it has been handed over, and every shared message in it is acknowledged
+//! or given to somebody else ([`Held`]). Frames are forgotten from the beginning, so that one that is held
+//! keeps all after it, up to a bound.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::shared::Shared;
+use crate::cluster::events::HeldFrame;
+use crate::cluster::{Held, ReplicaId};
+
+/// Position in the inbox.
+pub(super) type Position = (u64, u64);
+
+/// A frame that somebody holds.
+struct Frame {
+    shared: Arc<Shared>,
+    replica: ReplicaId,
+    at: Position,
+}
+
+impl HeldFrame for Frame {}
+
+impl Drop for Frame {
+    fn drop(&mut self) {
+        self.shared.let_go_of(self.replica, self.at);
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    /// Frames that are held, and their size.
+    held: BTreeMap<Position, usize>,
+    bytes: usize,
+    /// One past the last frame that was read.
+    read: Position,
+    /// Up to where it was trimmed.
+    trimmed: Position,
+}
+
+impl Inbox {
+    /// A frame that is being handed over.
+    pub(super) fn hold(
+        &mut self,
+        shared: &Arc<Shared>,
+        replica: ReplicaId,
+        at: Position,
+        bytes: usize,
+    ) -> Held {
+        self.held.insert(at, bytes);
+        self.bytes += bytes;
+        self.read = (at.0, at.1.saturating_add(1)).max(self.read);
+        Held::new(Arc::new(Frame {
+            shared: Arc::clone(shared),
+            replica,
+            at,
+        }))
+    }
+
+    pub(super) fn let_go_of(&mut self, at: Position) {
+        if let Some(bytes) = self.held.remove(&at) {
+            self.bytes -= bytes;
+        }
+    }
+
+    /// Lets go of the oldest until they weigh no more than `max`; how many.
+    pub(super) fn give_up(&mut self, max: usize) -> u64 {
+        let mut given_up = 0;
+        while self.bytes > max
+            && let Some((_, bytes)) = self.held.pop_first()
+        {
+            self.bytes -= bytes;
+            given_up += 1;
+        }
+        given_up
+    }
+
+    /// First position to keep, if it has changed since the last call.
+    pub(super) fn trim(&mut self) -> Option<Position> {
+        let first = self.held.first_key_value();
+        let keep = first.map_or(self.read, |(at, _)| *at);
+        if keep <= self.trimmed {
+            return None;
+        }
+        self.trimmed = keep;
+        Some(keep)
+    }
+}
