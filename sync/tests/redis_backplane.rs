@@ -4,6 +4,8 @@
 mod cluster;
 #[path = "redis_backplane/failover.rs"]
 mod failover;
+#[path = "redis_backplane/figures.rs"]
+mod figures;
 #[path = "redis_backplane/outage.rs"]
 mod outage;
 #[path = "support/proxy.rs"]

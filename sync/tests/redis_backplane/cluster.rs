@@ -150,7 +150,11 @@ async fn everything_works_over_several_masters_and_a_moved_slot() {
     let Reply::Joined { replica } = ask(&redis, join).await else {
         panic!("not joined");
     };
-    until(|| redis.status().masters.len() == 3, "all masters are connected").await;
+    until(
+        || redis.status().masters.len() == 3,
+        "all masters are connected",
+    )
+    .await;
     let mut events = redis.listen(replica);
     let mut next = async || {
         tokio::time::timeout(LIMIT, events.recv())

@@ -114,7 +114,12 @@ fn difference(found: &[u64], count: u64) -> String {
     let lost: Vec<u64> = (1..=count).filter(missing).collect();
     let doubled = sorted.windows(2).filter(|pair| pair[0] == pair[1]).count();
     let reordered = found.windows(2).filter(|pair| pair[0] > pair[1]).count();
-    format!("of {count}: lost {lost:?}, doubled {doubled}, reordered {reordered}")
+    let lost = match lost[..] {
+        [] => "none".to_owned(),
+        [first, .., last] => format!("{} from {first} to {last}", lost.len()),
+        [one] => one.to_string(),
+    };
+    format!("of {count}: lost {lost}, doubled {doubled}, reordered {reordered}")
 }
 
 /// Numbers of one origin in a queue, in the queue's order.

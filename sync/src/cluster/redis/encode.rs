@@ -675,6 +675,9 @@ impl Encoder<'_> {
                 numbers.extend_from_slice(&count.to_le_bytes());
             }
         }
+        if entries.is_empty() {
+            numbers.push(0);
+        }
         let last = entries.last().map_or(0, |entry| entry.number);
         numbers.extend_from_slice(&last.to_le_bytes());
         let mut call = Call::new(Script::Append, base, 3 + entries.len(), size)

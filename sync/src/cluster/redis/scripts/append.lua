@@ -9,13 +9,14 @@ local owner, packed = of[1], of[2]
 if not owner then return {} end
 local max_n, max_bytes, after, number, once, at = struct.unpack('<I8I8I8I8B', numbers)
 local tail, n, bytes = struct.unpack('<I8I8I8', packed)
-local last = of[4] and struct.unpack('<I8', of[4]) or 0
+local before = of[4] and struct.unpack('<I8', of[4]) or 0
+local last = before
 if after > last then return -1 end
 
 -- Another server holds the queue now, and may lack its end: sequence numbers go on above all that may have been
 -- given, so that an acknowledgement of a lost entry cannot hit another one.
 local server = string.sub(ARGV[#ARGV], 1, 8)
-if of[3] ~= server then
+if of[3] ~= server and struct.unpack('<I8', numbers, #numbers - 7) > before then
   call('HSET', s, 'g', server, 'j', (call('HGET', s, 'j') or '') .. string.format('%.0f:65536;', tail))
   tail = tail + 65536
 end
@@ -31,10 +32,10 @@ for i = 1, count do
     publisher, its = string.sub(numbers, at, at + 7), string.sub(numbers, at + 8, at + 15)
     at = at + 16
     local k = KEYS[1] .. 'k:' .. ARGV[1]
-    local before = number > last and (call('HGET', k, publisher) or call('HGET', KEYS[1] .. 'l:' .. ARGV[1], publisher))
-    if before then
+    local known = number > last and (call('HGET', k, publisher) or call('HGET', KEYS[1] .. 'l:' .. ARGV[1], publisher))
+    if known then
       local low, high = struct.unpack('<I4I4', its)
-      local low_before, high_before = struct.unpack('<I4I4', before)
+      local low_before, high_before = struct.unpack('<I4I4', known)
       seen = high < high_before or (high == high_before and low <= low_before)
     end
   end
@@ -68,7 +69,7 @@ else
     call('RPUSH', KEYS[1] .. 'q:' .. ARGV[1], unpack(bodies, i, math.min(i + 999, #bodies)))
   end
 end
-if number == last then
+if last > before then
   call('HSET', s, 'p', struct.pack('<I8I8I8', tail, n, bytes) .. string.sub(packed, 25), o, string.sub(numbers, -8))
 end
 return answer

@@ -1,0 +1,121 @@
+//! CPU per append, of this process and of Redis. Tiny as a test; in full with
+//! `DUNLIN_FIGURES=1000000 cargo test --release -p dunlin-sync --test redis_backplane figures -- --nocapture`.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use bytes::Bytes;
+use dunlin_sync::cluster::{AppendFate, Appending, Backplane, ReplicaId, Reply, Request};
+
+use crate::support::{RedisServer, connect};
+use crate::traffic::session;
+
+/// Bytes of a message.
+const SIZE: usize = 150;
+
+/// Seconds of CPU that a process has used: from clock ticks, 10 ms each.
+fn cpu(pid: &str) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    let ticks = |at: usize| fields[at].parse::<f64>().unwrap();
+    (ticks(11) + ticks(12)) / 100.0
+}
+
+/// `per_call` requests of `per_request` messages in each call, eight calls under way.
+async fn measure(total: usize, per_call: usize, per_request: usize, settle: bool) -> usize {
+    let server = RedisServer::start(&[]);
+    let redis = connect(server.url());
+    let mut sessions = Vec::new();
+    for n in 0..64 {
+        sessions.push(session(&redis, &format!("client-{n}")).await);
+    }
+    let pid = server.pid().to_string();
+    let (mine, its, begin) = (cpu("self"), cpu(&pid), Instant::now());
+    let body = Bytes::from(vec![7; SIZE]);
+    let (mut number, mut done, mut turn) = (0, 0, 0);
+    let mut under_way = VecDeque::new();
+    while done < total {
+        while under_way.len() < 8 {
+            let mut requests = Vec::new();
+            for _ in 0..per_call {
+                turn += 1;
+                let session = sessions[turn % sessions.len()];
+                let entries = (0..per_request)
+                    .map(|_| {
+                        number += 1;
+                        Appending {
+                            number,
+                            once: None,
+                            body: body.clone(),
+                        }
+                    })
+                    .collect();
+                requests.push(Request::Append {
+                    session,
+                    origin: ReplicaId(1),
+                    max_messages: 1 << 40,
+                    max_bytes: 1 << 50,
+                    entries,
+                });
+            }
+            let sessions: Vec<_> = (0..per_call)
+                .map(|n| sessions[(turn - per_call + 1 + n) % sessions.len()])
+                .collect();
+            under_way.push_back((sessions, redis.execute(requests)));
+        }
+        let Some((sessions, replies)) = under_way.pop_front() else {
+            break;
+        };
+        let mut settles = Vec::new();
+        for (session, reply) in sessions.into_iter().zip(replies.await) {
+            let Ok(Reply::Appended { seqs, .. }) = reply else {
+                panic!("{reply:?}");
+            };
+            done += seqs.len();
+            let dequeue = seqs
+                .iter()
+                .map(|fate| match fate {
+                    AppendFate::At(seq) => *seq,
+                    other => panic!("{other:?}"),
+                })
+                .collect();
+            settles.push(Request::Settle {
+                session,
+                epoch: None,
+                dequeue,
+                release: vec![],
+                inbound_put: vec![],
+                inbound_delete: vec![],
+            });
+        }
+        if settle {
+            redis.execute(settles).await;
+        }
+    }
+    let per = |seconds: f64| seconds * 1e6 / done as f64;
+    println!(
+        "{per_call} requests of {per_request} messages in a call{}: per message {:.2} µs here, {:.2} µs in redis, {:.2} µs of time",
+        if settle { ", dequeued again" } else { "" },
+        per(cpu("self") - mine),
+        per(cpu(&pid) - its),
+        per(begin.elapsed().as_secs_f64()),
+    );
+    done
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_an_append_costs() {
+    let total = std::env::var("DUNLIN_FIGURES")
+        .ok()
+        .and_then(|total| total.parse().ok())
+        .unwrap_or(2000);
+    for (per_call, per_request) in [(1, 1), (8, 1), (64, 1), (16, 8), (4, 64)] {
+        assert!(measure(total, per_call, per_request, false).await >= total);
+    }
+    assert!(measure(total, 64, 1, true).await >= total);
+}
