@@ -166,6 +166,13 @@ pub trait ClusterEvents: Send + Sync {
     /// has grown ([`Store::read_queue`]).
     fn queues_may_have_grown(&self);
 
+    /// Redis had lost newer writes, and all replicas have written again what they knew: entries may have
+    /// come back into queues *below* what was read of them. Every connected persistent session is to read
+    /// its queue from the head, and leave out what it has in flight.
+    fn queues_restored(&self) {
+        self.queues_may_have_grown();
+    }
+
     /// A persistent session is new, or its subscriptions have changed.
     fn session_changed(&self, entry: &SessionEntry);
 

@@ -173,3 +173,64 @@ async fn the_same_seed_gives_the_same_run() {
         assert!(one == other, "two runs of seed {seed} differ");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_after_a_failover_finds_what_the_other_replicas_had_acknowledged() {
+    for seed in 0..30 {
+        let redis = ModelRedis::new(500 + seed);
+        redis.set_latency(Duration::from_micros(500), Duration::from_micros(400));
+        redis.keep_history(10_000);
+        let replicas = cluster(&redis, 3).await;
+        let old = replicas[0].claim("c", 600).await;
+        let session = old.session.unwrap();
+        let mut last = Vec::new();
+        for n in 0..20 {
+            let from = &replicas[n % 3];
+            last = from.commit(vec![enqueue(session, &n.to_string())]).await;
+        }
+        assert!(!last.is_empty());
+        redis.fail_over(Duration::from_millis(200 + seed * 20), 15);
+        let claiming = replicas[1].store.claim(crate::support::claim("c", 600));
+        let claimed = within(claiming).await.unwrap();
+        assert!(claimed.present && claimed.took_over, "seed {seed}");
+        let queue = replicas[1].store.read_queue(session, 0, 1000, usize::MAX);
+        assert_eq!(within(queue).await.unwrap().len(), 20, "seed {seed}");
+        assert_eq!(claimed.queue_len, 20, "seed {seed}");
+        for replica in &replicas {
+            until(|| replica.told.has(&Told::QueuesRestored)).await;
+        }
+        until(|| {
+            replicas
+                .iter()
+                .all(|replica| replica.store.may_acknowledge())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_an_outage_longer_than_the_lease_nobody_is_reaped_who_comes_back() {
+    for seed in 0..10 {
+        let redis = ModelRedis::new(600 + seed);
+        redis.set_latency(Duration::from_micros(500), Duration::from_micros(400));
+        let replicas = cluster(&redis, 4).await;
+        let ids: Vec<_> = replicas.iter().map(|replica| replica.id()).collect();
+        pass(Duration::from_secs(10)).await;
+        redis.restart(Duration::from_secs(15));
+        pass(Duration::from_secs(14)).await;
+        assert!(
+            replicas
+                .iter()
+                .all(|replica| !replica.store.may_acknowledge())
+        );
+        until(|| {
+            replicas
+                .iter()
+                .all(|replica| replica.store.may_acknowledge())
+        })
+        .await;
+        pass(Duration::from_secs(10)).await;
+        let now: Vec<_> = replicas.iter().map(|replica| replica.id()).collect();
+        assert_eq!(now, ids, "seed {seed}");
+    }
+}

@@ -29,6 +29,7 @@ pub(crate) enum Told {
     Woken(SessionId, u64, String),
     Grown(SessionId, u64),
     LookAtQueues,
+    QueuesRestored,
     Session(SessionId, String, Vec<String>),
     Owned(SessionId, ReplicaId),
     SessionGone(SessionId),
@@ -101,6 +102,10 @@ impl ClusterEvents for Recorder {
 
     fn queues_may_have_grown(&self) {
         self.note(Told::LookAtQueues);
+    }
+
+    fn queues_restored(&self) {
+        self.note(Told::QueuesRestored);
     }
 
     fn session_changed(&self, entry: &SessionEntry) {

@@ -309,7 +309,8 @@ impl Actor {
     /// A lone round leaves at once, a second one too; more only when much is waiting.
     fn may_send_round(&self) -> bool {
         let open = self.commits.rounds_open();
-        if self.split_round {
+        // What a claim reads after a failover is whole only when all replicas have made it good.
+        if self.split_round || self.member.failovers.is_open() {
             return false;
         }
         if open < 2 {

@@ -227,8 +227,12 @@ impl Actor {
                     events.queue_grown(session, tail);
                 }
             }
-            Entry::Hello { round, versions } => self.hello(origin, round, versions),
-            Entry::Welcome { round } => {
+            Entry::Hello {
+                round,
+                versions,
+                failovers,
+            } => self.hello(origin, round, versions, failovers),
+            Entry::Welcome { round, failovers } => {
                 let expected = self.member.hello_round();
                 if let Some(peer) = self.peers.get_mut(origin)
                     && round == expected
@@ -236,6 +240,7 @@ impl Actor {
                     peer.live = true;
                     peer.introduced = true;
                     peer.welcomed_us = true;
+                    self.member.failovers.hear(failovers);
                 }
             }
             Entry::LetGo { client_id, epoch } => {
@@ -310,22 +315,32 @@ impl Actor {
     }
 
     /// A replica has loaded its tables and waits to be known.
-    fn hello(&mut self, origin: ReplicaId, round: u64, versions: Vec<u64>) {
-        let Some(peer) = self.peers.meet(origin, Instant::now()) else {
+    fn hello(&mut self, origin: ReplicaId, round: u64, versions: Vec<u64>, failovers: u64) {
+        let now = Instant::now();
+        // It has seen a failover that this replica has not yet made good: it is to wait.
+        if !self
+            .member
+            .failovers
+            .covers(failovers, now, self.options.lease)
+        {
+            return;
+        }
+        let Some(peer) = self.peers.meet(origin, now) else {
             return;
         };
         peer.live = true;
         peer.introduced = true;
-        peer.since = Instant::now();
+        peer.since = now;
         peer.acked = versions;
         if peer.routes.is_whole() {
             let version = peer.routes.version();
             self.acks.entry(origin).or_default().routes = Some(version);
         }
+        let failovers = self.member.failovers.number();
         self.shared
             .lanes
             .lock()
-            .control(origin, |pack| pack.welcome(round));
+            .control(origin, |pack| pack.welcome(round, failovers));
     }
 
     /// Frames of another replica are missing.
@@ -362,8 +377,21 @@ impl Actor {
             peer.acked.fill(0);
             peer.acked_routes = 0;
         }
+        self.member
+            .failovers
+            .handled(self.backplane.status().failovers);
         self.begin_sync();
         self.member.repair_soon(Instant::now());
+    }
+
+    /// Whether Redis has failed over and not all replicas have made that good.
+    pub(super) fn is_failing_over(&self) -> bool {
+        self.events.is_some()
+            && (self.member.failovers.is_open()
+                || self
+                    .member
+                    .failovers
+                    .is_new(self.backplane.status().failovers))
     }
 
     /// Looks for what may have been missed: changes of tables, appended messages, lost claims.

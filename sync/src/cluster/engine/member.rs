@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::actor::Actor;
+use super::failovers::Failovers;
 use super::inbox::Inbox;
 use super::keeper::{self, Reaped, Swept};
 use super::lanes::ALL;
@@ -68,8 +69,9 @@ pub(super) struct Member {
     heard_once: bool,
     renewing: bool,
     pub(super) renew_at: Instant,
-    /// When the last renewal that succeeded was asked for.
+    /// When the last renewal that succeeded was asked for, and when it was answered.
     renewed: Instant,
+    answered: Instant,
     /// From then on nothing is acknowledged.
     pub(super) fence_at: Instant,
     /// Replicas are known to be alive since the phase began.
@@ -93,6 +95,7 @@ pub(super) struct Member {
     renewals: u64,
     info: Bytes,
     info_changed: bool,
+    pub(super) failovers: Failovers,
     reap_after: Instant,
     pub(super) repair_at: Option<Instant>,
     repaired: Option<Instant>,
@@ -129,6 +132,8 @@ impl Member {
             renewals: 0,
             info: options.info.clone(),
             info_changed: false,
+            failovers: Failovers::default(),
+            answered: joined,
             // Others may be only as late as Redis was.
             reap_after: joined + options.lease,
             repair_at: None,
@@ -333,8 +338,9 @@ impl Actor {
     fn say_hello(&self) {
         let round = self.member.hello_round;
         let versions = self.tables.versions();
+        let failovers = self.member.failovers.number();
         let mut lanes = self.shared.lanes.lock();
-        lanes.control(ALL, |pack| pack.hello(round, &versions));
+        lanes.control(ALL, |pack| pack.hello(round, &versions, failovers));
         for (id, peer) in self.peers.iter().filter(|(_, peer)| peer.live) {
             let version = peer.routes.version();
             lanes.control(id, |pack| pack.applied_routes(version));
@@ -345,6 +351,11 @@ impl Actor {
         self.member.phase = Phase::Ready;
         self.member.check_at = Instant::now() + self.options.check_every;
         self.shared.set_ready(true);
+        if self.member.failovers.settle()
+            && let Some(events) = self.events()
+        {
+            events.queues_restored();
+        }
         if let Some(answer) = self.start_answer.take() {
             info!(
                 replica = self.replica.0,
@@ -485,9 +496,12 @@ impl Actor {
                 lapsed,
                 ..
             }) => {
-                if sent.saturating_duration_since(self.member.renewed) > self.options.lease / 2 {
+                let now = Instant::now();
+                let waited = now.saturating_duration_since(self.member.answered);
+                self.member.answered = now;
+                if waited > self.options.lease / 3 {
                     // Whatever kept this replica from renewing may have kept others.
-                    self.member.reap_after = Instant::now() + self.options.lease;
+                    self.member.reap_after = now + self.options.lease;
                 }
                 self.member.renewed = sent;
                 self.member.fence_at = sent + self.options.fence;
@@ -566,6 +580,7 @@ impl Actor {
         self.inbox_sequences.clear();
         self.wills_out.clear();
         self.inbox = Inbox::default();
+        self.member.failovers.forget();
         self.shared.lanes.lock().clear();
         for (_, peer) in self.peers.iter_mut() {
             peer.introduced = false;
@@ -603,6 +618,7 @@ impl Actor {
         self.shared.set_replica(replica);
         self.member.info_changed = true;
         self.member.renewed = sent;
+        self.member.answered = Instant::now();
         self.member.fence_at = sent + self.options.fence;
         self.member.reap_after = sent + self.options.lease;
         self.shared.set_fence(self.member.fence_at);

@@ -14,6 +14,7 @@
 
 mod actor;
 mod commit;
+mod failovers;
 mod figures;
 mod hear;
 mod inbox;
@@ -279,7 +280,11 @@ impl Cluster for ClusterStore {
 
     fn claim(&self, request: ClaimRequest) -> BoxFuture<Result<Claimed, ClaimError>> {
         let (answer, answered) = oneshot::channel();
-        let claiming = Claiming { request, answer };
+        let claiming = Claiming {
+            request,
+            answer,
+            carried: shared::Carried::default(),
+        };
         let pushed = self.shared.push(Job::Claim(claiming)).is_ok();
         let limit = self.options.claim_timeout;
         Box::pin(async move {

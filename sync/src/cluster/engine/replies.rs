@@ -16,7 +16,7 @@ use super::shared::Claiming;
 use crate::cluster::frame::{Kind, head};
 use crate::cluster::{
     AppendFate, BackplaneError, ClaimError, Claimed, Epoch, ReleaseEnd, ReplicaId, Reply, Request,
-    SessionEntry, SessionFields, WillFate,
+    SessionEntry, SessionFields, TakenWill, WillFate,
 };
 use crate::{Appended, SessionId, StoreError};
 
@@ -29,6 +29,15 @@ struct Granted {
     fields: SessionFields,
     record: Option<Bytes>,
     old_will: Option<(Epoch, Bytes)>,
+}
+
+impl Granted {
+    fn old_will(&self) -> Option<TakenWill> {
+        let (epoch, body) = self.old_will.as_ref()?;
+        let mut will = decode_will(*epoch, body)?;
+        will.record.session = self.session;
+        Some(will)
+    }
 }
 
 impl Actor {
@@ -277,11 +286,18 @@ impl Actor {
 
     fn granted(&mut self, claiming: Claiming, granted: Granted) {
         self.shared.counters.claims.add(1);
-        let Claiming { request, answer } = claiming;
+        self.send_away(&claiming.request.client_id, granted.previous);
+        if self.is_failing_over() {
+            return self.claim_again(claiming, granted);
+        }
+        let Claiming {
+            request,
+            answer,
+            carried,
+        } = claiming;
         let client_id = Arc::clone(&request.client_id);
         let epoch = granted.epoch;
         let session = granted.session;
-        self.send_away(&client_id, granted.previous);
         self.own.claimed(&client_id, epoch, session);
         let entry = session.map(|id| entry_of(id, &client_id, granted.record.as_ref()));
         if let Some(entry) = &entry {
@@ -296,6 +312,7 @@ impl Actor {
             };
             self.own.sessions.insert(entry.id, own);
         }
+        let old_will = granted.old_will().or(carried.old_will);
         let claimed = Claimed {
             epoch,
             session,
@@ -306,12 +323,8 @@ impl Actor {
             queue_len: granted.fields.len,
             queue_bytes: granted.fields.bytes,
             inbound: granted.fields.inbound,
-            old_will: granted.old_will.and_then(|(epoch, body)| {
-                let mut will = decode_will(epoch, &body)?;
-                will.record.session = session;
-                Some(will)
-            }),
-            took_over: granted.previous.0 != ReplicaId(0),
+            old_will,
+            took_over: carried.took_over || granted.previous.0 != ReplicaId(0),
         };
         let told = if self.shared.lease_runs() {
             answer.send(Ok(claimed)).is_ok()
@@ -336,6 +349,27 @@ impl Actor {
             };
             self.ask(release, |_| Outcome::Ignored);
         }
+    }
+
+    /// A claim that was answered before all replicas have written again what a failover has lost: what it
+    /// says of the session may be too little. It is made again when they have.
+    fn claim_again(&mut self, mut claiming: Claiming, granted: Granted) {
+        claiming.carried.took_over |= granted.previous.0 != ReplicaId(0);
+        if let Some(will) = granted.old_will() {
+            claiming.carried.old_will = Some(will);
+        }
+        let release = Request::Release {
+            client_id: Arc::clone(&claiming.request.client_id),
+            epoch: granted.epoch,
+            // Whatever it asked for: the next claim finds the session.
+            end: ReleaseEnd::Waits {
+                expiry_interval: claiming.request.expiry_interval.max(60),
+            },
+            will: WillFate::Dropped,
+            head: head(Kind::Table, self.replica),
+        };
+        self.ask(release, |_| Outcome::Ignored);
+        self.shared.claim_again(claiming);
     }
 
     /// Whoever had the client id before lets go of it.

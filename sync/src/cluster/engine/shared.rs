@@ -16,7 +16,7 @@ use super::figures::Counters;
 use super::inbox::Position;
 use super::lanes::Lanes;
 use super::own::OwnSession;
-use crate::cluster::{ClaimError, ClaimRequest, Claimed, ClusterEvents, ReplicaId};
+use crate::cluster::{ClaimError, ClaimRequest, Claimed, ClusterEvents, ReplicaId, TakenWill};
 use crate::{Batch, Op, SessionId, StoreError, Ticket};
 
 /// Something for the engine's task, in the order in which it was handed in.
@@ -42,6 +42,15 @@ pub(super) struct Pending {
 pub(super) struct Claiming {
     pub(super) request: ClaimRequest,
     pub(super) answer: oneshot::Sender<Result<Claimed, ClaimError>>,
+    /// From an earlier attempt, which came before a failover was over.
+    pub(super) carried: Carried,
+}
+
+/// What only the first of several claims is told.
+#[derive(Default)]
+pub(super) struct Carried {
+    pub(super) took_over: bool,
+    pub(super) old_will: Option<TakenWill>,
 }
 
 #[derive(Default)]
@@ -222,6 +231,13 @@ impl Shared {
         drop(inbox);
         self.wake();
         Ok(())
+    }
+
+    /// Hands in a claim again, before everything else.
+    pub(super) fn claim_again(&self, claiming: Claiming) {
+        let mut inbox = self.inbox.lock();
+        inbox.jobs.push_front(Job::Claim(claiming));
+        inbox.freed = inbox.freed.saturating_add(1).min(inbox.jobs.len());
     }
 
     /// Takes nothing more; what is there is committed within `patience`.

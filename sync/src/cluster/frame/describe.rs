@@ -120,7 +120,7 @@ fn describe_entry(entry: Entry<'_>) -> String {
             describe_message(&message)
         ),
         Entry::Hello { round, .. } => format!("hello {round}"),
-        Entry::Welcome { round } => format!("welcome {round}"),
+        Entry::Welcome { round, .. } => format!("welcome {round}"),
         Entry::LetGo { client_id, epoch } => format!("let go of {client_id:?} claim {}", epoch.0),
         Entry::Applied(pairs) => format!("applied {:?}", pairs.iter().collect::<Vec<_>>()),
         Entry::AppliedRoutes(version) => format!("applied your routes {version}"),

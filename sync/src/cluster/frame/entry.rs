@@ -46,10 +46,15 @@ pub(crate) enum Entry<'a> {
         delivery: Delivery,
         message: MessageView<'a>,
     },
-    /// A replica has loaded its tables and wants to be known; the versions that it has of the buckets.
-    Hello { round: u64, versions: Vec<u64> },
+    /// A replica has loaded its tables and wants to be known; the versions that it has of the buckets, and
+    /// the number of failovers after which it has written again what it had had acknowledged.
+    Hello {
+        round: u64,
+        versions: Vec<u64>,
+        failovers: u64,
+    },
     /// The answer to a hello.
-    Welcome { round: u64 },
+    Welcome { round: u64, failovers: u64 },
     /// A client is another's: the claim that ends.
     LetGo { client_id: &'a str, epoch: Epoch },
     /// (Bucket, version) that the origin has applied.
@@ -119,6 +124,7 @@ fn entry<'a>(reader: &mut Reader<'a>) -> Result<Entry<'a>, CodecError> {
         HELLO => hello(body)?,
         WELCOME => Entry::Welcome {
             round: body.u64("round")?,
+            failovers: body.u64("number of failovers")?,
         },
         LET_GO => Entry::LetGo {
             epoch: Epoch(body.u64("epoch")?),
@@ -143,7 +149,11 @@ fn hello<'a>(body: &mut Reader<'a>) -> Result<Entry<'a>, CodecError> {
     let versions = (0..BUCKETS)
         .map(|_| body.u64("version of a bucket"))
         .collect::<Result<_, _>>()?;
-    Ok(Entry::Hello { round, versions })
+    Ok(Entry::Hello {
+        round,
+        versions,
+        failovers: body.u64("number of failovers")?,
+    })
 }
 
 /// Pairs of numbers.

@@ -160,17 +160,18 @@ impl Pack {
         })
     }
 
-    pub(crate) fn hello(&mut self, round: u64, versions: &[u64]) {
+    pub(crate) fn hello(&mut self, round: u64, versions: &[u64], failovers: u64) {
         self.bytes.push(HELLO);
-        put_u32(&mut self.bytes, 8 * (1 + versions.len() as u32));
+        put_u32(&mut self.bytes, 8 * (2 + versions.len() as u32));
         put_u64(&mut self.bytes, round);
         for version in versions {
             put_u64(&mut self.bytes, *version);
         }
+        put_u64(&mut self.bytes, failovers);
     }
 
-    pub(crate) fn welcome(&mut self, round: u64) {
-        self.fixed(WELCOME, &[round]);
+    pub(crate) fn welcome(&mut self, round: u64, failovers: u64) {
+        self.fixed(WELCOME, &[round, failovers]);
     }
 
     pub(crate) fn applied(&mut self, pairs: impl ExactSizeIterator<Item = (u64, u64)>) {
