@@ -587,3 +587,71 @@ async fn publishers_counts_survive() {
     assert_eq!(own_numbers(&redis, sid, 1).await, [1]);
     let _: &Arc<RedisBackplane> = &redis;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_older_claim_had_acknowledged_counts_after_a_newer_one() {
+    let mut pair = Pair::start().await;
+    let slow = Proxy::start(pair.master.port).await;
+    let (early, late) = (connect(pair.front.url()), connect(slow.url()));
+    let sid = session(&late, "c").await;
+    ask(&late, append(sid, 9, 1)).await;
+    pair.stop_replication().await;
+    let settle = |epoch, dequeue: &[u64], put: &[(u16, u64)], delete: &[u16]| Request::Settle {
+        session: sid,
+        epoch: Some(Epoch(epoch)),
+        dequeue: dequeue.to_vec(),
+        release: Vec::new(),
+        inbound_put: put.to_vec(),
+        inbound_delete: delete.to_vec(),
+    };
+    assert_eq!(
+        ask(&late, settle(1, &[0], &[(1, 1), (2, 2)], &[])).await,
+        Reply::Done
+    );
+    let put = Request::PutRecord {
+        session: sid,
+        epoch: Epoch(1),
+        record: record(1),
+        head: head(1),
+    };
+    ask(&late, put).await;
+    slow.go(Way::Cut);
+    pair.fail_over();
+    failover_noticed(&early).await;
+    let claim = Request::Claim {
+        client_id: "c".into(),
+        replica: ReplicaId(2),
+        nonce: 2,
+        clean_start: false,
+        expiry_interval: 60,
+        fresh: Bucket::of("c").session(2),
+        record: record(0),
+        will: None,
+        will_grace_ms: 0,
+        head: head(2),
+    };
+    let Reply::Claimed { epoch, fields, .. } = ask(&early, claim).await else {
+        panic!("not claimed");
+    };
+    assert!(fields.tail > 1000, "above what may come back: {fields:?}");
+    // Since then: one packet id is over, one is new.
+    assert_eq!(
+        ask(&early, settle(epoch.0, &[], &[(3, 3)], &[2])).await,
+        Reply::Done
+    );
+    slow.go(Way::To(pair.replica.port));
+    failover_noticed(&late).await;
+    let Reply::Session(Some(fields)) = ask(&early, Request::GetSession { session: sid }).await
+    else {
+        panic!("no session");
+    };
+    assert_eq!((fields.inbound, fields.len), (vec![(1, 1), (3, 3)], 0));
+    assert_eq!((fields.epoch, fields.head), (epoch, fields.tail));
+    let load = Request::LoadBucket {
+        bucket: Bucket::of("c"),
+    };
+    let Reply::Bucket { sessions, .. } = ask(&early, load).await else {
+        panic!("not loaded");
+    };
+    assert_eq!(sessions, [(sid, record(1))]);
+}

@@ -242,6 +242,7 @@ fn little_endian(bytes: &[u8]) -> Option<u64> {
 fn session(value: Value) -> Option<Option<SessionFields>> {
     let mut fields = SessionFields::default();
     let mut there = false;
+    let mut gaps = Arc::from("");
     for (name, value) in pairs(value)? {
         there = true;
         let name = bulk(name)?;
@@ -257,6 +258,7 @@ fn session(value: Value) -> Option<Option<SessionFields>> {
                 fields.bytes = numbers.next()?;
                 fields.head = numbers.next()?;
             }
+            b"j" => gaps = text(&value)?,
             [b'i', id @ ..] => {
                 let id = std::str::from_utf8(id).ok()?.parse().ok()?;
                 fields.inbound.push((id, little_endian(&bulk(value)?)?));
@@ -265,7 +267,19 @@ fn session(value: Value) -> Option<Option<SessionFields>> {
         }
     }
     fields.inbound.sort_unstable();
+    fields.head = behind_gaps(fields.head, &gaps)?;
     Some(there.then_some(fields))
+}
+
+/// Where the first entry is, if a gap (`from:by;…`) begins at the head.
+fn behind_gaps(mut head: u64, gaps: &str) -> Option<u64> {
+    for gap in gaps.split_terminator(';') {
+        let (from, by) = gap.split_once(':')?;
+        if from.parse() == Ok(head) {
+            head = head.checked_add(by.parse().ok()?)?;
+        }
+    }
+    Some(head)
 }
 
 fn bucket(value: Value) -> Option<Reply> {

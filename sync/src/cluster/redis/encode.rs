@@ -529,11 +529,14 @@ impl Encoder<'_> {
                     .arg(record)
                     .arg(&bucket_head(head, bucket))
                     .arg(channel);
-                ordered(
+                let mut command = ordered(
                     call.finish("PutSession", Class::Grows, Shape::Done),
                     key_of(1, session.0),
                     false,
-                )
+                );
+                // An append from before there was a session is none that must be there.
+                command.chain = Some((Chain::Queue(session.0), 0));
+                command
             }
             Request::PutRecord {
                 session,

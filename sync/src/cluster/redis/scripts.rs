@@ -45,10 +45,10 @@ scripts! {
     Due Reads "due";
     Expire Frees "tables" "expire";
     PutSession Grows "tables" "put_session";
-    PutRecord Grows "tables" "put_record";
+    PutRecord Grows "tables" "replace" "put_record";
     DeleteSession Frees "tables" "delete_session";
-    PutRetained Grows "tables" "retained" "put_retained";
-    DeleteRetained Frees "tables" "retained" "delete_retained";
+    PutRetained Grows "tables" "replace" "put_retained";
+    DeleteRetained Frees "tables" "replace" "delete_retained";
     Append Grows "append";
     AppendAgain Grows "queue" "append_again";
     Settle Frees "settle_head" "queue" "settle";

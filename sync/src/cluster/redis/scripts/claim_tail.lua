@@ -26,6 +26,13 @@ if old and not kept then end_session(channel, head, old_sid) end
 local sid = '0'
 if kept then
   sid = old_sid
+  -- Another server: what it lacks comes back below the tail that the claimer is told. See append.lua.
+  local at = redis.call('HMGET', base .. 's:' .. sid, 'g', 'p', 'j')
+  if at[1] ~= server then
+    local tail = struct.unpack('<I8', at[2])
+    redis.call('HSET', base .. 's:' .. sid, 'g', server, 'p', struct.pack('<I8', tail + 65536) .. string.sub(at[2], 9),
+      'j', (at[3] or '') .. string.format('%.0f:65536;', tail))
+  end
   redis.call('HSET', base .. 's:' .. sid, 'ex', expiry, 'ep', epoch, 'ow', replica)
   redis.call('ZREM', due, 's:' .. sid)
   -- Of the numbers of last appends only the newest replicas' matter.

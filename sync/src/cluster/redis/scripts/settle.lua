@@ -96,15 +96,24 @@ end
 if dequeues + releases > 0 then call('HSET', s, 'p', struct.pack('<I8I8I8I8I8', tail, n, bytes, head, holes)) end
 if gaps_changed then write_gaps(gaps) end
 
+-- Soon after a failover: what was acknowledged before is not to undo what has been done since.
+local function may_set(id)
+  if mode == '1' then
+    call('SADD', base .. 'u:' .. sid, id)
+    call('PEXPIRE', base .. 'u:' .. sid, 180000)
+  end
+  return mode ~= '2' or call('SISMEMBER', base .. 'u:' .. sid, id) == 0
+end
+
 for _ = 1, puts do
   local id
   id, at = struct.unpack('<I2', lists, at)
-  call('HSET', s, 'i' .. id, string.sub(lists, at, at + 7))
+  if may_set(id) then call('HSET', s, 'i' .. id, string.sub(lists, at, at + 7)) end
   at = at + 8
 end
 for _ = 1, deletes do
   local id
   id, at = struct.unpack('<I2', lists, at)
-  call('HDEL', s, 'i' .. id)
+  if may_set(id) then call('HDEL', s, 'i' .. id) end
 end
 return 1

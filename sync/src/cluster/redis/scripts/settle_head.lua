@@ -4,7 +4,8 @@
 local call, s, q = redis.call, KEYS[1] .. 's:' .. ARGV[1], KEYS[1] .. 'q:' .. ARGV[1]
 local of = call('HMGET', s, 'ep', 'p', 'j')
 if not of[1] then return ARGV[2] == '' and 1 or 0 end
-if ARGV[2] ~= '' and ARGV[2] ~= of[1] then return 0 end
+-- What was acknowledged before a failover counts, whoever has claimed the session since.
+if ARGV[2] ~= '' and ARGV[2] ~= of[1] and string.sub(ARGV[#ARGV], 9, 9) ~= '2' then return 0 end
 local lists, packed = ARGV[3], of[2]
 local dequeues, releases, puts, deletes, from, at = struct.unpack('<I4I4I4I4I8', lists .. '\0\0\0\0\0\0\0\0')
 local tail, n, bytes, head, holes = struct.unpack('<I8I8I8I8I8', packed)
