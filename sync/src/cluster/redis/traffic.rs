@@ -345,11 +345,10 @@ impl Traffic {
     }
 
     fn answered(&mut self, now: Instant, job: Job, answer: Value) {
-        let early = match (&answer, job.command.shape) {
-            (Value::Int(-1), Shape::Appended(_)) => true,
-            (Value::Int(-2), Shape::VersionOrFenced) => true,
-            _ => false,
-        };
+        let early = matches!(
+            (&answer, job.command.shape),
+            (Value::Int(-1), Shape::Appended(_)) | (Value::Int(-2), Shape::VersionOrFenced)
+        );
         if early {
             // What comes before it was refused.
             return self.refuse(job, Hold::Growing, String::new());
