@@ -6,7 +6,7 @@ CARGO ?= cargo
 KILLS ?= 20
 FUZZ_SECONDS ?= 60
 
-.PHONY: help deps build run test fmt lint doc check-fuzz fuzz bench chaos paho clean
+.PHONY: help deps build run cluster test fmt lint doc check-fuzz fuzz bench chaos paho paho-cluster clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -19,6 +19,9 @@ build: ## Release binaries of broker, bigquery-adapter and loadtest, in target/r
 
 run: deps ## Broker, adapter and a fleet that replays real measurements, then an SQL answer (KEEP=1 leaves them running)
 	KEEP=$(KEEP) scripts/run
+
+cluster: deps ## Redis, replicas, load balancer, adapter and fleet; a replica dies, another joins, the SQL answer is exact (KEEP=1)
+	KEEP=$(KEEP) scripts/cluster
 
 test: deps ## Everything: unit, property, conformance and end-to-end tests with foreign clients
 	scripts/test
@@ -41,12 +44,15 @@ fuzz: ## Fuzz each target for FUZZ_SECONDS (default 60)
 bench: deps build ## Messages per second and CPU per message beside mosquitto, saved under loadtest/runs
 	target/release/loadtest bench --broker loadtest/scenarios/brokers/dunlin.toml --broker loadtest/scenarios/brokers/mosquitto.toml
 
-chaos: deps ## KILLS (default 20) times kill -9 under load: nothing acknowledged may be missing, no QoS 2 message twice
-	CHAOS_KILLS=$(KILLS) $(CARGO) test --locked -p dunlin-broker --test e2e -- --nocapture chaos
+chaos: deps ## KILLS (default 20) faults of each kind under load: nothing acknowledged may be missing, no QoS 2 message twice
+	CHAOS_KILLS=$(KILLS) $(CARGO) test --locked -p dunlin-broker --test e2e --test cluster -- --nocapture --test-threads 1 chaos
 
 paho: build ## The Eclipse Paho interoperability suites, unmodified, from PAHO=<checkout of paho.mqtt.testing>
 	scripts/paho $(PAHO)
 
+paho-cluster: deps build ## The same against three replicas behind a balancer that deals connections in turn
+	scripts/paho-cluster $(PAHO)
+
 clean: ## Remove what was built
 	$(CARGO) clean
-	rm -rf run
+	rm -rf run run-cluster run-paho-cluster

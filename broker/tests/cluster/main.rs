@@ -19,6 +19,7 @@ mod fencing;
 mod outage;
 mod retained;
 mod rig;
+mod shards;
 mod sharing;
 mod takeover;
 mod will;
