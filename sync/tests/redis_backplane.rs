@@ -1,5 +1,7 @@
 //! The backplane over real servers.
 
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
+
 #[path = "redis_backplane/cluster.rs"]
 mod cluster;
 #[path = "redis_backplane/failover.rs"]

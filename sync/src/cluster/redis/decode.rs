@@ -374,7 +374,6 @@ mod tests {
             Shape::Registry,
             Shape::Claimed,
             Shape::Due,
-            Shape::Session,
             Shape::Bucket,
             Shape::Routes,
             Shape::Inbox,

@@ -296,3 +296,94 @@ impl Cursor {
         self.whole.slice(at..at + len)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn all(bytes: &[u8], piece: usize) -> Result<Vec<Value>, RespError> {
+        let (mut buffer, mut decoder) = (BytesMut::new(), Decoder::default());
+        let mut values = Vec::new();
+        for piece in bytes.chunks(piece) {
+            buffer.extend_from_slice(piece);
+            while let Some(value) = decoder.next(&mut buffer)? {
+                values.push(value);
+            }
+        }
+        Ok(values)
+    }
+
+    fn bulk(text: &str) -> Value {
+        Value::Bulk(Bytes::copy_from_slice(text.as_bytes()))
+    }
+
+    #[test]
+    fn every_kind_of_answer_is_read_in_pieces_of_any_size() {
+        let bytes = b"+OK\r\n-ERR no\r\n:-42\r\n$3\r\na\r\n\r\n$-1\r\n*-1\r\n*0\r\n*2\r\n*1\r\n:1\r\n$0\r\n\r\n\
+            >2\r\n+message\r\n_\r\n%1\r\n+k\r\n#t\r\n~1\r\n,1.5\r\n=5\r\ntxt:x\r\n";
+        let expected = vec![
+            bulk("OK"),
+            Value::Error("ERR no".to_owned()),
+            Value::Int(-42),
+            bulk("a\r\n"),
+            Value::Nil,
+            Value::Nil,
+            Value::Array(vec![]),
+            Value::Array(vec![Value::Array(vec![Value::Int(1)]), bulk("")]),
+            Value::Push(vec![bulk("message"), Value::Nil]),
+            Value::Array(vec![bulk("k"), bulk("t")]),
+            Value::Array(vec![bulk("1.5")]),
+            bulk("txt:x"),
+        ];
+        for piece in 1..bytes.len() {
+            assert_eq!(
+                all(bytes, piece).as_ref(),
+                Ok(&expected),
+                "in pieces of {piece}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_the_protocol_is_refused() {
+        for (bytes, error) in [
+            (&b"HTTP/1.1 400\r\n"[..], RespError::Type(b'H')),
+            (b":1x\r\n", RespError::Number("1x".to_owned())),
+            (b"$\r\n", RespError::Number(String::new())),
+            (b"$999999999999\r\n", RespError::Length(999_999_999_999)),
+            (
+                b"*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n",
+                RespError::Depth,
+            ),
+        ] {
+            assert_eq!(all(bytes, 7), Err(error));
+        }
+        let endless = vec![b'+'; LINE_MAX + 10];
+        assert_eq!(all(&endless, 1000), Err(RespError::Line));
+    }
+
+    #[test]
+    fn a_command_is_written_as_redis_reads_it() {
+        let mut writer = Writer::default();
+        writer.begin(3);
+        writer.arg(b"SET");
+        writer.arg(b"a\r\n");
+        writer.number(u64::MAX);
+        let expected = "*3\r\n$3\r\nSET\r\n$3\r\na\r\n\r\n$20\r\n18446744073709551615\r\n";
+        assert_eq!(writer.bytes, expected.as_bytes());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), piece in 1usize..50) {
+            drop(all(&bytes, piece));
+        }
+
+        #[test]
+        fn nearly_right_bytes_do_not_either(bytes in "([*$:+>%~-]-?[0-9]{0,3}\r\n|[a-c]{0,5}\r\n){0,20}", piece in 1usize..20) {
+            drop(all(bytes.as_bytes(), piece));
+        }
+    }
+}

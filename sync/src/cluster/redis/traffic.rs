@@ -507,3 +507,7 @@ impl Traffic {
 fn shown(text: &str) -> String {
     text.chars().take(SHOWN_MAX).collect()
 }
+
+#[cfg(test)]
+#[path = "traffic_tests.rs"]
+mod tests;
