@@ -215,6 +215,15 @@ fn appended(value: Value, count: usize) -> Option<Reply> {
             seqs: vec![AppendFate::Gone; count],
         });
     };
+    if let (Value::Int(first), [owner]) = (owner, fates) {
+        let first = u64::try_from(*first).ok()?;
+        return Some(Reply::Appended {
+            owner: ReplicaId(unsigned(owner)?),
+            seqs: (first..first.checked_add(count as u64)?)
+                .map(AppendFate::At)
+                .collect(),
+        });
+    }
     let seqs = fates
         .iter()
         .map(|fate| {

@@ -219,15 +219,13 @@ impl Core {
             .collect();
         let count = commands.iter().map(Vec::len).sum();
         let (batch, told) = Batch::new(requests.len(), count);
-        let jobs = commands
-            .into_iter()
-            .enumerate()
-            .flat_map(|(index, commands)| commands.into_iter().map(move |command| (index, command)))
-            .map(|(index, command)| {
+        let mut jobs = Vec::with_capacity(count);
+        for (index, commands) in commands.into_iter().enumerate() {
+            for command in commands {
                 let batch = Arc::clone(&batch);
-                Job::new(command, Whose::Call { batch, index })
-            })
-            .collect();
+                jobs.push(Job::new(command, Whose::Call { batch, index }));
+            }
+        }
         self.route(jobs);
         told
     }

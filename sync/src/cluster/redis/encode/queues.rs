@@ -52,6 +52,8 @@ impl Encoder<'_> {
         for number in [max_messages, max_bytes, 0] {
             numbers.extend_from_slice(&number.to_le_bytes());
         }
+        let plain = entries.iter().all(|entry| entry.once.is_none());
+        numbers.push(u8::from(plain));
         for entry in entries {
             numbers.extend_from_slice(&entry.number.to_le_bytes());
             numbers.push(u8::from(entry.once.is_some()));

@@ -61,7 +61,7 @@ local function seen(publisher, its)
   return high < high_before or (high == high_before and low <= low_before)
 end
 
-local at = 25
+local at = 26
 for i = 1, #ARGV - 4 do
   local number, once, publisher, its
   number, once, at = struct.unpack('<I8B', numbers, at)

@@ -7,11 +7,11 @@ if not of[1] then return ARGV[2] == '' and 1 or 0 end
 -- What was acknowledged before a failover counts, whoever has claimed the session since.
 if ARGV[2] ~= '' and ARGV[2] ~= of[1] and string.sub(ARGV[#ARGV], 9, 9) ~= '2' then return 0 end
 local lists, packed = ARGV[3], of[2]
-local dequeues, releases, puts, deletes, from, at = struct.unpack('<I4I4I4I4I8', lists .. '\0\0\0\0\0\0\0\0')
+local dequeues, releases, puts, deletes, at = struct.unpack('<I4I4I4I4', lists)
 local tail, n, bytes, head, holes = struct.unpack('<I8I8I8I8I8', packed)
 
 -- What happens most: the oldest entries are done with, in order.
-if dequeues > 0 and from == head and holes == 0 and not of[3] and releases + puts + deletes == 0
+if dequeues > 0 and struct.unpack('<I8', lists, 17) == head and holes == 0 and not of[3] and releases + puts + deletes == 0
   and struct.unpack('<I8', lists, 9 + dequeues * 8) == head + dequeues - 1 and head + dequeues <= tail then
   local popped = call('LPOP', q, dequeues)
   for i = 1, #popped do bytes = bytes - #popped[i] end
