@@ -248,7 +248,7 @@ impl Store for ClusterStore {
             sender.send(read::everything(&*backplane).await).ok();
         });
         let found = receiver.recv().map_err(|_| StoreError::Closed)??;
-        if self.shared.push(Job::Adopt(found.sessions)).is_err() {
+        if !self.shared.push(Job::Adopt(found.sessions)) {
             return Err(StoreError::Closed);
         }
         Ok(found.recovered)
@@ -285,7 +285,7 @@ impl Cluster for ClusterStore {
             answer,
             carried: shared::Carried::default(),
         };
-        let pushed = self.shared.push(Job::Claim(claiming)).is_ok();
+        let pushed = self.shared.push(Job::Claim(claiming));
         let limit = self.options.claim_timeout;
         Box::pin(async move {
             if !pushed {
@@ -320,7 +320,7 @@ impl Cluster for ClusterStore {
 
     fn start(&self, events: Arc<dyn ClusterEvents>) -> BoxFuture<Result<(), ClaimError>> {
         let (answer, answered) = oneshot::channel();
-        let pushed = self.shared.push(Job::Start(events, answer)).is_ok();
+        let pushed = self.shared.push(Job::Start(events, answer));
         Box::pin(async move {
             let ended = || ClaimError::Unavailable("this replica is leaving".to_owned());
             if !pushed {

@@ -221,16 +221,16 @@ impl Shared {
         ticket
     }
 
-    /// Hands in anything else; gives it back if the task has ended.
-    pub(super) fn push(&self, job: Job) -> Result<(), Job> {
+    /// Hands in anything else; `false` if the task has ended.
+    pub(super) fn push(&self, job: Job) -> bool {
         let mut inbox = self.inbox.lock();
         if inbox.closed || inbox.closing.is_some() {
-            return Err(job);
+            return false;
         }
         inbox.jobs.push_back(job);
         drop(inbox);
         self.wake();
-        Ok(())
+        true
     }
 
     /// Hands in a claim again, before everything else.
