@@ -6,7 +6,7 @@ CARGO ?= cargo
 KILLS ?= 20
 FUZZ_SECONDS ?= 60
 
-.PHONY: help deps build run cluster test fmt lint doc check-fuzz fuzz bench chaos paho paho-cluster clean
+.PHONY: help deps build run cluster test fmt lint doc check-fuzz fuzz bench bench-cluster chaos paho paho-cluster clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -43,6 +43,10 @@ fuzz: ## Fuzz each target for FUZZ_SECONDS (default 60)
 
 bench: deps build ## Messages per second and CPU per message beside mosquitto, saved under loadtest/runs
 	target/release/loadtest bench --broker loadtest/scenarios/brokers/dunlin.toml --broker loadtest/scenarios/brokers/mosquitto.toml
+
+bench-cluster: deps build ## CPU per message of a cluster, by role, its latency and how it starts; figures in docs/benchmarks.md
+	$(CARGO) build --release --locked -p dunlin-loadtest --example cluster_start
+	scripts/bench-cluster
 
 chaos: deps ## KILLS (default 20) faults of each kind under load: nothing acknowledged may be missing, no QoS 2 message twice
 	CHAOS_KILLS=$(KILLS) $(CARGO) test --locked -p dunlin-broker --test e2e --test cluster -- --nocapture --test-threads 1 chaos
