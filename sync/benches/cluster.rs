@@ -42,7 +42,14 @@ impl Redis {
             .unwrap()
             .port();
         let child = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--save", "", "--bind", "127.0.0.1"])
+            .args([
+                "--port",
+                &port.to_string(),
+                "--save",
+                "",
+                "--bind",
+                "127.0.0.1",
+            ])
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server is needed: install it with scripts/deps");
@@ -213,7 +220,12 @@ impl Pair {
 /// User and system time of a process.
 fn cpu_us(path: &str) -> u64 {
     let stat = std::fs::read_to_string(path).unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
     let ticks = |at: usize| fields.get(at).unwrap().parse::<u64>().unwrap();
     (ticks(11) + ticks(12)) * 10_000
 }

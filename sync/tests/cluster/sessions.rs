@@ -308,3 +308,32 @@ async fn a_qos_2_publish_that_another_replica_repeats_is_queued_once() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn acknowledgements_of_receivers_wait_a_little_for_company() {
+    let redis = ModelRedis::new(34);
+    redis.set_latency(Duration::from_micros(100), Duration::ZERO);
+    let replica = Replica::start(&redis, 1).await;
+    let session = replica.claim("c", 60).await.session.unwrap();
+    replica
+        .commit((0..40).map(|n| enqueue(session, &n.to_string())).collect())
+        .await;
+    let rounds = replica.store.figures().rounds;
+    let before = tokio::time::Instant::now();
+    let mut outcomes = Vec::new();
+    for seq in 0..20 {
+        outcomes.push(replica.submit(vec![Op::Dequeue { session, seq }], false));
+        tokio::task::yield_now().await;
+    }
+    for outcome in outcomes {
+        within(outcome).await.unwrap().unwrap();
+    }
+    assert_eq!(replica.store.figures().rounds, rounds + 1);
+    assert!(before.elapsed() < Duration::from_millis(10));
+    // Whatever somebody waits for takes them along at once.
+    let dequeue = replica.submit(vec![Op::Dequeue { session, seq: 20 }], false);
+    let before = tokio::time::Instant::now();
+    replica.commit(vec![enqueue(session, "more")]).await;
+    within(dequeue).await.unwrap().unwrap();
+    assert!(before.elapsed() < Duration::from_millis(2));
+}

@@ -75,6 +75,8 @@ pub(super) struct Actor {
     freeing: bool,
     /// When it may be looked again whether Redis is full.
     free_at: Option<Instant>,
+    /// When acknowledgements of receivers have waited long enough.
+    settle_at: Option<Instant>,
     closing: Option<Instant>,
     leaving: bool,
     left: bool,
@@ -129,6 +131,7 @@ impl Actor {
             split_round: false,
             freeing: false,
             free_at: None,
+            settle_at: None,
             closing: None,
             leaving: false,
             left: false,
@@ -257,12 +260,41 @@ impl Actor {
     // ----- jobs -----
 
     fn jobs(&mut self) {
-        while !self.member.is_joining() && self.may_send_round() {
+        while self.may_work() && !self.may_wait() {
             let Some(jobs) = self.take_jobs() else { break };
             self.send_round(jobs);
         }
         self.free_memory();
         self.draw_numbers();
+    }
+
+    /// Whether a round may be sent.
+    fn may_work(&mut self) -> bool {
+        let may = !self.member.is_joining() && self.may_send_round();
+        if !may {
+            self.settle_at = None;
+        }
+        may
+    }
+
+    /// Whether all that has been handed in may wait a little for company.
+    fn may_wait(&mut self) -> bool {
+        let mut inbox = self.shared.inbox.lock();
+        if inbox.jobs.is_empty() || inbox.is_urgent() {
+            drop(inbox);
+            self.settle_at = None;
+            return false;
+        }
+        drop(inbox);
+        let now = Instant::now();
+        let at = *self
+            .settle_at
+            .get_or_insert(now + self.options.settle_delay);
+        if now >= at {
+            self.settle_at = None;
+            return false;
+        }
+        true
     }
 
     /// While Redis is full, rounds that need memory wait, and what clients have acknowledged would wait
@@ -627,7 +659,7 @@ impl Actor {
         if let Some(until) = self.closing {
             next = next.min(until);
         }
-        if let Some(at) = self.free_at {
+        for at in [self.free_at, self.settle_at].into_iter().flatten() {
             next = next.min(at);
         }
         next

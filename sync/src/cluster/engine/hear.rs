@@ -166,7 +166,7 @@ impl Actor {
         events: &dyn ClusterEvents,
         held: Option<&Held>,
     ) -> u64 {
-        let mut relayed: Vec<Relayed<'_>> = Vec::new();
+        let mut relayed: Vec<Relayed<'_>> = Vec::with_capacity(entries.guess());
         let mut publisher: Option<Arc<str>> = None;
         let mut count = 0;
         for entry in entries {

@@ -38,6 +38,9 @@ pub struct EngineOptions {
     pub round_bytes: usize,
     /// Batches after which a round takes no further one. Default 4096.
     pub round_batches: usize,
+    /// Acknowledgements of receivers alone wait so long for company: nobody waits for them, and a round of
+    /// their own costs three wake-ups. What a crash repeats grows by them. Default 2 ms.
+    pub settle_delay: Duration,
     /// Bytes that may wait for one lane; what exceeds it is dropped and counted. Default 4 MiB.
     pub lane_bytes: usize,
     /// Bytes after which a frame takes no further message. Default 64 KiB.
@@ -70,6 +73,7 @@ impl Default for EngineOptions {
             rounds_max: 8,
             round_bytes: 1 << 20,
             round_batches: 4096,
+            settle_delay: Duration::from_millis(2),
             lane_bytes: 4 << 20,
             frame_bytes: 64 << 10,
             held_bytes: 64 << 20,

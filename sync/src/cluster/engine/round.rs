@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::options::EngineOptions;
 use super::own::{Map, Own, OwnSession};
@@ -35,6 +35,8 @@ const CHUNK: usize = 4096;
 /// Messages in one append, and their bytes.
 const APPEND_MAX: usize = 512;
 const APPEND_BYTES: usize = 1 << 20;
+/// Bytes of encoded entries in one allocation.
+const BLOCK: usize = 16 << 10;
 
 /// What a batch with a barrier waits for.
 #[derive(Debug, Default)]
@@ -182,6 +184,8 @@ pub(super) struct Builder<'a> {
     routes: Option<usize>,
     last_entry: Option<(Arc<Message>, Delivery, Bytes)>,
     scratch: Vec<u8>,
+    /// Encoded entries lie behind each other: one allocation for many.
+    block: BytesMut,
 }
 
 impl<'a> Builder<'a> {
@@ -207,6 +211,7 @@ impl<'a> Builder<'a> {
             routes: None,
             last_entry: None,
             scratch: Vec::new(),
+            block: BytesMut::new(),
         }
     }
 
@@ -406,7 +411,11 @@ impl<'a> Builder<'a> {
             return Some(body.clone());
         }
         values::put_inline(&mut self.scratch, delivery, message).ok()?;
-        let body = Bytes::copy_from_slice(&self.scratch);
+        if self.block.capacity() < self.scratch.len() {
+            self.block.reserve(self.scratch.len().max(BLOCK));
+        }
+        self.block.extend_from_slice(&self.scratch);
+        let body = self.block.split().freeze();
         self.last_entry = Some((Arc::clone(message), delivery.clone(), body.clone()));
         Some(body)
     }

@@ -61,6 +61,8 @@ pub(super) struct Inbox {
     pub(super) closing: Option<Duration>,
     /// The task has ended: submitters answer themselves.
     closed: bool,
+    /// Jobs from the front that nobody waits for.
+    patient: usize,
     /// Jobs from the front whose freeing changes have been taken.
     freed: usize,
 }
@@ -88,9 +90,30 @@ impl Inbox {
         freeing
     }
 
+    /// Whether somebody waits for any of these jobs; acknowledgements of receivers alone may wait, if they
+    /// are not many.
+    pub(super) fn is_urgent(&mut self) -> bool {
+        const PATIENT_MAX: usize = 256;
+        if self.closing.is_some() || self.jobs.len() > PATIENT_MAX {
+            return true;
+        }
+        let urgent = self.jobs.iter().skip(self.patient).any(|job| match job {
+            Job::Batch(pending) => {
+                let ops = &pending.batch.ops;
+                ops.is_empty() || !ops.iter().all(|op| matches!(op, Op::Dequeue { .. }))
+            }
+            Job::Claim(_) | Job::Start(..) | Job::Adopt(_) => true,
+        });
+        if !urgent {
+            self.patient = self.jobs.len();
+        }
+        urgent
+    }
+
     /// The first jobs.
     pub(super) fn take(&mut self, count: usize) -> Vec<Job> {
         self.freed = self.freed.saturating_sub(count);
+        self.patient = self.patient.saturating_sub(count);
         self.jobs.drain(..count).collect()
     }
 }
@@ -238,6 +261,7 @@ impl Shared {
         let mut inbox = self.inbox.lock();
         inbox.jobs.push_front(Job::Claim(claiming));
         inbox.freed = inbox.freed.saturating_add(1).min(inbox.jobs.len());
+        inbox.patient = 0;
     }
 
     /// Takes nothing more; what is there is committed within `patience`.

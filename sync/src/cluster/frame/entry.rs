@@ -85,6 +85,12 @@ impl<'a> Entries<'a> {
     pub(super) fn new(left: &'a [u8]) -> Self {
         Self { left }
     }
+
+    /// How many there may be, for the memory that is set aside for them.
+    pub(crate) fn guess(&self) -> usize {
+        const TYPICAL: usize = 128;
+        self.left.len() / TYPICAL + 1
+    }
 }
 
 impl<'a> Iterator for Entries<'a> {
