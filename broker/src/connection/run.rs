@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use dunlin_protocol::Version;
-use dunlin_sync::Op;
+use dunlin_sync::{Op, QueueEntry};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
@@ -109,6 +109,8 @@ enum Turn {
     Close(Closing),
     /// The stored queue is to be read on: from, and up to where it reaches.
     Refill(u64, u64),
+    /// The stored queue is to be looked through from there for what a failover had lost.
+    Restore(u64),
 }
 
 impl Connection {
@@ -192,6 +194,11 @@ impl Connection {
                         return closing;
                     }
                 }
+                Turn::Restore(from) => {
+                    if let Err(closing) = self.restore(from).await {
+                        return closing;
+                    }
+                }
             }
         }
     }
@@ -204,8 +211,8 @@ impl Connection {
         for _ in 0..TURNS {
             loop {
                 let behind = !self.writing.is_empty();
-                if let Some((from, tail)) = self.collect() {
-                    return Poll::Ready(Turn::Refill(from, tail));
+                if let Some(turn) = self.collect() {
+                    return Poll::Ready(turn);
                 }
                 if let Err(error) = self.poll_write(cx) {
                     return Poll::Ready(Turn::Close(Closing::Lost(error.to_string())));
@@ -230,7 +237,7 @@ impl Connection {
 
     /// Brings together what is to be written: answers that are free to go, and what others have
     /// delivered to the session. Gives back what the stored queue is to be read for.
-    fn collect(&mut self) -> Option<(u64, u64)> {
+    fn collect(&mut self) -> Option<Turn> {
         self.collect_answers();
         if !self.writing.is_empty() {
             return None;
@@ -254,10 +261,13 @@ impl Connection {
             }
             ops.append(&mut state.delivering.ops);
             feed |= !state.backlog.is_empty() && self.acks.is_empty();
-            state
-                .delivering
-                .outbound
-                .wants_refill(&self.hub.queue_bounds)
+            let outbound = &state.delivering.outbound;
+            let restore = outbound.restored_from().map(Turn::Restore);
+            restore.or_else(|| {
+                outbound
+                    .wants_refill(&self.hub.queue_bounds)
+                    .map(|(from, tail)| Turn::Refill(from, tail))
+            })
         };
         if self.wake.clear_congested() {
             self.hub.congested.fetch_sub(1, Ordering::Relaxed);
@@ -485,29 +495,27 @@ impl Connection {
         }
     }
 
+    /// Looks through the stored queue for entries that have come back after a failover.
+    async fn restore(&mut self, from: u64) -> Result<(), Closing> {
+        let mut next = Some(from);
+        while let Some(from) = next {
+            // Every entry that is done with has been told to the store before it is read.
+            let _turn = self.collect();
+            let entries = self.read_queue(from).await?;
+            let mut ops = Vec::new();
+            next = self
+                .session
+                .lock()
+                .delivering
+                .outbound
+                .take_restored(entries, &mut ops);
+            self.submit(ops, false, false);
+        }
+        Ok(())
+    }
+
     async fn refill(&mut self, from: u64, tail: u64) -> Result<(), Closing> {
-        let Some(id) = self.session.store_id else {
-            return Ok(());
-        };
-        let entries_max = self.hub.queue_bounds.ready;
-        let bytes_max = self.hub.limits.outbox_bytes as usize;
-        let mut reading = self.hub.store.read_queue(id, from, entries_max, bytes_max);
-        // A store that is away may take long: meanwhile the connection can still be closed.
-        let entries = poll_fn(|cx| {
-            self.wake.begin(cx.waker());
-            if let Some(request) = self.wake.close_request() {
-                return Poll::Ready(Err(request));
-            }
-            reading.as_mut().poll(cx).map(Ok)
-        });
-        let entries = match entries.await {
-            Ok(Ok(entries)) => entries,
-            Ok(Err(error)) => {
-                self.hub.commit_failed(&error);
-                return Err(Closing::Asked(self.hub.failed_request()));
-            }
-            Err(request) => return Err(Closing::Asked(request)),
-        };
+        let entries = self.read_queue(from).await?;
         // Fewer by count may be for their bytes: only an empty answer says that there are no more.
         let exhausted = entries.is_empty();
         let mut tally = Tally::default();
@@ -520,5 +528,30 @@ impl Connection {
         );
         self.hub.count(tally);
         Ok(())
+    }
+
+    async fn read_queue(&mut self, from: u64) -> Result<Vec<QueueEntry>, Closing> {
+        let Some(id) = self.session.store_id else {
+            return Ok(Vec::new());
+        };
+        let entries_max = self.hub.queue_bounds.ready;
+        let bytes_max = self.hub.limits.outbox_bytes as usize;
+        let mut reading = self.hub.store.read_queue(id, from, entries_max, bytes_max);
+        // A store that is away may take long: meanwhile the connection can still be closed.
+        let entries = poll_fn(|cx| {
+            self.wake.begin(cx.waker());
+            if let Some(request) = self.wake.close_request() {
+                return Poll::Ready(Err(request));
+            }
+            reading.as_mut().poll(cx).map(Ok)
+        });
+        match entries.await {
+            Ok(Ok(entries)) => Ok(entries),
+            Ok(Err(error)) => {
+                self.hub.commit_failed(&error);
+                Err(Closing::Asked(self.hub.failed_request()))
+            }
+            Err(request) => Err(Closing::Asked(request)),
+        }
     }
 }

@@ -106,6 +106,11 @@ pub(crate) struct Outbound {
     counted_to: u64,
     /// The queue may hold more than is known: it is to be read once.
     probe: bool,
+    /// Numbers that were not in the queue when what follows them was read, ascending: a failover of
+    /// Redis may have lost entries there that come back.
+    gaps: Option<Box<Vec<(u64, u64)>>>,
+    /// They may have come back.
+    restored: bool,
     /// Messages that count against the bounds: waiting, or (stored sessions) not yet acknowledged.
     queued: u64,
     queued_bytes: u64,
@@ -126,6 +131,8 @@ impl Outbound {
             cluster: false,
             counted_to: 0,
             probe: false,
+            gaps: None,
+            restored: false,
             queued: 0,
             queued_bytes: 0,
         }
@@ -178,6 +185,69 @@ impl Outbound {
         self.probe = true;
     }
 
+    /// Entries may have come back below what was read.
+    pub(crate) fn may_be_restored(&mut self) {
+        self.probe = true;
+        self.restored = self.gaps.is_some();
+    }
+
+    /// Whether and from where the queue is to be looked through for entries that have come back.
+    pub(crate) fn restored_from(&self) -> Option<u64> {
+        let gaps = self.gaps.as_ref().filter(|_| self.restored)?;
+        gaps.first().map(|(from, _)| *from)
+    }
+
+    /// Of entries that were read from [`Self::restored_from`] on, those that have come back: they go to
+    /// the end of the queue, where they get a number that is free. `None`: no more is to be read.
+    pub(crate) fn take_restored(
+        &mut self,
+        entries: Vec<QueueEntry>,
+        ops: &mut Vec<Op>,
+    ) -> Option<u64> {
+        let (Some(session), Some(gaps)) = (self.store_id, &self.gaps) else {
+            self.restored = false;
+            return None;
+        };
+        let next = entries.last().map(|entry| entry.seq + 1);
+        for entry in entries {
+            let lost = gaps
+                .iter()
+                .any(|(from, to)| (*from..*to).contains(&entry.seq));
+            if !lost || entry.seq >= self.loaded_to {
+                continue;
+            }
+            ops.push(Op::Dequeue {
+                session,
+                seq: entry.seq,
+            });
+            if let (QueueState::Queued, Some(message)) = (entry.state, entry.message) {
+                ops.push(Op::Enqueue {
+                    session,
+                    delivery: entry.delivery,
+                    message,
+                    once: None,
+                });
+            }
+        }
+        let next = next.filter(|next| *next < self.loaded_to);
+        self.restored = next.is_some();
+        next
+    }
+
+    fn note_gap(&mut self, from: u64, to: u64) {
+        /// Gaps that are remembered: one for each failover, and one for entries that were
+        /// acknowledged out of order before.
+        const GAPS: usize = 64;
+        if !self.cluster || from >= to {
+            return;
+        }
+        let gaps = self.gaps.get_or_insert_default();
+        if gaps.len() >= GAPS {
+            gaps.remove(0);
+        }
+        gaps.push((from, to));
+    }
+
     fn count(&mut self, seq: u64, size: usize) {
         if self.cluster && seq >= self.counted_to {
             self.counted_to = seq + 1;
@@ -224,6 +294,8 @@ impl Outbound {
         self.slots = VecDeque::new();
         self.ready = VecDeque::new();
         self.in_flight = 0;
+        self.gaps = None;
+        self.restored = false;
     }
 
     /// Counts a message that is about to be written to the stored queue; `false` at the bound.
@@ -307,6 +379,7 @@ impl Outbound {
             if entry.seq < self.loaded_to {
                 continue;
             }
+            self.note_gap(self.loaded_to, entry.seq);
             self.loaded_to = entry.seq + 1;
             let size = entry.message.as_ref().map_or(0, |message| message.size());
             self.count(entry.seq, size);

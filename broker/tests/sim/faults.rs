@@ -88,6 +88,18 @@ async fn one(world: &Rc<World>, random: &mut Random) {
             }
             world.model.restart(length);
         }
+        8 if world.plan.failovers => {
+            let length = ms(random, 8_000);
+            let lost = random.below(60) as usize;
+            say(
+                world,
+                format!("Redis fails over within {length:?} and loses its newest {lost} writes"),
+            );
+            for replica in &replicas {
+                replica.troubled.set(true);
+            }
+            world.model.fail_over(length, lost);
+        }
         8 => {
             let length = ms(random, 2_000);
             say(world, format!("Redis does nothing for {length:?}"));

@@ -60,6 +60,11 @@ fn while_replicas_die_and_redis_is_cut_off_every_promise_is_kept() {
 }
 
 #[test]
+fn while_redis_fails_over_and_loses_its_newest_writes_every_promise_is_kept() {
+    all_seeds("failovers", 20, Plan::failovers);
+}
+
+#[test]
 fn a_seed_reproduces_its_run() {
     let (one, two) = (run(&Plan::storm(5)), run(&Plan::storm(5)));
     assert_eq!(one.digest, two.digest);

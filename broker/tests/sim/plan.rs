@@ -25,6 +25,8 @@ pub(crate) struct Plan {
     pub(crate) idlers: usize,
     /// Faults, one after the other.
     pub(crate) faults: u32,
+    /// Redis may lose its newest writes.
+    pub(crate) failovers: bool,
     pub(crate) planted_early_acknowledgement: bool,
     pub(crate) planted_no_epoch_check: bool,
 }
@@ -33,6 +35,13 @@ impl Plan {
     pub(crate) fn calm(seed: u64) -> Self {
         Self {
             faults: 0,
+            ..Self::storm(seed)
+        }
+    }
+
+    pub(crate) fn failovers(seed: u64) -> Self {
+        Self {
+            failovers: true,
             ..Self::storm(seed)
         }
     }
@@ -52,6 +61,7 @@ impl Plan {
             members: 4,
             idlers: 40,
             faults: 6,
+            failovers: false,
             planted_early_acknowledgement: false,
             planted_no_epoch_check: false,
         }

@@ -488,7 +488,7 @@ async fn retained_writer(world: Rc<World>, n: usize) {
     let topic = format!("kept/{n}");
     let mut version = 1;
     while version <= 10 {
-        let Some((mut conn, _replica)) = world.connect(&mut random) else {
+        let Some((mut conn, replica)) = world.connect(&mut random) else {
             pause(&mut random, 500).await;
             continue;
         };
@@ -512,6 +512,10 @@ async fn retained_writer(world: Rc<World>, n: usize) {
             .await;
             match conn.event(PATIENCE).await {
                 Event::PubAck(..) => {
+                    world.note(&format!(
+                        "{client} has set version {version} on replica {}",
+                        replica.backplane
+                    ));
                     world.oracle.borrow_mut().retained.insert(n, version);
                     version += 1;
                 }
@@ -566,7 +570,10 @@ async fn retained_reader(world: Rc<World>, n: usize, reader: usize) {
                 replica.backplane
             ));
         }
-        world.note(&format!("{client} has read {newest}"));
+        world.note(&format!(
+            "{client} has read {newest} on replica {}",
+            replica.backplane
+        ));
     }
 }
 

@@ -218,6 +218,9 @@ pub(crate) fn run(plan: &Plan) -> Ended {
 async fn live(plan: Plan) -> Ended {
     let model = ModelRedis::new(plan.seed);
     model.set_latency(Duration::from_micros(300), Duration::from_micros(700));
+    if plan.failovers {
+        model.keep_history(200);
+    }
     if plan.planted_no_epoch_check {
         model.skip_epoch_checks(true);
     }

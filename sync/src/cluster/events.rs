@@ -173,11 +173,6 @@ pub trait ClusterEvents: Send + Sync {
         self.queues_may_have_grown();
     }
 
-    /// After a failover of Redis, when every live replica has written again what was lost: entries may
-    /// be in queues below those that were read. Connected persistent sessions look through their
-    /// queues from the head.
-    fn queues_restored(&self) {}
-
     /// A persistent session is new, or its subscriptions have changed.
     fn session_changed(&self, entry: &SessionEntry);
 

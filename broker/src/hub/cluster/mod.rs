@@ -227,6 +227,19 @@ impl ClusterEvents for Events {
         });
     }
 
+    fn queues_restored(&self) {
+        self.with(|hub| {
+            let sessions: Vec<_> = hub.stored.read().values().cloned().collect();
+            for session in sessions {
+                let mut state = session.lock();
+                state.delivering.outbound.may_be_restored();
+                if let Some(wake) = &state.wake {
+                    wake.wake();
+                }
+            }
+        });
+    }
+
     fn session_changed(&self, entry: &SessionEntry) {
         self.with(|hub| {
             let mut tables = hub.known.tables.lock();
