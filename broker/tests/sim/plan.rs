@@ -42,6 +42,8 @@ impl Plan {
     pub(crate) fn failovers(seed: u64) -> Self {
         Self {
             failovers: true,
+            faults: 2,
+            messages_each: 40,
             ..Self::storm(seed)
         }
     }
