@@ -151,6 +151,47 @@ impl Usage {
     }
 }
 
+/// What all processors of the machine have done so far, in nanoseconds, to 10 ms each.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MachineTime {
+    /// Time in which they worked, or were taken away by the machine's host.
+    pub busy_ns: u64,
+    /// All time.
+    pub all_ns: u64,
+}
+
+impl MachineTime {
+    /// Reads it; zero where `/proc/stat` is not there.
+    #[must_use]
+    pub fn read() -> Self {
+        let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+        let line = text.lines().next().unwrap_or_default();
+        // user nice system idle iowait irq softirq steal; guests are in user.
+        let ticks: Vec<u64> = line
+            .split_whitespace()
+            .skip(1)
+            .take(8)
+            .map(|number| number.parse().unwrap_or(0))
+            .collect();
+        let tick_ns = 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1);
+        let all: u64 = ticks.iter().sum();
+        let idle: u64 = ticks.iter().skip(3).take(2).sum();
+        Self {
+            busy_ns: (all - idle) * tick_ns,
+            all_ns: all * tick_ns,
+        }
+    }
+
+    /// The part of all processors' time since `earlier` in which they did something else than `known_ns`,
+    /// from 0 to 1.
+    #[must_use]
+    pub fn others_since(self, earlier: Self, known_ns: u64) -> f64 {
+        let busy = self.busy_ns.saturating_sub(earlier.busy_ns);
+        let all = self.all_ns.saturating_sub(earlier.all_ns);
+        busy.saturating_sub(known_ns) as f64 / all.max(1) as f64
+    }
+}
+
 fn read(pid: u32, file: &str) -> Result<String, Error> {
     fs::read_to_string(format!("/proc/{pid}/{file}")).map_err(|source| Error::Proc {
         pid,
@@ -200,6 +241,18 @@ mod tests {
         }
         std::hint::black_box(sum);
         assert!(after.rss > 100_000 && after.pss > 100_000 && after.threads >= 1);
+    }
+
+    #[test]
+    fn what_the_machine_did_besides_is_what_is_not_known() {
+        let earlier = MachineTime::read();
+        assert!(earlier.all_ns > earlier.busy_ns && earlier.busy_ns > 0);
+        let later = MachineTime {
+            busy_ns: earlier.busy_ns + 600,
+            all_ns: earlier.all_ns + 1000,
+        };
+        assert_eq!(later.others_since(earlier, 500), 0.1);
+        assert_eq!(later.others_since(earlier, 700), 0.0);
     }
 
     #[test]

@@ -64,6 +64,7 @@ pub(super) fn measure(
             anonymous: after.anonymous,
             ..used
         }),
+        others: None,
         latency: Percentiles::default(),
         ack_latency: Percentiles::default(),
         sent: 0,

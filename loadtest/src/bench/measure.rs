@@ -10,7 +10,7 @@ use super::plan::{Plan, Shape, Workload};
 use super::system::{System, Usages, sum};
 use crate::error::Error;
 use crate::latency::{Latencies, Percentiles};
-use crate::proc::Usage;
+use crate::proc::{MachineTime, Usage};
 
 /// What one measurement found. Times and rates are of the measured part only; counts are of the whole.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -33,6 +33,9 @@ pub struct Outcome {
     pub own_cpu_us: f64,
     /// What the broker used while measuring, and its memory at the end; all its processes together.
     pub broker_usage: Option<Usage>,
+    /// The part of all processors' time, from 0 to 1, that neither the broker nor the load generator used but
+    /// somebody else: above a few hundredths, latency and throughput are not the broker's.
+    pub others: Option<f64>,
     /// Idle only: memory of the broker per connection in bytes, by anonymous, proportional and resident size.
     pub bytes_per_connection: Option<Memory>,
     /// Of what was delivered while measuring, from when it was due.
@@ -142,9 +145,11 @@ fn steady(
     let (usages, own) = (system.usages()?, Usage::of_self()?);
     engine.latencies = Some(Latencies::default());
     engine.ack_latencies = Some(Latencies::default());
+    let machine = MachineTime::read();
     let begin = Instant::now();
     engine.work_until(begin + plan.measure)?;
     let seconds = begin.elapsed().as_secs_f64();
+    let machine = (MachineTime::read(), machine);
     let (usages, own) = (system.since(&usages)?, Usage::of_self()?.since(own));
     let latencies = engine.latencies.take().unwrap_or_default();
     let ack_latencies = engine.ack_latencies.take().unwrap_or_default();
@@ -156,6 +161,10 @@ fn steady(
     let totals = engine.totals();
     engine.close()?;
     let usage = sum(&usages);
+    let others = usage.map(|usage| {
+        let (now, then) = machine;
+        now.others_since(then, usage.cpu_ns + own.cpu_ns)
+    });
     let each = |cpu_ns: u64| cpu_ns as f64 / 1000.0 / (delivered.max(1) as f64);
     Ok(Outcome {
         broker: name.to_owned(),
@@ -167,6 +176,7 @@ fn steady(
         roles: RoleCost::all(usages, delivered),
         own_cpu_us: each(own.cpu_ns),
         broker_usage: usage,
+        others,
         bytes_per_connection: None,
         latency: latencies.percentiles(),
         ack_latency: ack_latencies.percentiles(),

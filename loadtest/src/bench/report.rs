@@ -55,6 +55,8 @@ pub struct Summary {
     pub own_cpu_us: Spread,
     /// Context switches of the broker per thousand deliveries.
     pub switches_per_thousand: Option<Spread>,
+    /// The part of all processors' time, from 0 to 1, that somebody else used.
+    pub others: Option<Spread>,
     /// Idle: memory of the broker per connection that is no file's, in bytes.
     pub bytes_per_connection: Option<Spread>,
     /// Over all runs.
@@ -262,6 +264,7 @@ fn summary(workload: Workload, broker: &str, outcomes: &[&Outcome]) -> Option<Su
             let switches = usage.switches_voluntary + usage.switches_involuntary;
             Some(switches as f64 * 1000.0 / outcome.delivered.max(1) as f64)
         }),
+        others: known(|outcome| outcome.others),
         bytes_per_connection: known(|outcome| {
             outcome.bytes_per_connection.map(|memory| memory.anonymous)
         }),

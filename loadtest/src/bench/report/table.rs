@@ -65,7 +65,7 @@ fn range(spread: Option<Spread>) -> String {
 fn write_steady(out: &mut fmt::Formatter<'_>, summaries: &[&Summary]) -> fmt::Result {
     writeln!(
         out,
-        "\n{:<34} {:<12} {:>10} {:>9} {:>13} {:>6} {:>7} {:>9} {:>10} {:>10} {:>6} {:>6} {:>6}",
+        "\n{:<34} {:<12} {:>10} {:>9} {:>13} {:>6} {:>7} {:>9} {:>10} {:>10} {:>6} {:>6} {:>6} {:>6}",
         "workload",
         "broker",
         "msg/s",
@@ -78,12 +78,13 @@ fn write_steady(out: &mut fmt::Formatter<'_>, summaries: &[&Summary]) -> fmt::Re
         "p99",
         "lost",
         "again",
-        "late"
+        "late",
+        "others"
     )?;
     for one in summaries {
         writeln!(
             out,
-            "{:<34} {:<12} {:>10.0} {:>9} {:>13} {:>6} {:>7.2} {:>9} {:>10} {:>10} {:>6} {:>6} {:>6}",
+            "{:<34} {:<12} {:>10.0} {:>9} {:>13} {:>6} {:>7.2} {:>9} {:>10} {:>10} {:>6} {:>6} {:>6} {:>6}",
             one.workload.name(),
             one.broker,
             one.delivered_per_s.median,
@@ -96,13 +97,18 @@ fn write_steady(out: &mut fmt::Formatter<'_>, summaries: &[&Summary]) -> fmt::Re
             human_us(one.latency.p99_us.median),
             one.lost,
             one.duplicated,
-            one.reordered
+            one.reordered,
+            one.others.map_or_else(
+                || "-".to_owned(),
+                |part| format!("{:.0}%", part.median * 100.0)
+            )
         )?;
     }
     writeln!(
         out,
         "µs/msg: CPU time of the broker per delivered message; ratio: to the last broker; own µs: the load generator's;\n\
-         switches: context switches of the broker per 1000 messages; again, late: repeated, reordered"
+         switches: context switches of the broker per 1000 messages; again, late: repeated, reordered;\n\
+         others: part of the processors that somebody else used: latency and throughput suffer from it"
     )
 }
 
