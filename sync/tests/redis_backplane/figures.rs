@@ -5,9 +5,10 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use bytes::Bytes;
-use dunlin_sync::cluster::{AppendFate, Appending, Backplane, ReplicaId, Reply, Request};
+use dunlin_sync::cluster::redis::RedisBackplane;
+use dunlin_sync::cluster::{AppendFate, Appending, Backplane, Bucket, ReplicaId, Reply, Request};
 
-use crate::support::{RedisServer, connect};
+use crate::support::{RedisServer, ask, connect, head, record};
 use crate::traffic::session;
 
 /// Bytes of a message.
@@ -118,4 +119,43 @@ async fn what_an_append_costs() {
         assert!(measure(total, per_call, per_request, false).await >= total);
     }
     assert!(measure(total, 64, 1, true).await >= total);
+}
+
+#[tokio::test]
+async fn what_an_idle_session_takes() {
+    let server = RedisServer::start(&[]);
+    let redis = connect(server.url());
+    let used = || -> u64 {
+        let info = server.cli(&["INFO", "memory"]);
+        let line = info
+            .lines()
+            .find_map(|line| line.strip_prefix("used_memory:"));
+        line.unwrap().trim().parse().unwrap()
+    };
+    // The scripts and the first of each bucket's keys do not count.
+    claim_all(&redis, 0..5000).await;
+    let before = used();
+    claim_all(&redis, 5000..15_000).await;
+    let each = (used() - before) / 10_000;
+    println!("{each} bytes for each session of a client with an id of 12 bytes");
+    assert!(each > 0);
+}
+
+async fn claim_all(redis: &RedisBackplane, numbers: std::ops::Range<u64>) {
+    for n in numbers {
+        let client = format!("client-{n:05}");
+        let claim = Request::Claim {
+            client_id: client.as_str().into(),
+            replica: ReplicaId(1),
+            nonce: n,
+            clean_start: false,
+            expiry_interval: 3600,
+            fresh: Bucket::of(&client).session(n + 1),
+            record: record(0),
+            will: None,
+            will_grace_ms: 0,
+            head: head(1),
+        };
+        assert!(matches!(ask(redis, claim).await, Reply::Claimed { .. }));
+    }
 }

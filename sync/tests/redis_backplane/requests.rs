@@ -21,10 +21,20 @@ struct Rig {
     redis: Arc<RedisBackplane>,
 }
 
+/// The least that the broker's account needs: as documented in docs/redis.md.
+const ACCOUNT: &str = "on >secret ~dunlin:* &sync &sync:* -@all +@hash +@list +@set +@sortedset +@stream \
+    +@string +@transaction +@pubsub +@connection +evalsha +script|load +info +time +wait +exists +del +unlink +rename \
+    +pexpire +pttl +cluster|slots";
+
 impl Rig {
     fn new() -> Self {
         let server = RedisServer::start(&[]);
-        let redis = connect(server.url());
+        let account: Vec<_> = ["ACL", "SETUSER", "broker"]
+            .into_iter()
+            .chain(ACCOUNT.split_whitespace())
+            .collect();
+        assert_eq!(server.cli(&account), "OK");
+        let redis = connect(format!("redis://broker:secret@127.0.0.1:{}", server.port));
         Self { server, redis }
     }
 

@@ -13,9 +13,9 @@ pub(super) struct Names {
     prefix: String,
     channel: String,
     cluster: bool,
-    /// By bucket.
-    slots: Vec<u16>,
-    register_slot: u16,
+    /// What the keys of each bucket begin with, and their slot.
+    buckets: Vec<(String, u16)>,
+    register: (String, u16),
 }
 
 impl Names {
@@ -29,8 +29,10 @@ impl Names {
             prefix: prefix.to_owned(),
             channel,
             cluster,
-            slots: (0..BUCKETS).map(|n| tag_slot(format!("b{n}"))).collect(),
-            register_slot: tag_slot("r".to_owned()),
+            buckets: (0..BUCKETS)
+                .map(|n| (format!("{prefix}:{{b{n}}}:"), tag_slot(format!("b{n}"))))
+                .collect(),
+            register: (format!("{prefix}:{{r}}:"), tag_slot("r".to_owned())),
         }
     }
 
@@ -51,13 +53,14 @@ impl Names {
         }
     }
 
-    pub(super) fn bucket(&self, bucket: Bucket) -> (String, u16) {
-        let slot = self.slots.get(usize::from(bucket.0)).copied().unwrap_or(0);
-        (format!("{}:{{b{}}}:", self.prefix, bucket.0), slot)
+    pub(super) fn bucket(&self, bucket: Bucket) -> (&str, u16) {
+        self.buckets
+            .get(usize::from(bucket.0 % BUCKETS))
+            .map_or(("", 0), |(base, slot)| (base, *slot))
     }
 
-    pub(super) fn register(&self) -> (String, u16) {
-        (format!("{}:{{r}}:", self.prefix), self.register_slot)
+    pub(super) fn register(&self) -> (&str, u16) {
+        (&self.register.0, self.register.1)
     }
 
     pub(super) fn replica(&self, replica: ReplicaId) -> (String, u16) {
@@ -111,11 +114,8 @@ mod tests {
     #[test]
     fn keys_of_one_owner_share_a_hash_tag() {
         let names = Names::new("dunlin", true);
-        assert_eq!(
-            names.bucket(Bucket(9)),
-            ("dunlin:{b9}:".to_owned(), slot(b"b9"))
-        );
-        assert_eq!(names.register(), ("dunlin:{r}:".to_owned(), slot(b"r")));
+        assert_eq!(names.bucket(Bucket(9)), ("dunlin:{b9}:", slot(b"b9")));
+        assert_eq!(names.register(), ("dunlin:{r}:", slot(b"r")));
         assert_eq!(
             names.replica(ReplicaId(3)),
             ("dunlin:{3r}:".to_owned(), slot(b"3r"))

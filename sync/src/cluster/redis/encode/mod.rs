@@ -8,7 +8,7 @@ mod tables;
 use std::hash::{BuildHasher, Hash};
 
 use super::names::Names;
-use super::resp::Writer;
+use super::resp::{Writer, decimal};
 use super::scripts::Script;
 use crate::cluster::{Bucket, Epoch, Head, Request};
 
@@ -172,7 +172,8 @@ struct Call {
 
 impl Call {
     /// `args` counts the arguments before the control.
-    fn new(script: Script, (base, slot): (String, u16), args: usize, size: usize) -> Self {
+    fn new(script: Script, (base, slot): (impl AsRef<str>, u16), args: usize, size: usize) -> Self {
+        let base = base.as_ref();
         let mut writer = Writer::with_capacity(size + base.len() + args * 8 + 128);
         writer.begin(args + 5);
         writer.arg(b"EVALSHA");
@@ -195,6 +196,18 @@ impl Call {
 
     fn number(mut self, number: u64) -> Self {
         self.writer.number(number);
+        self
+    }
+
+    fn letter_and_number(mut self, letter: u8, number: u64) -> Self {
+        let mut digits = [0; 20];
+        let digits = decimal(number, &mut digits);
+        let mut text = [letter; 21];
+        for (to, from) in text.iter_mut().skip(1).zip(digits) {
+            *to = *from;
+        }
+        self.writer
+            .arg(text.get(..=digits.len()).unwrap_or_default());
         self
     }
 

@@ -69,7 +69,7 @@ impl Encoder<'_> {
         numbers.extend_from_slice(&last.to_le_bytes());
         let mut call = Call::new(Script::Append, base, 3 + entries.len(), size)
             .number(session.0)
-            .arg(format!("o{}", origin.0).as_bytes())
+            .letter_and_number(b'o', origin.0)
             .arg(&numbers);
         // The third of the numbers.
         let after_at = call.writer.bytes.len() - 2 - numbers.len() + 16;
