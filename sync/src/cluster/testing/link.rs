@@ -296,6 +296,15 @@ impl Link {
         self.reconnects += u64::from(self.generation.is_some());
     }
 
+    /// Gives up every request that has no answer; none takes effect later.
+    pub(super) fn abandon(&mut self, now: Instant) {
+        self.ghosts.clear();
+        let numbers: Vec<u64> = self.pending.keys().copied().collect();
+        for number in numbers {
+            self.answer(now, number, Err(BackplaneError::Lost));
+        }
+    }
+
     /// The backplane was closed: nobody gets an answer any more.
     pub(super) fn close(&mut self) {
         self.ended = true;

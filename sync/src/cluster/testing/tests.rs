@@ -160,6 +160,39 @@ async fn a_frame_under_way_when_the_connection_breaks_is_lost_and_said_so() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_abandoned_does_not_take_effect_later() {
+    for seed in 0..40 {
+        let redis = ModelRedis::new(seed);
+        redis.set_late_ghosts(true);
+        redis.set_latency(Duration::from_millis(5), Duration::ZERO);
+        let backplane = redis.connect();
+        join(&backplane, 1).await;
+        if seed % 2 == 0 {
+            redis.cut(0);
+        }
+        let given_up = backplane.execute(vec![retained("t", "old"), retained("u", "old")]);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        backplane.abandon();
+        assert_eq!(given_up.await, vec![Err(BackplaneError::Lost); 2]);
+        for topic in ["t", "u"] {
+            redis.execute(&retained(topic, "newer"));
+        }
+        redis.heal(0);
+        ask(&backplane, Request::Versions).await;
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        for topic in ["t", "u"] {
+            let load = Request::LoadBucket {
+                bucket: Bucket::of(topic),
+            };
+            let Reply::Bucket { retained, .. } = redis.execute(&load) else {
+                panic!("no bucket");
+            };
+            assert_eq!(retained[0].1, Bytes::from_static(b"newer"), "seed {seed}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_black_hole_is_noticed_by_the_watchdog_and_outlived() {
     let redis = ModelRedis::new(3);
     let backplane = redis.connect();
