@@ -129,7 +129,7 @@ pub(crate) fn redis_options(config: &RedisConfig) -> Result<RedisOptions, Replic
 }
 
 /// What `cluster status` shows of a replica.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Status {
     pub(crate) connections: usize,
     pub(crate) sessions: usize,

@@ -26,7 +26,7 @@ use crate::{
         slots::Slots,
     },
     ops::{self, Health, Metrics},
-    replica::{Replica, ReplicaError},
+    replica::{self, Replica, ReplicaError},
     shutdown::Shutdown,
     workers::Workers,
 };
@@ -151,6 +151,9 @@ async fn serve(loaded: Loaded) -> Result<Exit, Failure> {
         joined.map_err(|error| Failure::Join(error.to_string()))?;
         tracing::info!("joined the cluster: its tables are whole");
     }
+    let telling = shared
+        .clone()
+        .map(|shared| tokio::spawn(tell_of_cluster(shared, hub.clone(), metrics.clone())));
     health.set_started();
     tracing::info!(
         workers = workers.len(),
@@ -171,6 +174,9 @@ async fn serve(loaded: Loaded) -> Result<Exit, Failure> {
     let drained = hub
         .drain(tokio::time::Instant::now() + config.drain_timeout)
         .await;
+    if let Some(telling) = telling {
+        telling.abort();
+    }
     if let Some(replica) = replica {
         if let Some(shared) = &shared {
             shared.leave(LEAVE_PATIENCE).await;
@@ -231,6 +237,21 @@ async fn start_hub(
         Err(error) => Err(Failure::Runtime(format!(
             "the recovery of the sessions failed: {error}"
         ))),
+    }
+}
+
+/// Keeps the figures of the cluster up to date, and what others see of this replica.
+async fn tell_of_cluster(shared: Arc<ClusterStore>, hub: Arc<Hub>, metrics: Arc<Metrics>) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    let mut told = None;
+    loop {
+        ticks.tick().await;
+        metrics.set_cluster(&shared.figures(), &shared.status());
+        let status = hub.status();
+        if told != Some(status) {
+            told = Some(status);
+            shared.set_info(replica::info(&status));
+        }
     }
 }
 

@@ -306,6 +306,16 @@ impl Hub {
         }
     }
 
+    /// What `cluster status` shows of this replica.
+    pub(crate) fn status(&self) -> crate::replica::Status {
+        crate::replica::Status {
+            connections: self.connected_len(),
+            sessions: self.stored.read().len(),
+            retained: self.retained.read().len(),
+            pending_bytes: self.store.pending_bytes(),
+        }
+    }
+
     /// Joins the cluster, if the hub has one: resolves when its tables are whole, so that this replica
     /// can keep its promises.
     ///

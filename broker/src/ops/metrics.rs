@@ -12,6 +12,8 @@ use prometheus_client::{
 };
 
 use dunlin_protocol::ReasonCode;
+use dunlin_sync::cluster::BackplaneStatus;
+use dunlin_sync::cluster::engine::Figures;
 use parking_lot::Mutex;
 
 use super::sys::{self, LoadAverages, Snapshot};
@@ -228,6 +230,56 @@ metrics! {
     slow_receivers: Counter = "slow_receivers";
     /// Wills published.
     wills_published: Counter = "wills_published";
+    /// Replicas of the cluster that are alive, this one included; 0 without a cluster.
+    cluster_replicas: Gauge = "cluster_replicas";
+    /// Age of the lease: how long ago it was renewed.
+    cluster_lease_age_ms: Gauge = "cluster_lease_age_milliseconds";
+    /// Times that this replica stopped acknowledging, as it could not renew its lease or hear the others.
+    cluster_suspended: Counter = "cluster_suspended";
+    /// Times that this replica was taken for dead and joined anew.
+    cluster_rejoined: Counter = "cluster_rejoined";
+    /// Dead replicas that this one has cleared away after.
+    cluster_reaped: Counter = "cluster_reaped";
+    /// Messages relayed to other replicas at most once.
+    cluster_messages_out: Counter = "cluster_messages_out";
+    /// Messages relayed by other replicas at most once.
+    cluster_messages_in: Counter = "cluster_messages_in";
+    /// Messages put into inboxes of other replicas.
+    cluster_inbox_messages_out: Counter = "cluster_inbox_messages_out";
+    /// Messages read from the own inbox.
+    cluster_inbox_messages_in: Counter = "cluster_inbox_messages_in";
+    /// Messages appended to queues of persistent sessions.
+    cluster_appends: Counter = "cluster_appends";
+    /// Messages for which the queue of a persistent session had no room.
+    cluster_queue_full: Counter = "cluster_queue_full";
+    /// Messages for which a lane to another replica had no room.
+    cluster_lane_dropped: Counter = "cluster_lane_dropped";
+    /// Gaps noticed in what other replicas have said.
+    cluster_gaps: Counter = "cluster_gaps";
+    /// Shares of tables loaded anew because of a gap.
+    cluster_reloads: Counter = "cluster_reloads";
+    /// Claims of client ids.
+    cluster_claims: Counter = "cluster_claims";
+    /// Claims that were not answered in time.
+    cluster_claims_failed: Counter = "cluster_claims_failed";
+    /// Writes refused because the client id had been claimed by another replica.
+    cluster_fenced: Counter = "cluster_fenced";
+    /// Batches that wait now until this replica may acknowledge again.
+    cluster_commits_held: Gauge = "cluster_commits_held";
+    /// Batches that wait now until every replica has applied them.
+    cluster_barriers_open: Gauge = "cluster_barriers_open";
+    /// Whether every master of Redis answers (1) or not (0).
+    redis_connected: Gauge = "redis_connected";
+    /// Whether Redis refuses writes for want of memory.
+    redis_full: Gauge = "redis_full";
+    /// Connections to Redis made anew.
+    redis_reconnects: Counter = "redis_reconnects";
+    /// Failovers of Redis noticed.
+    redis_failovers: Counter = "redis_failovers";
+    /// Requests that Redis has not answered yet.
+    redis_pending: Gauge = "redis_pending_requests";
+    /// What the last PING to Redis took.
+    redis_ping_us: Gauge = "redis_ping_microseconds";
 }
 
 /// Figures that are counted where they are kept, and shown now and then.
@@ -276,6 +328,42 @@ impl Metrics {
         set(&self.store_pending, gauges.store_pending_bytes);
         self.retained
             .set(i64::try_from(gauges.retained_bytes).unwrap_or(i64::MAX));
+    }
+
+    /// Sets what the cluster's engine counts.
+    pub fn set_cluster(&self, figures: &Figures, redis: &BackplaneStatus) {
+        let total = |counter: &Counter, value: u64| {
+            let inner = counter.inner();
+            inner.store(value, std::sync::atomic::Ordering::Relaxed);
+        };
+        let now = |gauge: &Gauge, value: u64| {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
+        now(&self.cluster_replicas, figures.peers + 1);
+        now(&self.cluster_lease_age_ms, figures.lease_age_us / 1000);
+        total(&self.cluster_suspended, figures.suspended);
+        total(&self.cluster_rejoined, figures.rejoined);
+        total(&self.cluster_reaped, figures.reaped);
+        total(&self.cluster_messages_out, figures.messages_out);
+        total(&self.cluster_messages_in, figures.messages_in);
+        total(&self.cluster_inbox_messages_out, figures.inbox_messages_out);
+        total(&self.cluster_inbox_messages_in, figures.inbox_messages_in);
+        total(&self.cluster_appends, figures.appends);
+        total(&self.cluster_queue_full, figures.queue_full);
+        total(&self.cluster_lane_dropped, figures.lane_dropped);
+        total(&self.cluster_gaps, figures.gaps);
+        total(&self.cluster_reloads, figures.reloads);
+        total(&self.cluster_claims, figures.claims);
+        total(&self.cluster_claims_failed, figures.claims_failed);
+        total(&self.cluster_fenced, figures.fenced);
+        now(&self.cluster_commits_held, figures.commits_held);
+        now(&self.cluster_barriers_open, figures.barriers_open);
+        now(&self.redis_connected, u64::from(redis.connected));
+        now(&self.redis_full, u64::from(redis.full));
+        total(&self.redis_reconnects, redis.reconnects);
+        total(&self.redis_failovers, redis.failovers);
+        now(&self.redis_pending, redis.pending);
+        now(&self.redis_ping_us, redis.ping_us);
     }
 
     /// A client has connected.

@@ -108,6 +108,7 @@ fn a_replica_that_slept_past_its_lease_acknowledges_nothing_that_gets_lost() {
             None => break false,
         }
     };
+    eprintln!("acknowledged by the replica that slept: {acknowledged}");
     if !acknowledged {
         let mut publisher = cluster.clean(2, "publisher");
         publisher.publish("fenced/x", b"late", QoS::AtLeastOnce);

@@ -572,11 +572,29 @@ fn keys() -> BTreeMap<String, Option<String>> {
             }
         }
     }
+    // A cluster's keys mean something only with a Redis.
+    let cluster = Sources {
+        flags: vec![Override {
+            flag: "--redis".to_owned(),
+            key: "redis.url".to_owned(),
+            value: OverrideValue::Text("redis://localhost".to_owned()),
+        }],
+        ..Sources::default()
+    };
+    let cluster = config::load(&cluster).unwrap().effective;
+    for (inner, value) in cluster["redis"].as_table().unwrap() {
+        keys.insert(format!("redis.{inner}"), Some(value.to_string()));
+    }
     // The default is the machine's number of cores.
     keys.insert("workers".to_owned(), None);
     // Beside the defaults there are the keys that have none, or depend on others.
     for key in [
         "store.interval_ms",
+        "redis.url",
+        "redis.password_file",
+        "redis.ca_file",
+        "redis.cert_file",
+        "redis.key_file",
         "auth.users",
         "auth.anonymous",
         "auth.default",
