@@ -49,19 +49,6 @@ impl ModelBackplane {
     }
 }
 
-impl ModelBackplane {
-    /// Gives up every request that has no answer: they get [`BackplaneError::Lost`]; they may or may not
-    /// have taken effect, and none does later. Later requests are not touched.
-    pub fn abandon(&self) {
-        let mut inner = self.inner.lock();
-        inner.break_link(self.index, "its requests were given up");
-        if let Some(link) = inner.links.get_mut(self.index) {
-            link.abandon(tokio::time::Instant::now());
-            link.notify.notify_one();
-        }
-    }
-}
-
 /// Moves one link through time until it has ended.
 async fn run(inner: Arc<Mutex<Inner>>, index: usize, notify: Arc<Notify>) {
     loop {
@@ -119,6 +106,15 @@ impl Backplane for ModelBackplane {
             link.notify.notify_one();
         }
         receiver
+    }
+
+    fn abandon(&self) {
+        let mut inner = self.inner.lock();
+        inner.break_link(self.index, "its requests were given up");
+        if let Some(link) = inner.links.get_mut(self.index) {
+            link.abandon(tokio::time::Instant::now());
+            link.notify.notify_one();
+        }
     }
 
     fn status(&self) -> BackplaneStatus {
