@@ -108,6 +108,10 @@ pub(crate) struct Outbound {
     probe: bool,
     /// Numbers that were not in the queue when what follows them was read, ascending: a failover of
     /// Redis may have lost entries there that come back.
+    #[expect(
+        clippy::box_collection,
+        reason = "eight bytes in every session, and most have none"
+    )]
     gaps: Option<Box<Vec<(u64, u64)>>>,
     /// They may have come back.
     restored: bool,
