@@ -165,11 +165,9 @@ async fn persistent_subscriber(
                 continue;
             };
             match event {
-                Event::SubAck(_) => {
-                    if !subscribed {
-                        subscribed = true;
-                        world.ready.set(world.ready.get() + 1);
-                    }
+                Event::SubAck(_) if !subscribed => {
+                    subscribed = true;
+                    world.ready.set(world.ready.get() + 1);
                 }
                 Event::Publish {
                     topic,
@@ -279,7 +277,7 @@ enum Flight {
 /// Publishes its messages in order, resends what is not acknowledged, and ends when all are.
 async fn publisher(world: Rc<World>, n: usize, group: usize, waiting: usize) {
     let mut random = Random::of(world.plan.seed, "publisher", n);
-    let qos = if n % 2 == 0 {
+    let qos = if n.is_multiple_of(2) {
         QoS::ExactlyOnce
     } else {
         QoS::AtLeastOnce
