@@ -363,3 +363,56 @@ async fn a_server_that_may_not_write_is_waited_for() {
     publisher.goes_on(50).await;
     publisher.end(&redis).await;
 }
+
+/// Requests that were on their way, on two ways of being away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_abandoned_gets_no_answer_and_no_effect_later() {
+    let server = RedisServer::start(&[]);
+    let put = |body: &'static str| Request::PutRetained {
+        topic: "t".into(),
+        body: Bytes::from(body),
+        head: head(1),
+    };
+    for way in [Way::BlackHole, Way::Cut] {
+        let proxy = Proxy::start(server.port).await;
+        let (redis, other) = (connect(proxy.url()), connect(server.url()));
+        ask(&redis, put("before")).await;
+        proxy.go(way);
+        let waiting = redis.execute(vec![put("stale")]);
+        let frame = redis.execute(vec![Request::Publish {
+            to: None,
+            frame: Bytes::from_static(b"DN"),
+        }]);
+        ask(&other, put("newer")).await;
+        redis.abandon();
+        let lost = tokio::time::timeout(LIMIT, waiting).await;
+        assert_eq!(lost.expect("told at once"), [Err(BackplaneError::Lost)]);
+        assert_eq!(frame.await, [Err(BackplaneError::Lost)]);
+        let later = redis.execute(vec![Request::Numbers { count: 1 }]);
+        // What the proxy still held is gone with its connection.
+        proxy.go(Way::Cut);
+        proxy.go(Way::To(server.port));
+        assert!(matches!(later.await[..], [Ok(Reply::Numbers(_))]));
+        let load = Request::LoadBucket {
+            bucket: dunlin_sync::cluster::Bucket::of("t"),
+        };
+        let Reply::Bucket { retained, .. } = ask(&redis, load).await else {
+            panic!("not loaded");
+        };
+        assert_eq!(&retained[0].1[..], b"newer");
+    }
+}
+
+#[tokio::test]
+async fn abandoning_is_possible_before_redis_was_ever_there() {
+    let mut server = RedisServer::start(&[]);
+    let url = server.url();
+    server.kill();
+    let redis = connect(url);
+    let early = redis.execute(vec![Request::Numbers { count: 1 }]);
+    redis.abandon();
+    assert_eq!(early.await, [Err(BackplaneError::Lost)]);
+    let later = redis.execute(vec![Request::Numbers { count: 1 }]);
+    server.start_again();
+    assert_eq!(later.await, [Ok(Reply::Numbers(1))]);
+}

@@ -48,7 +48,8 @@ impl Batch {
         self.state.lock().left += more;
     }
 
-    fn answer(&self, index: usize, shape: Shape, outcome: Outcome) {
+    /// The outcome of a command.
+    pub(super) fn answer(&self, index: usize, shape: Shape, outcome: Outcome) {
         let mut state = self.state.lock();
         let outcome = match (shape, outcome) {
             (Shape::OneVersion(bucket), Ok(Reply::Version(version))) => {

@@ -78,6 +78,7 @@ pub(super) async fn run(core: Arc<Core>, node: Arc<Node>) {
         replay: Vec::new(),
         connections: 0,
         patience: 1,
+        abandoned: 0,
     };
     let mut closed = core.closed.subscribe();
     tokio::select! {
@@ -103,20 +104,29 @@ struct Link {
     /// How many times as long as usual an answer may take: a command that takes Redis longer than that
     /// would otherwise be given up and sent again for ever.
     patience: u32,
+    /// Jobs up to this one were given up.
+    abandoned: u64,
 }
 
 impl Link {
     /// Until the master is none any more.
     async fn keep_up(&mut self) {
         let mut pauses = self.core.pauses();
+        let mut abandoned = self.node.abandoned.subscribe();
         loop {
-            let end = match self.establish().await {
+            let established = tokio::select! {
+                established = self.establish() => established.map_err(End::Failed),
+                // What was given up is to be told so now, not when Redis is there again.
+                _ = abandoned.changed() => Err(End::Anew),
+            };
+            let end = match established {
                 Ok(wire) => {
                     pauses = self.core.pauses();
                     self.serve(wire).await
                 }
-                Err(error) => End::Failed(error),
+                Err(end) => end,
             };
+            abandoned.mark_unchanged();
             self.lost(&end);
             if self.is_over() {
                 return;
@@ -135,6 +145,7 @@ impl Link {
     }
 
     fn is_over(&mut self) -> bool {
+        self.abandon();
         let work = self.node.take_work();
         self.traffic.ring.restore(work.kept);
         self.traffic.handle_jobs(work.jobs);
@@ -142,6 +153,16 @@ impl Link {
             self.give_back();
         }
         work.retired
+    }
+
+    /// Gives up what the backplane was told to; `true`: the connection, too.
+    fn abandon(&mut self) -> bool {
+        let last = *self.node.abandoned.borrow();
+        if last <= self.abandoned {
+            return false;
+        }
+        self.abandoned = last;
+        self.traffic.abandon(last)
     }
 
     fn give_back(&mut self) {
@@ -365,6 +386,9 @@ impl Link {
     }
 
     fn look_for_work(&mut self) -> Option<End> {
+        if self.abandon() {
+            return Some(End::Anew);
+        }
         let work = self.node.take_work();
         if !work.kept.is_empty() {
             self.traffic.ring.restore(work.kept);

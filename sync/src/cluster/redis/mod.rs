@@ -88,6 +88,10 @@ impl Backplane for RedisBackplane {
         told
     }
 
+    fn abandon(&self) {
+        self.core.abandon();
+    }
+
     fn status(&self) -> BackplaneStatus {
         self.core.status()
     }

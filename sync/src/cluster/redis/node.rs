@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
 use super::encode::Class;
 use super::job::Job;
@@ -38,6 +38,8 @@ pub(super) struct Node {
     pub(super) address: Option<Address>,
     state: Mutex<State>,
     pub(super) wake: Notify,
+    /// Jobs up to this one in the order of arrival are given up.
+    pub(super) abandoned: watch::Sender<u64>,
     pub(super) connected: AtomicBool,
     pub(super) full: AtomicBool,
     /// Jobs without an answer.
@@ -66,6 +68,7 @@ impl Node {
             address,
             state: Mutex::default(),
             wake: Notify::new(),
+            abandoned: watch::Sender::new(0),
             connected: AtomicBool::new(false),
             full: AtomicBool::new(false),
             pending: AtomicU64::new(0),
@@ -153,6 +156,22 @@ impl Node {
     /// It has no slots any more: its connection ends.
     pub(super) fn retire(&self) {
         self.state.lock().retired = true;
+        self.wake.notify_one();
+    }
+
+    /// Gives up the jobs up to this one in the order of arrival.
+    pub(super) fn abandon(&self, last: u64) {
+        let mut state = self.state.lock();
+        let (old, newer) = std::mem::take(&mut state.jobs)
+            .into_iter()
+            .partition(|job| job.order <= last);
+        state.jobs = newer;
+        drop(state);
+        let old: VecDeque<Job> = old;
+        for job in old {
+            job.finish(Err(BackplaneError::Lost));
+        }
+        self.abandoned.send_replace(last);
         self.wake.notify_one();
     }
 

@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::connect::{Access, ConnectError, Server};
-use super::encode::Encoder;
+use super::encode::{Encoder, Shape};
 use super::job::{Batch, Early, Job, Outcome, Whose};
 use super::link;
 use super::names::Names;
@@ -34,6 +34,8 @@ pub(super) struct Routes {
     /// Requests from before it was known what Redis is.
     early: Vec<Early>,
     next_order: u64,
+    /// Jobs up to this one were given up.
+    abandoned: u64,
     closed: bool,
 }
 
@@ -254,6 +256,27 @@ impl Core {
         deal(&mut routes, jobs);
     }
 
+    /// Gives up everything that has no answer.
+    pub(super) fn abandon(&self) {
+        let mut routes = self.routes.lock();
+        routes.abandoned = routes.next_order;
+        let last = routes.abandoned;
+        let early = std::mem::take(&mut routes.early);
+        let held = std::mem::take(&mut routes.held);
+        let nodes = routes.nodes.clone();
+        drop(routes);
+        for early in early {
+            let lost = Err(BackplaneError::Lost);
+            early.batch.answer(early.index, Shape::Done, lost);
+        }
+        for job in held {
+            job.finish(Err(BackplaneError::Lost));
+        }
+        for node in nodes {
+            node.abandon(last);
+        }
+    }
+
     /// The master's address, in the words of the Sentinels.
     pub(super) async fn master(&self) -> Result<Address, ConnectError> {
         let name = match &self.url.mode {
@@ -389,6 +412,12 @@ pub(super) fn deal_again(
     let mut jobs = back.jobs;
     jobs.append(&mut routes.held);
     jobs.sort_by_key(|job| job.order);
+    let (abandoned, jobs): (Vec<_>, Vec<_>) = jobs
+        .into_iter()
+        .partition(|job| job.order <= routes.abandoned);
+    for job in abandoned {
+        job.finish(Err(BackplaneError::Lost));
+    }
     let mut shares: Vec<(Vec<Job>, Vec<Kept>, Vec<Kept>)> = Vec::new();
     shares.resize_with(routes.nodes.len(), Default::default);
     for job in jobs {

@@ -490,6 +490,20 @@ impl Traffic {
         self.wait_due = false;
     }
 
+    /// Gives up what has no answer, up to this one in the order of arrival. `true`: something is on its
+    /// way, so that the connection must not be used any more.
+    pub(super) fn abandon(&mut self, last: u64) -> bool {
+        let was_sent = !self.sent.is_empty();
+        self.handle_lost();
+        for job in std::mem::take(&mut self.todo) {
+            match job.order <= last {
+                true => job.finish(Err(BackplaneError::Lost)),
+                false => self.todo.push_back(job),
+            }
+        }
+        was_sent
+    }
+
     /// Takes out everything that is not on its way.
     pub(super) fn take_jobs(&mut self) -> Vec<Job> {
         self.handle_lost();
