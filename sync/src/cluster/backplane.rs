@@ -73,7 +73,7 @@ pub struct BackplaneStatus {
     pub pending: u64,
     /// Masters that are connected to, as `host:port`.
     pub masters: Vec<String>,
-    /// Milliseconds that the last answered `PING` took.
+    /// Microseconds that the last answered `PING` took.
     pub ping_us: u64,
 }
 

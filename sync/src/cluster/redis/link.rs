@@ -165,6 +165,11 @@ impl Link {
         self.traffic.abandon(last)
     }
 
+    fn count(&self) {
+        let pending = self.traffic.pending() as u64;
+        self.node.taken.store(pending, Ordering::Relaxed);
+    }
+
     fn give_back(&mut self) {
         let (traffic, replay) = (&mut self.traffic, &mut self.replay);
         self.node.give_back(|| {
@@ -193,6 +198,7 @@ impl Link {
     fn lost(&mut self, end: &End) {
         let was_connected = self.node.connected.swap(false, Ordering::AcqRel);
         self.traffic.handle_lost();
+        self.count();
         let operators = matches!(end, End::Failed(error) if error.is_operators());
         match (was_connected, operators) {
             _ if matches!(end, End::Anew | End::Closed) => debug!("redis connection ends: {end}"),
@@ -349,6 +355,7 @@ impl Link {
                 return end;
             }
             state.fill(&mut self.traffic);
+            self.count();
             let until = self.traffic.poll_timeout();
             let wake = async {
                 match until {

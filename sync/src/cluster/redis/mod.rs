@@ -1,9 +1,9 @@
 //! The real backplane: Redis, standalone, behind Sentinels, or a Redis Cluster.
 //!
 //! One connection per master carries all requests: everything that has gathered goes out in one write,
-//! and answers come in order ([`traffic`]). A supervisor keeps it up ([`link`]). Another connection hears the
-//! channels, and a third one waits for frames of the inbox ([`listen`]). Every request is one script, or
-//! one command ([`encode`], `scripts/*.lua`).
+//! and answers come in order (`traffic.rs`). A supervisor keeps it up (`link.rs`). Another connection hears the
+//! channels, and a third one waits for frames of the inbox (`listen.rs`). Every request is one script, or
+//! one command (`encode/`, `scripts/*.lua`).
 //!
 //! What an operator has to know is in `docs/redis.md`.
 

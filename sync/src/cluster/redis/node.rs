@@ -42,8 +42,8 @@ pub(super) struct Node {
     pub(super) abandoned: watch::Sender<u64>,
     pub(super) connected: AtomicBool,
     pub(super) full: AtomicBool,
-    /// Jobs without an answer.
-    pub(super) pending: AtomicU64,
+    /// Jobs without an answer that the connection has taken.
+    pub(super) taken: AtomicU64,
     pub(super) reconnects: AtomicU64,
     pub(super) ping_us: AtomicU64,
     /// Where it was last connected to.
@@ -71,7 +71,7 @@ impl Node {
             abandoned: watch::Sender::new(0),
             connected: AtomicBool::new(false),
             full: AtomicBool::new(false),
-            pending: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
             reconnects: AtomicU64::new(0),
             ping_us: AtomicU64::new(0),
             at: Mutex::new(None),
@@ -113,6 +113,11 @@ impl Node {
 
     pub(super) fn take_adopted(&self) -> Vec<Kept> {
         std::mem::take(&mut self.state.lock().adopted)
+    }
+
+    /// Jobs without an answer.
+    pub(super) fn pending(&self) -> u64 {
+        self.state.lock().jobs.len() as u64 + self.taken.load(Ordering::Relaxed)
     }
 
     /// Asks the connection to give back everything when nothing of it is on its way.

@@ -320,8 +320,7 @@ impl Core {
             last_error: self.last_error.lock().clone(),
             reconnects: sum(|node| node.reconnects.load(Ordering::Relaxed)),
             failovers: *self.failovers.borrow(),
-            pending: sum(|node| node.pending.load(Ordering::Relaxed))
-                + (routes.early.len() + routes.held.len()) as u64,
+            pending: sum(Node::pending) + (routes.early.len() + routes.held.len()) as u64,
             masters: nodes
                 .iter()
                 .filter(|node| connected(node))

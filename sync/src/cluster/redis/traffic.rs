@@ -148,6 +148,11 @@ impl Traffic {
         self.sent.is_empty()
     }
 
+    /// Jobs without an answer.
+    pub(super) fn pending(&self) -> usize {
+        self.todo.len() + self.sent.len() + self.again.len() + self.held.len()
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.full
     }
