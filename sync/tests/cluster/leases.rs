@@ -9,7 +9,8 @@ use dunlin_sync::testing::samples::message_on;
 use dunlin_sync::{Op, StoreError};
 
 use crate::support::{
-    Replica, Told, claim, claim_with_will, cluster, enqueue, pass, retained, route, until, within,
+    Replica, Told, claim, claim_with_will, cluster, enqueue, pass, release, retained, route, until,
+    within,
 };
 
 #[tokio::test(start_paused = true)]
@@ -25,27 +26,84 @@ async fn a_replica_that_is_cut_off_stops_before_its_lease_ends() {
     assert!(replicas[0].told.has(&Told::Suspended));
     let refused = replicas[0].store.claim(claim("c", 0)).await.unwrap_err();
     assert!(refused.to_string().contains("lease"), "{refused}");
-    within(held).await.unwrap().unwrap();
+    let failed = within(held).await.unwrap().unwrap_err();
+    assert!(matches!(failed, StoreError::Cluster { .. }), "{failed}");
+    let late = within(replicas[0].submit(vec![retained("a", "2")], false)).await;
+    assert!(matches!(late, Ok(Err(StoreError::Cluster { .. }))));
     until(|| replicas[0].told.has(&Told::Resumed(false))).await;
     assert!(replicas[0].store.may_acknowledge());
+    replicas[0].commit_all(vec![retained("a", "3")]).await;
     assert_eq!(replicas[0].store.figures().suspended, 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_acknowledged_between_suspension_and_resumption() {
+async fn what_was_given_up_does_not_take_effect_later() {
     let redis = ModelRedis::new(42);
     let replicas = cluster(&redis, 2).await;
-    // Only renewals are late: everything else is answered. A clock that stands still for one replica
-    // cannot be had here, so the server stalls.
-    redis.stall(Duration::from_millis(4500));
-    let mut held = replicas[0].submit(vec![retained("a", "1")], false);
-    pass(Duration::from_millis(4400)).await;
-    assert!(held.try_recv().is_err());
+    redis.cut(replicas[0].link);
+    let old = replicas[0].submit(vec![retained("a", "old")], false);
+    assert!(within(old).await.unwrap().is_err());
     assert!(replicas[0].told.has(&Told::Suspended));
-    within(held).await.unwrap().unwrap();
-    let told = replicas[0].told.all();
-    let resumed = told.iter().position(|told| *told == Told::Resumed(false));
-    assert!(resumed.is_some());
+    // Its publisher has gone elsewhere.
+    replicas[1].commit(vec![retained("a", "new")]).await;
+    redis.heal(replicas[0].link);
+    until(|| replicas[0].store.may_acknowledge()).await;
+    pass(Duration::from_secs(5)).await;
+    let late = Replica::start(&redis, 3).await;
+    assert!(late.told.has(&Told::Retained("a".into(), "new".into())));
+    assert!(
+        !replicas[1]
+            .told
+            .has(&Told::Retained("a".into(), "old".into()))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_comes_back_owes_the_ends_of_connections_and_its_routes() {
+    for seed in 0..20 {
+        let redis = ModelRedis::new(4200 + seed);
+        redis.set_latency(Duration::from_micros(500), Duration::from_micros(400));
+        let replicas = cluster(&redis, 2).await;
+        let ends = replicas[0].claim("ends", 600).await;
+        let under_way = replicas[0].claim("under way", 600).await;
+        replicas[0].claim("stays", 600).await;
+        replicas[0]
+            .commit_all(vec![route("goes", 2, 1), route("old", 2, 2)])
+            .await;
+        redis.black_hole(replicas[0].link, Duration::from_millis(4300 + seed * 20));
+        let mut failed = vec![
+            replicas[0].submit(vec![release("under way", &under_way, Some(600))], false),
+            replicas[0].submit(vec![route("goes", 0, 3)], true),
+        ];
+        let ghost = replicas[0].store.claim(claim("ghost", 600));
+        until(|| replicas[0].told.has(&Told::Suspended)).await;
+        failed.push(replicas[0].submit(vec![release("ends", &ends, Some(600))], false));
+        failed.push(replicas[0].submit(vec![route("new", 1, 4)], true));
+        for outcome in failed {
+            assert!(within(outcome).await.unwrap().is_err());
+        }
+        assert!(within(ghost).await.is_err());
+        until(|| replicas[0].told.has(&Told::Resumed(false))).await;
+        for client in ["ends", "under way", "ghost"] {
+            let claimed = replicas[1].claim(client, 600).await;
+            assert!(!claimed.took_over, "{client}, seed {seed}");
+        }
+        assert!(replicas[1].claim("stays", 600).await.took_over);
+        let late = Replica::start(&redis, 9).await;
+        let mut routes: Vec<_> = late
+            .told
+            .all()
+            .into_iter()
+            .filter_map(|told| match told {
+                Told::Routes(id, routes) if id == replicas[0].id() => Some(routes),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        routes.sort();
+        assert_eq!(routes, [("new".to_owned(), 1), ("old".to_owned(), 2)]);
+        replicas[0].commit_all(vec![route("more", 1, 5)]).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -332,8 +332,7 @@ async fn acknowledgements_of_receivers_wait_a_little_for_company() {
     assert!(before.elapsed() < Duration::from_millis(10));
     // Whatever somebody waits for takes them along at once.
     let dequeue = replica.submit(vec![Op::Dequeue { session, seq: 20 }], false);
-    let before = tokio::time::Instant::now();
     replica.commit(vec![enqueue(session, "more")]).await;
     within(dequeue).await.unwrap().unwrap();
-    assert!(before.elapsed() < Duration::from_millis(2));
+    assert_eq!(replica.store.figures().rounds, rounds + 2);
 }

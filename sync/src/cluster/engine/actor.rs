@@ -60,6 +60,8 @@ pub(super) struct Actor {
     pub(super) loads: usize,
     pub(super) wills_out: BTreeMap<(Bucket, Epoch), Instant>,
     pub(super) inbox: Inbox,
+    /// Ends of connections that are to be written when this replica can write again.
+    pub(super) owed: Vec<Request>,
     pub(super) trimming: bool,
     pub(super) inbox_sequences: BTreeMap<ReplicaId, u64>,
     answers: FuturesUnordered<BoxFuture<Outcome>>,
@@ -119,6 +121,7 @@ impl Actor {
             loads: 0,
             wills_out: BTreeMap::new(),
             inbox: Inbox::default(),
+            owed: Vec::new(),
             trimming: false,
             inbox_sequences: BTreeMap::new(),
             answers: FuturesUnordered::new(),
@@ -214,6 +217,7 @@ impl Actor {
     fn outcome(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::Round(id, answers) => self.round_answered(id, answers),
+            Outcome::FirstPart(id, ..) if !self.commits.has_round(id) => {}
             Outcome::FirstPart(id, mut answers, rest) => {
                 self.split_round = false;
                 let replies = self.backplane.execute(rest);
@@ -241,6 +245,7 @@ impl Actor {
             Outcome::Inherits(dead, inherited) => self.inherits(dead, inherited),
             Outcome::Reaped(reaped) => self.reaped(reaped),
             Outcome::Verified { mark, listed } => self.verified(mark, listed),
+            Outcome::Reconciled(mark, found) => self.reconciled(mark, found),
             Outcome::Trimmed => self.trimming = false,
             Outcome::Left => self.left = true,
             Outcome::Ignored => {}
@@ -260,6 +265,14 @@ impl Actor {
     // ----- jobs -----
 
     fn jobs(&mut self) {
+        if let Some(why) = self.member.given_up() {
+            self.settle_at = None;
+            self.free_at = None;
+            if !self.shared.inbox.lock().jobs.is_empty() {
+                self.give_up_jobs(why);
+            }
+            return;
+        }
         while self.may_work() && !self.may_wait() {
             let Some(jobs) = self.take_jobs() else { break };
             self.send_round(jobs);
@@ -328,6 +341,16 @@ impl Actor {
         self.expect(async move { Outcome::Freed(targets, replies.await) });
     }
 
+    pub(super) fn next_round(&mut self) -> u64 {
+        self.next_round += 1;
+        self.next_round
+    }
+
+    /// The second part of a round that was given up is not sent.
+    pub(super) fn forget_split(&mut self) {
+        self.split_round = false;
+    }
+
     fn builder(&mut self, id: u64) -> Builder<'_> {
         Builder::new(
             &mut self.own,
@@ -342,7 +365,7 @@ impl Actor {
     fn may_send_round(&self) -> bool {
         let open = self.commits.rounds_open();
         // What a claim reads after a failover is whole only when all replicas have made it good.
-        if self.split_round || self.member.failovers.is_open() {
+        if self.split_round || self.member.failovers.is_open() || self.member.is_reconciling() {
             return false;
         }
         if open < 2 {
@@ -373,8 +396,7 @@ impl Actor {
     }
 
     fn send_round(&mut self, jobs: Vec<Job>) {
-        self.next_round += 1;
-        let id = self.next_round;
+        let id = self.next_round();
         let failure = self.shared.failure();
         let unavailable = self.unavailable();
         let mut started = None;
@@ -516,6 +538,7 @@ impl Actor {
                 }
             }
             Err(BackplaneError::Closed) => {}
+            Err(BackplaneError::Lost) => self.tables.not_loaded(bucket),
             other => {
                 tracing::error!(bucket = bucket.0, answer = ?other.err(), "a bucket cannot be loaded");
                 self.tables.not_loaded(bucket);

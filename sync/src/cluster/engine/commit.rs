@@ -11,10 +11,10 @@ use tracing::error;
 
 use super::actor::Actor;
 use super::lanes::ALL;
-use super::round::{Needs, Round, Staged};
+use super::round::{Needs, Round, Staged, Target};
 use super::shared::Shared;
 use crate::StoreError;
-use crate::cluster::{BUCKETS, Bucket};
+use crate::cluster::{BUCKETS, Bucket, Request};
 use crate::pipeline::guarded;
 
 /// Batches that are told between two looks at the lease.
@@ -61,6 +61,10 @@ impl Commits {
         self.rounds.push_back(round);
     }
 
+    pub(super) fn has_round(&mut self, id: u64) -> bool {
+        self.round(id).is_some()
+    }
+
     /// A round that waits for its answer.
     pub(super) fn round(&mut self, id: u64) -> Option<&mut Round> {
         let first = self.rounds.front()?.id;
@@ -90,6 +94,17 @@ impl Commits {
 
     pub(super) fn is_empty(&self) -> bool {
         self.rounds.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Ends of connections that have no answer.
+    pub(super) fn take_releases(&mut self) -> Vec<Request> {
+        let targets = self.rounds.iter_mut().flat_map(|round| &mut round.targets);
+        targets
+            .filter_map(|target| match target {
+                Target::Release { request, .. } => Some((**request).clone()),
+                _ => None,
+            })
+            .collect()
     }
 
     /// A bucket was loaded: after a failover its version may be lower than one that was waited for.

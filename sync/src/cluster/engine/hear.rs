@@ -380,7 +380,11 @@ impl Actor {
         self.member
             .failovers
             .handled(self.backplane.status().failovers);
-        self.begin_sync();
+        self.member
+            .wait_for_all(Instant::now() + self.options.lease);
+        if !self.member.is_cut() {
+            self.begin_sync();
+        }
         self.member.repair_soon(Instant::now());
     }
 

@@ -167,6 +167,8 @@ pub(super) struct Reaped {
     pub(super) replica: ReplicaId,
     /// It was dead indeed, and everything is cleared away but its routes and its inbox.
     pub(super) done: bool,
+    /// It could not be done, or only in part: it is to be tried again.
+    pub(super) again: bool,
     /// Messages for shared subscriptions that nobody has acknowledged there.
     pub(super) redeliver: Vec<(Arc<str>, Arc<Message>)>,
 }
@@ -181,6 +183,7 @@ pub(super) async fn reap(
     let mut reaped = Reaped {
         replica,
         done: false,
+        again: false,
         redeliver: Vec::new(),
     };
     if !known_dead {
@@ -188,21 +191,30 @@ pub(super) async fn reap(
             replica,
             force: false,
         };
-        if !matches!(one(&*backplane, request).await, Ok(Reply::Flag(true))) {
-            return reaped;
+        match one(&*backplane, request).await {
+            Ok(Reply::Flag(true)) => {}
+            answer => {
+                // Whether it is off the register is not known if there was no answer.
+                reaped.again = answer.is_err();
+                return reaped;
+            }
         }
     }
-    if !orphan_all(&*backplane, me, replica).await {
-        return reaped;
-    }
-    if let Some(messages) = shared_in_inbox(&*backplane, replica).await {
+    reaped.again = true;
+    if orphan_all(&*backplane, me, replica).await
+        && let Some(messages) = shared_in_inbox(&*backplane, replica).await
+    {
         reaped.redeliver = messages;
         reaped.done = true;
+        reaped.again = false;
     }
     reaped
 }
 
-async fn one(backplane: &dyn Backplane, request: Request) -> Result<Reply, BackplaneError> {
+pub(super) async fn one(
+    backplane: &dyn Backplane,
+    request: Request,
+) -> Result<Reply, BackplaneError> {
     let answers = backplane.execute(vec![request]).await;
     answers
         .into_iter()
@@ -210,7 +222,7 @@ async fn one(backplane: &dyn Backplane, request: Request) -> Result<Reply, Backp
         .unwrap_or(Err(BackplaneError::Closed))
 }
 
-/// Releases every client of a dead replica; `false` if the backplane was closed.
+/// Releases every client of a dead replica; `false` if there was no answer.
 async fn orphan_all(backplane: &dyn Backplane, me: ReplicaId, dead: ReplicaId) -> bool {
     let mut buckets: Vec<Bucket> = Bucket::all().collect();
     while !buckets.is_empty() {
@@ -227,7 +239,7 @@ async fn orphan_all(backplane: &dyn Backplane, me: ReplicaId, dead: ReplicaId) -
         for (bucket, answer) in rest.into_iter().zip(backplane.execute(asked).await) {
             let clients = match answer {
                 Ok(Reply::Clients(clients)) => clients,
-                Err(BackplaneError::Closed) => return false,
+                Err(BackplaneError::Closed | BackplaneError::Lost) => return false,
                 other => {
                     warn!(?other, "clients of a dead replica cannot be listed");
                     continue;
@@ -244,7 +256,9 @@ async fn orphan_all(backplane: &dyn Backplane, me: ReplicaId, dead: ReplicaId) -
         }
         if !orphans.is_empty() {
             let answers = backplane.execute(orphans).await;
-            if answers.contains(&Err(BackplaneError::Closed)) {
+            if answers.contains(&Err(BackplaneError::Closed))
+                || answers.contains(&Err(BackplaneError::Lost))
+            {
                 return false;
             }
         }
@@ -252,7 +266,7 @@ async fn orphan_all(backplane: &dyn Backplane, me: ReplicaId, dead: ReplicaId) -
     true
 }
 
-/// Shared messages in the inbox of a dead replica; `None` if the backplane was closed.
+/// Shared messages in the inbox of a dead replica; `None` if there was no answer.
 async fn shared_in_inbox(
     backplane: &dyn Backplane,
     replica: ReplicaId,
@@ -267,7 +281,7 @@ async fn shared_in_inbox(
         };
         let frames = match one(backplane, request).await {
             Ok(Reply::Inbox(frames)) => frames,
-            Err(BackplaneError::Closed) => return None,
+            Err(BackplaneError::Closed | BackplaneError::Lost) => return None,
             _ => return Some(found),
         };
         let Some((last, _)) = frames.last() else {

@@ -27,7 +27,6 @@ use super::keeper::{self, Reaped, Swept};
 use super::lanes::ALL;
 use super::options::EngineOptions;
 use super::outcome::{Answer, Outcome};
-use crate::StoreError;
 use crate::cluster::frame::{Kind, head};
 use crate::cluster::{
     Backplane, BackplaneError, ClaimError, ClusterEvents, ReplicaId, Reply, Request,
@@ -57,6 +56,14 @@ enum Phase {
     Joining,
 }
 
+/// Whether it is to be found out what has taken effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reconcile {
+    No,
+    Wanted,
+    Running,
+}
+
 /// What is known of one's own place.
 pub(super) struct Member {
     phase: Phase,
@@ -66,6 +73,11 @@ pub(super) struct Member {
     anew: bool,
     /// Since when nothing is heard.
     deaf_since: Option<Instant>,
+    /// Why nothing can be written, if so.
+    given_up: Option<&'static str>,
+    reconcile: Reconcile,
+    /// Until then everybody on the register is waited for after a failover, dead or not.
+    failover_until: Instant,
     heard_once: bool,
     renewing: bool,
     pub(super) renew_at: Instant,
@@ -111,6 +123,9 @@ impl Member {
             suspended: false,
             anew: false,
             deaf_since: Some(joined),
+            given_up: None,
+            reconcile: Reconcile::No,
+            failover_until: joined,
             heard_once: false,
             renewing: false,
             renew_at: joined + options.renew_every,
@@ -154,6 +169,39 @@ impl Member {
 
     pub(super) fn is_deaf(&self) -> bool {
         self.deaf_since.is_some()
+    }
+
+    /// Why whatever is handed in fails.
+    pub(super) fn given_up(&self) -> Option<&'static str> {
+        self.given_up
+    }
+
+    /// Nothing may be changed before it is known what has taken effect.
+    pub(super) fn is_reconciling(&self) -> bool {
+        self.reconcile != Reconcile::No
+    }
+
+    /// Whether it was waited for.
+    pub(super) fn set_reconciled(&mut self, done: bool) -> bool {
+        let waited = self.reconcile == Reconcile::Running;
+        if waited {
+            self.reconcile = if done {
+                Reconcile::No
+            } else {
+                Reconcile::Wanted
+            };
+        }
+        waited
+    }
+
+    /// After a failover everybody on the register is waited for until then.
+    pub(super) fn wait_for_all(&mut self, until: Instant) {
+        self.failover_until = until;
+    }
+
+    /// Whether it begins again by itself when its lease runs.
+    pub(super) fn is_cut(&self) -> bool {
+        matches!(self.phase, Phase::Cut | Phase::Joining)
     }
 
     pub(super) fn has_said_hello(&self) -> bool {
@@ -217,8 +265,9 @@ impl Member {
                 next = next.min(at);
             }
         };
-        soon(self.may_renew(self.renew_at).then_some(self.renew_at));
-        soon((!self.suspended).then_some(self.fence_at));
+        let may_renew = self.may_renew(Instant::now());
+        soon(may_renew.then_some(self.renew_at));
+        soon(self.given_up.is_none().then_some(self.fence_at));
         soon(self.repair_at);
         soon(self.retry_at);
         soon(barriers.then_some(self.ask_at).flatten());
@@ -278,6 +327,10 @@ impl Actor {
 
     /// Takes the next step towards being ready.
     pub(super) fn advance(&mut self, now: Instant) {
+        if self.member.reconcile == Reconcile::Wanted && self.member.given_up.is_none() {
+            self.member.reconcile = Reconcile::Running;
+            self.reconcile();
+        }
         match self.member.phase {
             Phase::Cut => {
                 if now < self.member.fence_at && !self.member.is_deaf() {
@@ -305,15 +358,18 @@ impl Actor {
             .all(|(_, peer)| !peer.live || peer.routes.is_whole());
         if self.member.is_deaf()
             || !self.member.live_known
+            || self.member.is_reconciling()
             || !self.tables.is_whole()
             || !routes_whole
         {
             return;
         }
+        // After a failover those that have lapsed may only be as late as Redis was.
+        let all = self.member.failovers.is_open() && now < self.member.failover_until;
         let strangers = self
             .peers
             .iter()
-            .any(|(_, peer)| peer.live && !peer.welcomed_us);
+            .any(|(_, peer)| (peer.live || all && peer.registered) && !peer.welcomed_us);
         if strangers || self.member.hello_at.is_none() {
             // Whatever was compared before they knew of this replica is not enough.
             self.member.checked = false;
@@ -400,9 +456,10 @@ impl Actor {
         if now >= self.member.renew_at && self.member.may_renew(now) {
             self.renew(now);
         }
-        let fenced = now >= self.member.fence_at;
-        if !self.member.suspended && fenced {
+        if self.member.given_up.is_none() && now >= self.member.fence_at {
             self.cut("its lease could not be renewed in time");
+            self.member.given_up = Some("the lease of this replica could not be renewed in time");
+            self.give_up("it was not acknowledged before the lease of this replica ended");
         } else if !self.member.suspended && self.member.deaf_too_long(now) {
             self.cut("announcements of the other replicas are not heard");
         }
@@ -421,6 +478,9 @@ impl Actor {
         }
         if self.member.retry_at.is_some_and(|at| now >= at) {
             self.member.retry_at = None;
+            if self.member.phase == Phase::Joining {
+                self.join();
+            }
         }
         self.barrier_deadline(now);
         if self.member.phase == Phase::Ready {
@@ -507,6 +567,9 @@ impl Actor {
                 self.member.fence_at = sent + self.options.fence;
                 self.member.live_known = true;
                 self.shared.set_fence(self.member.fence_at);
+                if now < self.member.fence_at && self.member.given_up.take().is_some() {
+                    self.member.reconcile = Reconcile::Wanted;
+                }
                 self.count_peers(sent, &live, &lapsed);
                 self.member.lapsed = lapsed;
                 self.reap_announced();
@@ -527,14 +590,19 @@ impl Actor {
                 peer.live = true;
             }
         }
+        if self.member.failovers.is_open() {
+            for id in lapsed.iter().filter(|id| **id != self.replica) {
+                let _met = self.peers.meet(*id, now).is_some();
+            }
+        }
         let mut gone = Vec::new();
         for (id, peer) in self.peers.iter_mut() {
+            peer.registered = live.contains(&id) || lapsed.contains(&id);
             if live.contains(&id) || peer.since >= sent {
                 continue;
             }
             peer.live = false;
             peer.introduced = false;
-            peer.welcomed_us = false;
             if !lapsed.contains(&id) {
                 gone.push(id);
             }
@@ -571,10 +639,11 @@ impl Actor {
         self.shared.counters.rejoined.add(1);
         let apart = self.member.phase == Phase::Apart;
         self.member.phase = Phase::Joining;
-        let error = StoreError::Cluster {
-            reason: "this replica was taken for dead before it was acknowledged".to_owned(),
-        };
-        self.fail_everything(&error);
+        self.member.given_up = Some("this replica was taken for dead, and joins anew");
+        self.member.reconcile = Reconcile::No;
+        self.give_up("this replica was taken for dead before it was acknowledged");
+        // Whoever clears away after it ends its connections.
+        self.owed.clear();
         self.own.clear();
         self.acks.clear();
         self.inbox_sequences.clear();
@@ -591,6 +660,13 @@ impl Actor {
             peer.inbox = super::peers::Heard::default();
             peer.routes.stale();
         }
+        if apart {
+            self.member.anew = false;
+        }
+        self.join();
+    }
+
+    fn join(&mut self) {
         let sent = Instant::now();
         let request = Request::Join {
             nonce: self.draw.next(),
@@ -598,16 +674,15 @@ impl Actor {
             lease_ms: self.options.lease_ms(),
         };
         self.ask(request, move |answer| Outcome::Joined { sent, answer });
-        if apart {
-            self.member.anew = false;
-        }
     }
 
     pub(super) fn joined(&mut self, sent: Instant, answer: Answer) {
         let Ok(Reply::Joined { replica }) = answer else {
             warn!(answer = ?answer.err(), "this replica cannot join");
+            self.member.try_later();
             return;
         };
+        self.member.given_up = None;
         info!(
             replica = replica.0,
             was = self.replica.0,
@@ -718,6 +793,11 @@ impl Actor {
     }
 
     pub(super) fn reaped(&mut self, reaped: Reaped) {
+        if reaped.again && !self.is_closing() {
+            let next = self.member.renewals + 1;
+            self.member.announced.push((next, reaped.replica, false));
+            return;
+        }
         self.member.reaping.remove(&reaped.replica);
         self.shared
             .counters

@@ -16,6 +16,7 @@ mod actor;
 mod commit;
 mod failovers;
 mod figures;
+mod giving_up;
 mod hear;
 mod inbox;
 mod keeper;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::giving_up::Reconciled;
 use super::keeper::{Reaped, Swept};
 use super::round::Target;
 use crate::SessionId;
@@ -48,6 +49,8 @@ pub(super) enum Outcome {
         mark: u64,
         listed: Option<BTreeSet<Arc<str>>>,
     },
+    /// What a replica that had given everything up has found of its own in Redis.
+    Reconciled(u64, Option<Reconciled>),
     Trimmed,
     /// The lease is given back.
     Left,

@@ -1,6 +1,6 @@
 //! What belongs to this replica: claims, the sessions that it may change, its routes.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -148,6 +148,15 @@ impl Own {
                 self.sessions.remove(&session);
             }
         }
+    }
+
+    /// What the sessions here want, by filter.
+    pub(super) fn routes(&self) -> BTreeMap<Arc<str>, Route> {
+        self.stamps
+            .iter()
+            .filter(|(_, known)| !known.route.is_empty())
+            .map(|(filter, known)| (Arc::clone(filter), known.route))
+            .collect()
     }
 
     /// Whether a change of a route is to be written: it is the newest of its filter, and is one.

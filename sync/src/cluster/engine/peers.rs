@@ -87,6 +87,8 @@ pub(super) struct Routes {
 pub(super) struct Peer {
     /// Its lease runs, or it has introduced itself since that was last looked at.
     pub(super) live: bool,
+    /// It is on the register, whether its lease runs or has lapsed.
+    pub(super) registered: bool,
     /// It has said hello or welcome: it has whole tables and hears announcements, and is waited for.
     pub(super) introduced: bool,
     /// It knows of this replica.
@@ -107,6 +109,7 @@ impl Peer {
     fn new(now: Instant) -> Self {
         Self {
             live: false,
+            registered: false,
             introduced: false,
             welcomed_us: false,
             since: now,

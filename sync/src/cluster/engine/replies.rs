@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::time::Instant;
 use tracing::{error, warn};
 
 use super::actor::Actor;
@@ -121,7 +120,13 @@ impl Actor {
                 self.wills_out.remove(&(bucket, epoch));
             }
             (Target::Claim(claiming), reply) => self.claim_answered(*claiming, reply),
-            (Target::Batches(_) | Target::Settle { .. } | Target::Inbox { .. }, _) => {}
+            (
+                Target::Batches(_)
+                | Target::Release { .. }
+                | Target::Settle { .. }
+                | Target::Inbox { .. },
+                _,
+            ) => {}
             (target, reply) => {
                 let error = BackplaneError::Nonsense {
                     request: "a change",
@@ -136,6 +141,9 @@ impl Actor {
     fn refused(&self, batches: &mut [Staged], target: Target, error: &BackplaneError) {
         let error = match error {
             BackplaneError::Closed => StoreError::Closed,
+            BackplaneError::Lost => StoreError::Cluster {
+                reason: "it was given up".to_owned(),
+            },
             other => {
                 error!(error = %other, "a change was refused");
                 StoreError::Cluster {
@@ -388,15 +396,12 @@ impl Actor {
     }
 
     /// Whether anything may be acknowledged at this moment.
-    pub(super) fn may_tell(&mut self) -> bool {
+    pub(super) fn may_tell(&self) -> bool {
         if self.member.is_suspended() {
             return false;
         }
-        let runs = self.shared.lease_runs();
-        if !runs {
-            self.deadlines(Instant::now());
-        }
-        runs
+        // What follows from a lease that has ended is done when its deadline is looked at.
+        self.shared.lease_runs()
     }
 }
 

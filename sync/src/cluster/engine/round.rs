@@ -96,6 +96,11 @@ pub(super) enum Target {
         batches: Vec<u32>,
     },
     Claim(Box<Claiming>),
+    /// Kept, as it is owed even if everything is given up.
+    Release {
+        request: Box<Request>,
+        batches: Vec<u32>,
+    },
 }
 
 impl Target {
@@ -109,6 +114,7 @@ impl Target {
             | Self::Settle { batches, .. }
             | Self::Routes { batches, .. }
             | Self::Inbox { batches, .. }
+            | Self::Release { batches, .. }
             | Self::Will { batches, .. } => batches.clone(),
             Self::Claim(_) => Vec::new(),
         }
@@ -698,22 +704,12 @@ impl<'a> Builder<'a> {
         if let Some(session) = release.session {
             self.boundary(session);
         }
-        self.own
-            .disconnect(&release.client_id, release.epoch, release.session);
-        let request = Request::Release {
-            client_id: release.client_id,
-            epoch: release.epoch,
-            end: release
-                .expiry_interval
-                .map_or(ReleaseEnd::Ends, |seconds| ReleaseEnd::Waits {
-                    expiry_interval: seconds,
-                }),
-            will: release
-                .will_due_in
-                .map_or(WillFate::Dropped, WillFate::DueIn),
-            head: self.head(),
+        let request = release_request(self.own, self.replica, release);
+        let target = Target::Release {
+            request: Box::new(request.clone()),
+            batches: vec![batch],
         };
-        self.ready(request, Target::Batches(vec![batch]));
+        self.ready(request, target);
     }
 
     fn put_will(&mut self, batch: u32, will: &WillRecord) {
@@ -779,6 +775,28 @@ impl<'a> Builder<'a> {
             answered: false,
         };
         (requests, round)
+    }
+}
+
+/// The end of a connection.
+pub(super) fn release_request(
+    own: &mut Own,
+    replica: ReplicaId,
+    release: ReleaseRequest,
+) -> Request {
+    own.disconnect(&release.client_id, release.epoch, release.session);
+    Request::Release {
+        client_id: release.client_id,
+        epoch: release.epoch,
+        end: release
+            .expiry_interval
+            .map_or(ReleaseEnd::Ends, |seconds| ReleaseEnd::Waits {
+                expiry_interval: seconds,
+            }),
+        will: release
+            .will_due_in
+            .map_or(WillFate::Dropped, WillFate::DueIn),
+        head: head(Kind::Table, replica),
     }
 }
 
