@@ -367,6 +367,11 @@ impl Outbound {
         }
     }
 
+    /// Nothing is at hand, though the stored queue holds more: it has to be read before anything can be sent.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.ready.is_empty() && self.loaded_to < self.tail
+    }
+
     /// From where the stored queue is to be read, when memory has run low; and up to where it is
     /// known to reach, to be handed back to [`Self::refill`].
     pub(crate) fn wants_refill(&self, bounds: &QueueBounds) -> Option<(u64, u64)> {

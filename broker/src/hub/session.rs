@@ -143,7 +143,9 @@ impl SessionState {
             .link
             .as_ref()
             .is_some_and(|link| !link.out.is_empty());
-        if (waiting || !self.delivering.ops.is_empty())
+        // A replica may have died between its append and its word of it: the next one's word shows the gap.
+        let behind = self.delivering.outbound.is_behind();
+        if (waiting || behind || !self.delivering.ops.is_empty())
             && let Some(wake) = &self.wake
         {
             wake.wake();
