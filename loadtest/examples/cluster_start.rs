@@ -18,7 +18,7 @@ use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
 use clap::Parser;
 use dunlin_loadtest::bench::{BrokerSpec, Launch, Machine, Started};
-use dunlin_loadtest::proc::Usage;
+use dunlin_loadtest::proc::{MachineTime, Usage};
 use dunlin_protocol::{
     Connect, Packet, PacketId, PropertiesBuf, Property, QoS, Sender, Subscribe,
     SubscribeFiltersBuf, SubscribeOptions, Version, decode, peek_frame,
@@ -81,6 +81,8 @@ struct Ready {
     redis_cpu_s: f64,
     rss: u64,
     rss_peak: u64,
+    /// Part of all processors' time, from 0 to 1, that neither it nor Redis used, but somebody else.
+    others: f64,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -107,12 +109,13 @@ fn main() -> anyhow::Result<()> {
         replicas: Vec::new(),
     };
     loop {
-        let before = Usage::read(redis.pid)?;
+        let (before, machine) = (Usage::read(redis.pid)?, MachineTime::read());
         let Some(replica) = launch.start_next()? else {
             break;
         };
         let found = Usage::read(replica.pid)?;
         let redis = Usage::read(redis.pid)?.since(before);
+        let known = found.cpu_ns + redis.cpu_ns;
         report.replicas.push(Ready {
             name: replica.name.clone(),
             ready_s: replica.took.as_secs_f64(),
@@ -120,6 +123,7 @@ fn main() -> anyhow::Result<()> {
             redis_cpu_s: redis.cpu_ns as f64 / 1e9,
             rss: found.rss,
             rss_peak: rss_peak(replica.pid)?,
+            others: MachineTime::read().others_since(machine, known),
         });
         prove(&replica, &full)?;
     }
@@ -343,13 +347,14 @@ impl Report {
         );
         for replica in &self.replicas {
             text += &format!(
-                "{}: ready after {:.2} s ({:.2} s CPU, Redis {:.2} s), {:.0} MiB resident, {:.0} MiB at most\n",
+                "{}: ready after {:.2} s ({:.2} s CPU, Redis {:.2} s), {:.0} MiB resident, {:.0} MiB at most; {:.0} % of the machine was used by others\n",
                 replica.name,
                 replica.ready_s,
                 replica.cpu_s,
                 replica.redis_cpu_s,
                 mib(replica.rss),
-                mib(replica.rss_peak)
+                mib(replica.rss_peak),
+                replica.others * 100.0
             );
         }
         text
