@@ -546,9 +546,12 @@ async fn writes_are_acknowledged_only_with_the_replicas_that_are_demanded() {
     pair.master.cli(&["CLIENT", "KILL", "TYPE", "replica"]);
     until(starved, "the lack of replicas is known").await;
     let before = publisher.acknowledged();
-    let read = Request::GetSession { session: sid };
-    ask(&redis, read).await;
-    assert_eq!(publisher.acknowledged(), before, "nothing is acknowledged");
+    for _ in 0..50 {
+        ask(&redis, Request::GetSession { session: sid }).await;
+    }
+    // The eight that were under way may have been confirmed, and only not been counted yet.
+    let since = publisher.acknowledged() - before;
+    assert!(since <= 8, "{since} acknowledged without a replica");
     pair.replication.go(Way::To(pair.master.port));
     publisher.goes_on(50).await;
     publisher.end(&redis).await;

@@ -59,7 +59,7 @@ async fn requests_wait_for_redis_to_come() {
     });
     until(|| redis.status().last_error.is_some(), "a failure is known").await;
     assert!(!redis.status().connected);
-    assert_eq!(redis.status().pending, 1);
+    until(|| redis.status().pending == 1, "one request waits").await;
     server.start_again();
     assert_eq!(waiting.await.unwrap(), Reply::Numbers(1));
     assert!(redis.status().connected);
