@@ -179,6 +179,17 @@ impl Outbound {
         }
     }
 
+    /// Everything below has been sent before, as whoever had the session has left word.
+    pub(crate) fn set_sent_to(&mut self, sent_to: u64) {
+        self.sent_to = sent_to;
+    }
+
+    /// Up to where messages have been sent, if there are any left that a successor may ask it of.
+    pub(crate) fn sent_mark(&self) -> Option<u64> {
+        let (head, tail) = self.stored_range();
+        (head < tail).then_some(self.sent_to)
+    }
+
     /// The queue reaches up to `tail` at least.
     pub(crate) fn grown(&mut self, tail: u64) {
         self.tail = self.tail.max(tail);

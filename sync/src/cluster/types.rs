@@ -13,6 +13,12 @@ pub const BUCKETS: u16 = 256;
 /// all. Part of the format of the keys.
 pub const RELEASED_ENTRY: &[u8] = &[1, 3];
 
+/// Where a session remembers up to which number its messages have been sent, among the QoS 2 packet ids
+/// that its client has not released (which begin at 1): written when its connection ends with messages
+/// left, removed when it is resumed. Without it (the replica has died) whatever a window holds may have
+/// been sent.
+pub const SENT_MARK: u16 = 0;
+
 /// One running broker process; a new number at every start, never used again. 0 is nobody.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReplicaId(pub u64);

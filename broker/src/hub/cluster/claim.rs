@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use dunlin_protocol::{PacketId, SubscribeOptions};
-use dunlin_sync::cluster::{ClaimRequest, Claimed, Cluster, Epoch, ReleaseRequest};
+use dunlin_sync::cluster::{ClaimRequest, Claimed, Cluster, Epoch, ReleaseRequest, SENT_MARK};
 use dunlin_sync::{Op, WillRecord};
 
 use crate::core::link::Link;
@@ -92,6 +92,9 @@ impl Hub {
             self.publish_taken_will(&will.record);
         }
         let (present, epoch) = (claimed.present, claimed.epoch);
+        let marked = claimed
+            .session
+            .filter(|_| claimed.inbound.iter().any(|(id, _)| *id == SENT_MARK));
         let session = self.session_of(&request, &claimed);
         let wake = Arc::new(Wake::new());
         let subscriptions = self.begin(&session, &wake, request, claimed);
@@ -103,6 +106,13 @@ impl Hub {
         drop(claiming);
 
         let mut ops = Vec::new();
+        if let Some(session) = marked {
+            // It is true only until something is sent.
+            ops.push(Op::DeleteInboundQos2 {
+                session,
+                packet_id: SENT_MARK,
+            });
+        }
         for (filter, subscription) in subscriptions {
             self.subscribe_here(&session, &filter, None, subscription, &mut ops);
         }
@@ -163,6 +173,9 @@ impl Hub {
         state.delivering.link = Some(Link::new(request.link));
         state.delivering.outbound.attach(request.quota);
         for (id, count) in claimed.inbound {
+            if id == SENT_MARK {
+                state.delivering.outbound.set_sent_to(count);
+            }
             if let Some(id) = PacketId::new(id) {
                 state.inbound.recall(id, count);
             }
@@ -208,6 +221,15 @@ impl Hub {
             state.delivering.link = None;
             state.ended = true;
             ops.append(&mut state.delivering.ops);
+            if let (Some(session), Some(count)) =
+                (session.store_id, state.delivering.outbound.sent_mark())
+            {
+                ops.push(Op::PutInboundQos2 {
+                    session,
+                    packet_id: SENT_MARK,
+                    count,
+                });
+            }
             let expiry_interval = departure.expiry_interval.unwrap_or(state.expiry_interval);
             let will = state.will.take().filter(|_| departure.will);
             let delay = will.as_ref().map(|will| will.delay.min(expiry_interval));
