@@ -417,3 +417,22 @@ async fn abandoning_is_possible_before_redis_was_ever_there() {
     server.start_again();
     assert_eq!(later.await, [Ok(Reply::Numbers(1))]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_is_forgotten_while_it_becomes_known_what_redis_is() {
+    let server = RedisServer::start(&[]);
+    for _ in 0..50 {
+        let redis = connect(server.url());
+        // At any moment of connecting.
+        let mut asked = Vec::new();
+        while !redis.status().connected {
+            asked.push(redis.execute(vec![Request::Registry]));
+            tokio::task::yield_now().await;
+        }
+        for answer in asked {
+            let answer = tokio::time::timeout(LIMIT, answer).await;
+            let answer = answer.expect("a request is forgotten");
+            assert!(matches!(answer[..], [Ok(Reply::Registry(_))]), "{answer:?}");
+        }
+    }
+}

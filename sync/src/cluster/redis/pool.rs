@@ -186,6 +186,7 @@ impl Core {
         let names = self
             .names
             .get_or_init(|| Names::new(&self.options.prefix, cluster));
+        // Whoever finds nodes finds names.
         let mut routes = self.routes.lock();
         routes.nodes = nodes;
         routes.slots = slots;
@@ -211,13 +212,15 @@ impl Core {
 
     /// Takes requests in.
     pub(super) fn submit(&self, requests: Vec<Request>) -> oneshot::Receiver<Vec<Outcome>> {
-        let names = self.names.get();
-        let Some(names) = names.filter(|_| self.has_nodes()) else {
-            return self.submit_early(requests);
-        };
+        let mut routes = self.routes.lock();
+        if routes.nodes.is_empty() {
+            return submit_early(&mut routes, requests);
+        }
+        drop(routes);
+        let encoder = self.encoder();
         let commands: Vec<_> = requests
             .iter()
-            .map(|request| Encoder(names).encode(request))
+            .map(|request| encoder.encode(request))
             .collect();
         let count = commands.iter().map(Vec::len).sum();
         let (batch, told) = Batch::new(requests.len(), count);
@@ -229,24 +232,6 @@ impl Core {
             }
         }
         self.route(jobs);
-        told
-    }
-
-    fn has_nodes(&self) -> bool {
-        !self.routes.lock().nodes.is_empty()
-    }
-
-    fn submit_early(&self, requests: Vec<Request>) -> oneshot::Receiver<Vec<Outcome>> {
-        let (batch, told) = Batch::new(requests.len(), requests.len());
-        let mut routes = self.routes.lock();
-        for (index, request) in requests.into_iter().enumerate() {
-            let batch = Arc::clone(&batch);
-            routes.early.push(Early {
-                request,
-                batch,
-                index,
-            });
-        }
         told
     }
 
@@ -345,6 +330,25 @@ impl Core {
             job.finish(Err(BackplaneError::Closed));
         }
     }
+}
+
+/// Keeps requests until it is known what Redis is. Under the lock under which that becomes known: none
+/// may come too late to be dealt out.
+fn submit_early(routes: &mut Routes, requests: Vec<Request>) -> oneshot::Receiver<Vec<Outcome>> {
+    let (batch, told) = Batch::new(requests.len(), requests.len());
+    if routes.closed {
+        // Nobody tells the batch anything any more: that says that it is closed.
+        return told;
+    }
+    for (index, request) in requests.into_iter().enumerate() {
+        let batch = Arc::clone(&batch);
+        routes.early.push(Early {
+            request,
+            batch,
+            index,
+        });
+    }
+    told
 }
 
 /// Jobs of one request.
