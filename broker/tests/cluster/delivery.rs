@@ -7,6 +7,18 @@ use crate::{
     support::fleet::{Fleet, FleetSetup, Random, chaos_seed, environment},
 };
 
+/// Two thousand messages a second at most: a subscriber that is away while a fault lasts stays within its queue's bound.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// A cluster whose queues have room for what comes while subscribers cannot connect.
+fn cluster(replicas: usize) -> Cluster {
+    Cluster::setup(replicas)
+        .with_faults()
+        .set("limits.max_queued_messages=1000000")
+        .set("limits.max_queued_bytes=4294967296")
+        .start()
+}
+
 /// Faults of one run.
 fn faults() -> u64 {
     environment("CHAOS_KILLS").unwrap_or(2)
@@ -18,6 +30,7 @@ fn fleet(cluster: &Cluster, name: &'static str, random: &mut Random) -> Fleet {
     Fleet::start(FleetSetup {
         connected: vec![cluster.address(2)],
         may_be_refused: true,
+        pause: PAUSE,
         ..FleetSetup::new(name, cluster.balancer.address(), random.below(u64::MAX))
     })
 }
@@ -30,7 +43,7 @@ fn some(random: &mut Random) -> u32 {
 fn chaos_replicas_killed_in_a_row_lose_nothing_and_repeat_no_qos_2() {
     let faults = faults();
     let mut random = Random(chaos_seed(&format!("{faults} replicas killed")));
-    let mut cluster = Cluster::setup(3).with_faults().start();
+    let mut cluster = cluster(3);
     let fleet = fleet(&cluster, "killed", &mut random);
     for kill in 1..=faults {
         fleet.wait_for_more(some(&mut random));
@@ -51,7 +64,7 @@ fn chaos_replicas_killed_in_a_row_lose_nothing_and_repeat_no_qos_2() {
 fn chaos_redis_killed_in_a_row_loses_nothing_and_repeats_no_qos_2() {
     let faults = faults();
     let mut random = Random(chaos_seed(&format!("Redis killed {faults} times")));
-    let mut cluster = Cluster::setup(3).with_faults().start();
+    let mut cluster = cluster(3);
     let fleet = fleet(&cluster, "redis", &mut random);
     for kill in 1..=faults {
         fleet.wait_for_more(some(&mut random));
@@ -77,7 +90,7 @@ fn chaos_redis_killed_in_a_row_loses_nothing_and_repeats_no_qos_2() {
 fn chaos_partitions_between_a_replica_and_redis_lose_nothing_and_repeat_no_qos_2() {
     let faults = faults();
     let mut random = Random(chaos_seed(&format!("{faults} partitions")));
-    let cluster = Cluster::setup(3).with_faults().start();
+    let cluster = cluster(3);
     let fleet = fleet(&cluster, "parted", &mut random);
     for fault in 1..=faults {
         fleet.wait_for_more(some(&mut random));
@@ -108,7 +121,7 @@ fn chaos_replicas_stopped_and_continued_lose_nothing_and_repeat_no_qos_2() {
     use rustix::process::Signal;
     let faults = faults();
     let mut random = Random(chaos_seed(&format!("{faults} replicas stopped")));
-    let cluster = Cluster::setup(3).with_faults().start();
+    let cluster = cluster(3);
     let fleet = fleet(&cluster, "stopped", &mut random);
     for fault in 1..=faults {
         fleet.wait_for_more(some(&mut random));
@@ -129,7 +142,7 @@ fn chaos_replicas_stopped_and_continued_lose_nothing_and_repeat_no_qos_2() {
 #[test]
 fn a_replica_that_is_added_takes_its_part_and_one_that_leaves_gives_it_up() {
     let mut random = Random(chaos_seed("a replica added, another leaves"));
-    let mut cluster = Cluster::setup(2).with_faults().start();
+    let mut cluster = cluster(2);
     cluster.add();
     let mut setup = FleetSetup::new("grown", cluster.address(2), random.below(u64::MAX));
     setup.connected = vec![cluster.address(1)];

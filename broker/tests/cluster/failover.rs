@@ -1,5 +1,7 @@
 //! A failover of Redis that loses its newest writes loses no message.
 
+use std::time::Duration;
+
 use crate::{
     rig::{Cluster, Proxy, Redis},
     support::{
@@ -98,6 +100,7 @@ fn chaos_failovers_that_lose_the_tail_lose_no_message() {
     let fleet = Fleet::start(FleetSetup {
         connected: vec![cluster.address(2)],
         may_be_refused: true,
+        pause: Duration::from_millis(2),
         ..FleetSetup::new("tail", cluster.balancer.address(), random.below(u64::MAX))
     });
     for fault in 1..=faults {

@@ -1,5 +1,7 @@
 //! A Redis Cluster instead of one Redis.
 
+use std::time::Duration;
+
 use crate::{
     rig::{Cluster, Redis},
     support::{
@@ -46,10 +48,12 @@ fn chaos_over_a_redis_cluster_a_killed_replica_costs_no_message() {
     let mut fleet = FleetSetup::new("shards", survivor, random.below(u64::MAX));
     fleet.connected = vec![survivor];
     fleet.may_be_refused = true;
+    fleet.pause = Duration::from_millis(2);
     let here = Fleet::start(fleet);
     let mut other = FleetSetup::new("others", brokers[0].address(), random.below(u64::MAX));
     other.connected = vec![survivor];
     other.may_be_refused = true;
+    other.pause = Duration::from_millis(2);
     let there = Fleet::start(other);
     here.wait_for_more(300);
     there.wait_for_more(300);

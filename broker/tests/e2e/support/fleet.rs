@@ -66,6 +66,8 @@ pub(crate) struct FleetSetup {
     pub(crate) connected: Vec<SocketAddr>,
     /// Whether a CONNECT may be refused for the time being.
     pub(crate) may_be_refused: bool,
+    /// Pause of a publisher between two messages: while a fault lasts, no queue may run over its bound.
+    pub(crate) pause: Duration,
     pub(crate) seed: u64,
 }
 
@@ -79,6 +81,7 @@ impl FleetSetup {
             subscribers: 4,
             connected: Vec::new(),
             may_be_refused: false,
+            pause: Duration::ZERO,
             seed,
         }
     }
@@ -311,6 +314,7 @@ impl Publisher {
             released: false,
         };
         self.next += 1;
+        thread::sleep(run.setup.pause);
         let sent = self.send(link, run, packet_id, &flight, false);
         self.flights.push((packet_id, flight));
         sent
