@@ -62,6 +62,8 @@ pub(super) struct Actor {
     pub(super) inbox: Inbox,
     /// Ends of connections that are to be written when this replica can write again.
     pub(super) owed: Vec<Request>,
+    /// What was kept back until its batch was told.
+    pub(super) after: Vec<Request>,
     pub(super) trimming: bool,
     pub(super) inbox_sequences: BTreeMap<ReplicaId, u64>,
     answers: FuturesUnordered<BoxFuture<Outcome>>,
@@ -122,6 +124,7 @@ impl Actor {
             wills_out: BTreeMap::new(),
             inbox: Inbox::default(),
             owed: Vec::new(),
+            after: Vec::new(),
             trimming: false,
             inbox_sequences: BTreeMap::new(),
             answers: FuturesUnordered::new(),
@@ -190,6 +193,7 @@ impl Actor {
         self.load();
         self.advance(Instant::now());
         self.tell();
+        self.ask_after();
         self.send_acks();
         self.send_frames();
         self.trim();
@@ -243,6 +247,13 @@ impl Actor {
             Outcome::Grown(session, answer) => self.grown(session, answer),
             Outcome::Swept(swept) => self.swept(swept),
             Outcome::Inherits(dead, inherited) => self.inherits(dead, inherited),
+            Outcome::WillsDeleted(wills, answers) => {
+                for (will, answer) in wills.into_iter().zip(answers) {
+                    if answer.is_ok() {
+                        self.wills_out.remove(&will);
+                    }
+                }
+            }
             Outcome::Reaped(reaped) => self.reaped(reaped),
             Outcome::Verified { mark, listed } => self.verified(mark, listed),
             Outcome::Reconciled(mark, found) => self.reconciled(mark, found),
@@ -462,6 +473,23 @@ impl Actor {
         if let Some((events, answer)) = started {
             self.start(events, answer);
         }
+    }
+
+    /// Wills that are published are deleted.
+    fn ask_after(&mut self) {
+        if self.after.is_empty() {
+            return;
+        }
+        let requests = std::mem::take(&mut self.after);
+        let wills = requests
+            .iter()
+            .filter_map(|request| match request {
+                Request::DeleteWill { bucket, epoch } => Some((*bucket, *epoch)),
+                _ => None,
+            })
+            .collect();
+        let replies = self.backplane.execute(requests);
+        self.expect(async move { Outcome::WillsDeleted(wills, replies.await) });
     }
 
     fn draw_numbers(&mut self) {

@@ -226,7 +226,7 @@ impl Actor {
             && staged.result.is_ok()
             && applied.is_some_and(|applied| !applied.covers(&staged.needs));
         if !waits {
-            return tell(&self.shared, staged);
+            return self.tell_one(staged);
         }
         self.shared.counters.barriers.add(1);
         self.commits.tickets.insert(staged.ticket);
@@ -234,6 +234,14 @@ impl Actor {
             staged,
             since: Instant::now(),
         });
+    }
+
+    /// What was kept back until now is asked next.
+    fn tell_one(&mut self, mut staged: Staged) {
+        if staged.result.is_ok() {
+            self.after.append(&mut staged.after);
+        }
+        tell(&self.shared, staged);
     }
 
     /// Those that waited for others, and need not any more.
@@ -253,7 +261,7 @@ impl Actor {
                     .barrier_wait_us
                     .add(waited.as_micros() as u64);
                 self.commits.tickets.remove(&entry.staged.ticket);
-                tell(&shared, entry.staged);
+                self.tell_one(entry.staged);
             } else {
                 self.commits.waiting.push(entry);
             }

@@ -109,6 +109,7 @@ impl Actor {
             result: Err(error.clone()),
             barrier: false,
             needs: Needs::default(),
+            after: Vec::new(),
         }
     }
 

@@ -9,7 +9,7 @@ use super::giving_up::Reconciled;
 use super::keeper::{Reaped, Swept};
 use super::round::Target;
 use crate::SessionId;
-use crate::cluster::{BackplaneError, Bucket, ReplicaId, Reply, Request};
+use crate::cluster::{BackplaneError, Bucket, Epoch, ReplicaId, Reply, Request};
 
 /// The answer to one request.
 pub(super) type Answer = Result<Reply, BackplaneError>;
@@ -41,6 +41,8 @@ pub(super) enum Outcome {
     /// The fields of a session whose queue has grown in a way that is not known here.
     Grown(SessionId, Answer),
     Swept(Swept),
+    /// Wills that were published.
+    WillsDeleted(Vec<(Bucket, Epoch)>, Vec<Answer>),
     /// A dead replica, and those that it was clearing away after.
     Inherits(ReplicaId, Vec<ReplicaId>),
     Reaped(Reaped),

@@ -116,9 +116,7 @@ impl Actor {
                     }
                 }
             }
-            (Target::Will { bucket, epoch, .. }, _) => {
-                self.wills_out.remove(&(bucket, epoch));
-            }
+
             (Target::Claim(claiming), reply) => self.claim_answered(*claiming, reply),
             (
                 Target::Batches(_)

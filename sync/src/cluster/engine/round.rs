@@ -54,6 +54,8 @@ pub(super) struct Staged {
     pub(super) result: Result<(), StoreError>,
     pub(super) barrier: bool,
     pub(super) needs: Needs,
+    /// Asked when the batch is told: it must not take effect without the rest.
+    pub(super) after: Vec<Request>,
 }
 
 /// Whom the answer to a request concerns.
@@ -90,11 +92,6 @@ pub(super) enum Target {
         shared: Vec<(Arc<str>, Arc<Message>)>,
         batches: Vec<u32>,
     },
-    Will {
-        bucket: Bucket,
-        epoch: Epoch,
-        batches: Vec<u32>,
-    },
     Claim(Box<Claiming>),
     /// Kept, as it is owed even if everything is given up.
     Release {
@@ -114,8 +111,7 @@ impl Target {
             | Self::Settle { batches, .. }
             | Self::Routes { batches, .. }
             | Self::Inbox { batches, .. }
-            | Self::Release { batches, .. }
-            | Self::Will { batches, .. } => batches.clone(),
+            | Self::Release { batches, .. } => batches.clone(),
             Self::Claim(_) => Vec::new(),
         }
     }
@@ -241,6 +237,7 @@ impl<'a> Builder<'a> {
             result,
             barrier: pending.batch.barrier,
             needs: Needs::default(),
+            after: Vec::new(),
         });
         if !refused {
             for op in ops {
@@ -253,8 +250,10 @@ impl<'a> Builder<'a> {
     pub(super) fn claim(&mut self, claiming: Claiming, fresh: SessionId, nonce: u64) {
         let request = &claiming.request;
         let entry = SessionEntry::new(fresh, Arc::clone(&request.client_id));
-        let (Ok(record), Ok(will)) = (entry.encode(None), encode_will(request.will.as_ref()))
-        else {
+        let (Ok(record), Ok(will)) = (
+            entry.encode(None),
+            encode_will(request.will.as_ref(), request.expiry_interval),
+        ) else {
             return;
         };
         let request = Request::Claim {
@@ -346,7 +345,12 @@ impl<'a> Builder<'a> {
                 let epoch = unclaimed_will(&client_id);
                 self.delete_will(batch, &client_id, epoch);
             }
-            Op::DeleteWillOf { client_id, epoch } => self.delete_will(batch, &client_id, epoch),
+            Op::DeleteWillOf { client_id, epoch } => {
+                let bucket = Bucket::of(&client_id);
+                if let Some(staged) = self.batches.get_mut(batch as usize) {
+                    staged.after.push(Request::DeleteWill { bucket, epoch });
+                }
+            }
         }
     }
 
@@ -728,12 +732,10 @@ impl<'a> Builder<'a> {
 
     fn delete_will(&mut self, batch: u32, client_id: &str, epoch: Epoch) {
         let bucket = Bucket::of(client_id);
-        let target = Target::Will {
-            bucket,
-            epoch,
-            batches: vec![batch],
-        };
-        self.ready(Request::DeleteWill { bucket, epoch }, target);
+        self.ready(
+            Request::DeleteWill { bucket, epoch },
+            Target::Batches(vec![batch]),
+        );
     }
 
     /// Requests that remember QoS 2 packet ids; they are the first ones.
@@ -870,13 +872,18 @@ fn note(batches: &mut Vec<u32>, batch: u32) {
     }
 }
 
-fn encode_will(will: Option<&WillRecord>) -> Result<Option<(u32, Bytes)>, StoreError> {
+fn encode_will(
+    will: Option<&WillRecord>,
+    expiry_interval: u32,
+) -> Result<Option<(u32, Bytes)>, StoreError> {
     let Some(will) = will else { return Ok(None) };
     let mut body = Vec::new();
     values::put_will(&mut body, will).map_err(|error| StoreError::InvalidOp {
         reason: error.to_string(),
     })?;
-    Ok(Some((will.delay, Bytes::from(body))))
+    // A session that ends with its connection takes its will with it. [MQTT-3.1.2-8]
+    let delay = will.delay.min(expiry_interval);
+    Ok(Some((delay, Bytes::from(body))))
 }
 
 /// Wills that are put without a claim have a number made of the client's name: no claim is as high.

@@ -236,10 +236,12 @@ impl BucketState {
     ) -> Option<(Epoch, Bytes)> {
         let (delay, body) = self.wills.get(&owner.epoch)?.clone();
         let connected = owner.replica != ReplicaId::default();
-        let overdue = self
-            .due
-            .get(&due_will(owner.epoch))
-            .is_some_and(|at| *at <= now);
+        let at = self.due.get(&due_will(owner.epoch)).copied();
+        let overdue = at.is_some_and(|at| at <= now);
+        if !connected && delay == 0 && at.is_some() && !overdue {
+            // It is being published by whoever had the connection, or is due soon.
+            return None;
+        }
         if !resumed || overdue || (connected && delay == 0) {
             self.due.insert(due_will(owner.epoch), now + grace_ms);
             return Some((owner.epoch, body));

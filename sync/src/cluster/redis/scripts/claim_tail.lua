@@ -12,7 +12,10 @@ if was then
   if will then
     local at = redis.call('ZSCORE', due, 'w:' .. old_epoch)
     local overdue = at and tonumber(at) <= now
-    if not kept or overdue or (old_replica ~= '0' and struct.unpack('<I4', will) == 0) then
+    local at_once = struct.unpack('<I4', will) == 0
+    if old_replica == '0' and at_once and at and not overdue then
+      -- It is being published by whoever had the connection, or is due soon.
+    elseif not kept or overdue or at_once then
       redis.call('ZADD', due, now + ARGV[10], 'w:' .. old_epoch)
       will_epoch = old_epoch
     else
