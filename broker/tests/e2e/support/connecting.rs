@@ -151,6 +151,7 @@ impl Connecting {
     }
 
     /// Connects, takes the CONNACK and is gone; `None` if the broker closes instead of answering.
+    #[allow(dead_code, reason = "for the cluster's tests, which share this folder")]
     pub(crate) fn try_answer(&self, address: SocketAddr) -> Option<Received> {
         let mut client = Client::open(address, self.version);
         if client.try_send_bytes(&self.bytes()) {
