@@ -807,6 +807,15 @@ async fn run(seed: u64, url: &str) -> BTreeSet<&'static str> {
         let request = match last.take() {
             // As after a lost connection.
             Some(request) if draw.random.one_in(6) => request,
+            // Chance alone hardly ever looks before somebody claims the session again.
+            Some(Request::Release {
+                client_id,
+                end: ReleaseEnd::Waits { expiry_interval: 0 },
+                ..
+            }) if draw.random.one_in(2) => Request::Due {
+                bucket: Bucket::of(&client_id),
+                limit: 1000,
+            },
             _ => draw.next(),
         };
         last = Some(request.clone());
