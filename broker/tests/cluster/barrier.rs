@@ -5,7 +5,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::{
-    rig::Cluster,
+    rig::{Cluster, connect_again},
     support::{fleet::environment, *},
 };
 
@@ -87,7 +87,8 @@ fn a_replica_that_slept_through_a_subscription_accepts_no_publish_that_misses_it
         subscriber.expect_message("barrier", b"accepted?");
     } else {
         // It had lost its lease, and sent its clients away: they publish again, and are heard.
-        let mut publisher = cluster.clean(2, "publisher");
+        let again = connect(Version::V5, "publisher");
+        let mut publisher = connect_again(&cluster.replicas[2], &again);
         publisher.publish("barrier", b"again", QoS::AtLeastOnce);
         subscriber.expect_message("barrier", b"again");
     }

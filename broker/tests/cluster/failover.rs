@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    rig::{Cluster, Proxy, Redis},
+    rig::{Cluster, Proxy, Redis, connect_again},
     support::{
         fleet::{Fleet, FleetSetup, Random, chaos_seed, environment},
         *,
@@ -47,20 +47,6 @@ impl Standby {
     }
 }
 
-/// A persistent session whose client tries until the cluster takes it.
-fn connected_again(broker: &Broker, client_id: &str) -> Client {
-    let mut back = None;
-    wait_until("the cluster takes its client again", || {
-        let (client, answer) = connect(Version::V5, client_id).persistent().answer(broker);
-        if answer.connack().reason == ReasonCode::SUCCESS {
-            assert!(answer.connack().session_present, "{answer:?}");
-            back = Some(client);
-        }
-        back.is_some()
-    });
-    back.expect("connected")
-}
-
 #[test]
 fn what_was_acknowledged_and_not_replicated_is_written_again() {
     let mut cluster = Cluster::setup(2).with_faults().start();
@@ -81,7 +67,10 @@ fn what_was_acknowledged_and_not_replicated_is_written_again() {
     publisher.publish_retained("tail/retained", b"kept", QoS::AtLeastOnce);
     standby.take_over(&mut cluster);
 
-    let mut back = connected_again(&cluster.replicas[1], "away");
+    let mut back = connect_again(
+        &cluster.replicas[1],
+        &connect(Version::V5, "away").persistent(),
+    );
     for n in 0..20 {
         back.expect_message("tail/x", n.to_string().as_bytes());
     }
@@ -134,11 +123,17 @@ fn sentinel_moves_the_cluster_to_the_promoted_replica() {
     let mut publisher = connect(Version::V5, "publisher").open(&brokers[0], false);
     publisher.publish("moved/x", b"before", QoS::AtLeastOnce);
     reader.expect_message("moved/x", b"before");
+    wait_until("the acknowledgement is stored", || {
+        let queues = standby.redis.ask(&["--scan", "--pattern", "*:q:*"]);
+        queues.is_empty()
+    });
     drop(master);
-    publisher.publish("moved/x", b"after", QoS::AtLeastOnce);
-    // Until Sentinel has decided the lease may lapse, and then persistent sessions are sent away.
+    // Until Sentinel has decided the lease may lapse, and then clients are sent away.
+    publisher.drop_connection();
     reader.drop_connection();
-    let mut reader = connected_again(&brokers[1], "reader");
+    let mut publisher = connect_again(&brokers[0], &connect(Version::V5, "publisher"));
+    let mut reader = connect_again(&brokers[1], &connect(Version::V5, "reader").persistent());
+    publisher.publish("moved/x", b"after", QoS::AtLeastOnce);
     reader.expect_message("moved/x", b"after");
     assert!(
         standby

@@ -2,6 +2,7 @@
 
 use std::{thread, time::Duration};
 
+use dunlin_protocol::{Properties, Subscribe};
 use rustix::process::Signal;
 
 use crate::{
@@ -73,25 +74,35 @@ fn a_connect_that_needs_redis_is_told_that_it_is_away() {
 }
 
 #[test]
-fn a_subscribe_that_needs_redis_is_refused_or_waits_but_is_never_granted_without_it() {
+fn a_subscribe_that_needs_redis_is_answered_with_an_error_or_when_redis_is_back() {
     let mut cluster = Cluster::setup(2).with_faults().start();
     let mut client = cluster.clean(0, "client");
     cluster.redis.shut_down();
+    let mut filters = SubscribeFiltersBuf::new();
+    filters
+        .push("late/#", SubscribeOptions::new(QoS::AtLeastOnce))
+        .expect("the filter can be written");
+    client.send(Packet::Subscribe(Subscribe {
+        packet_id: id(1),
+        properties: Properties::EMPTY,
+        filters: filters.as_filters(),
+    }));
     let redis = &mut cluster.redis;
-    let codes = thread::scope(|scope| {
-        let asked = scope.spawn(move || {
-            client.subscribe_all(&[("late/#", SubscribeOptions::new(QoS::AtLeastOnce))], &[])
-        });
+    let (answer, while_away) = thread::scope(|scope| {
+        let asked = scope.spawn(move || client.receive());
         // Longer than the broker waits for Redis before it answers.
         thread::sleep(Duration::from_secs(8));
-        let answered = asked.is_finished();
+        let while_away = asked.is_finished();
         redis.start_again();
-        let codes = asked.join().expect("a SUBACK");
-        (answered, codes)
+        (asked.join().expect("an answer"), while_away)
     });
-    match codes {
-        (true, codes) => assert!(codes.iter().all(|code| *code >= 0x80), "{codes:?}"),
-        (false, codes) => assert_eq!(codes.len(), 1),
+    match answer.packet() {
+        Packet::SubAck(suback) => {
+            let granted = suback.reason_codes.iter().all(|code| *code < 0x80);
+            assert!(!granted || !while_away, "{answer:?}");
+        }
+        Packet::Disconnect(packet) => assert!(packet.reason.is_error(), "{answer:?}"),
+        other => panic!("{other:?}"),
     }
 }
 

@@ -52,6 +52,11 @@ fn a_client_that_connects_elsewhere_goes_on_there_and_its_older_connection_ends(
     publisher.publish("moving/x", b"after", QoS::AtLeastOnce);
     second.expect_message("moving/x", b"after");
     second.expect_silence();
+    // What is not noted before the next claim is sent again.
+    wait_until("the acknowledgements are stored", || {
+        let queues = cluster.redis.ask(&["--scan", "--pattern", "*:q:*"]);
+        queues.is_empty()
+    });
 
     let mut third = cluster.open(2, &client(), true);
     expect_taken_over(&mut second);

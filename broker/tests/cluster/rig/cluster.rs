@@ -94,6 +94,19 @@ pub(crate) struct Cluster {
     setup: ClusterSetup,
 }
 
+/// A client that tries until the replica takes it.
+pub(crate) fn connect_again(replica: &Broker, connecting: &Connecting) -> Client {
+    let mut client = None;
+    wait_until("the replica takes its client again", || {
+        let (connected, answer) = connecting.answer(replica);
+        if answer.reason() == ReasonCode::SUCCESS {
+            client = Some(connected);
+        }
+        client.is_some()
+    });
+    client.expect("connected")
+}
+
 impl Cluster {
     /// A cluster to be configured.
     pub(crate) fn setup(replicas: usize) -> ClusterSetup {

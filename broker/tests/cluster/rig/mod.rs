@@ -11,6 +11,6 @@ pub(crate) mod proxy;
 pub(crate) mod redis;
 
 pub(crate) use balancer::Balancer;
-pub(crate) use cluster::Cluster;
+pub(crate) use cluster::{Cluster, connect_again};
 pub(crate) use proxy::Proxy;
 pub(crate) use redis::Redis;
