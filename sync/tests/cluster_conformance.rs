@@ -85,9 +85,9 @@ impl Place for OverRedis {
         let handle = self.runtime.handle().clone();
         let redis = RedisOptions::new(self.server.url());
         let backplane = RedisBackplane::start(redis, handle.clone()).unwrap();
-        let opened = self
-            .runtime
-            .block_on(ClusterStore::open(Arc::new(backplane), options, handle));
+        let opened =
+            self.runtime
+                .block_on(ClusterStore::open(Arc::new(backplane), options, handle));
         Arc::new(opened.unwrap())
     }
 }

@@ -30,7 +30,7 @@
 //! A change of routes: flags (1), members (2), length of the filter (2), filter.
 //!
 //! Kinds 3 and 4 differ only in that a frame of kind 4 has no messages. Their entries are in
-//! [`Entry`]; each says how long it is, so that an older replica skips what it does not know, and bytes
+//! `entry.rs`; each says how long it is, so that an older replica skips what it does not know, and bytes
 //! behind the known fields of an entry are a newer replica's. A frame of another version of the format
 //! or of an unknown kind is skipped as a whole and counted.
 //!

@@ -31,4 +31,6 @@ pub use request::{
     AppendFate, Appending, DueItem, Head, OwnerEntry, RegistryEntry, ReleaseEnd, Reply, Request,
     SessionFields, WillFate,
 };
-pub use types::{BUCKETS, SENT_MARK, Bucket, Epoch, RELEASED_ENTRY, ReplicaId, Route, SessionEntry};
+pub use types::{
+    BUCKETS, Bucket, Epoch, RELEASED_ENTRY, ReplicaId, Route, SENT_MARK, SessionEntry,
+};

@@ -1,13 +1,13 @@
 //! What a replica does with its [`Backplane`]: a [`Store`] that several processes share, and the
 //! [`Cluster`] around it.
 //!
-//! - Callers hand in batches, claims and messages; one task owns everything else ([`actor`]).
-//! - [`round`]: batches become rounds of requests, each executed in one go. [`replies`]: their answers.
-//! - [`commit`]: submitters are told in order, when the lease runs, and for a barrier when every live
+//! - Callers hand in batches, claims and messages; one task owns everything else (`actor`).
+//! - `round`: batches become rounds of requests, each executed in one go. `replies`: their answers.
+//! - `commit`: submitters are told in order, when the lease runs, and for a barrier when every live
 //!   replica has applied what changed.
-//! - [`tables`] and [`peers`]: full copies of what all replicas share, kept in step by announcements.
-//! - [`lanes`]: messages to other replicas. [`hear`]: what comes from them.
-//! - [`member`]: lease, hello, self-fencing, joining anew. [`keeper`]: sweeps and reaping.
+//! - `tables` and `peers`: full copies of what all replicas share, kept in step by announcements.
+//! - `lanes`: messages to other replicas. `hear`: what comes from them.
+//! - `member`: lease, hello, self-fencing, joining anew. `keeper`: sweeps and reaping.
 //!
 //! Time is Tokio's, chance comes from a seed, and no order depends on a hash map: many engines over the
 //! model of Redis run in one thread in virtual time, and the same seed gives the same run.
