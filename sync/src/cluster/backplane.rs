@@ -99,7 +99,7 @@ pub trait Backplane: Send + Sync + 'static {
     /// Gives up every request that has no answer: they get [`BackplaneError::Lost`]. They may or may not
     /// have taken effect, and none does later: connections on which they were sent are reset, and they
     /// are not sent again. Later requests are not touched, nor what had been answered.
-    fn abandon(&self) {}
+    fn abandon(&self);
 
     /// How the connection is.
     fn status(&self) -> BackplaneStatus;
