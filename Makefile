@@ -30,10 +30,13 @@ fmt: ## Format the code
 	$(CARGO) fmt --all
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml
 
-lint: ## Formatting and clippy, warnings as errors; benches and fuzz targets compile
+lint: ## Formatting and clippy, warnings as errors, in every target of the workspace
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+check-fuzz: ## The fuzz targets compile (`make fuzz` runs them)
+	$(CARGO) check --manifest-path fuzz/Cargo.toml --locked
 
 doc: ## Rustdoc, warnings as errors
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked

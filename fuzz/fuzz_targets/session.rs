@@ -79,7 +79,12 @@ fn start() -> Broker {
     let store = Arc::new(MemoryStore::new().expect("a store"));
     let broker = {
         let _inside = runtime.enter();
-        InProcess::start(HubConfig { limits, features }, store).expect("an empty store is readable")
+        let config = HubConfig {
+            limits,
+            features,
+            ..HubConfig::default()
+        };
+        InProcess::start(config, store).expect("an empty store is readable")
     };
     Broker {
         runtime,
