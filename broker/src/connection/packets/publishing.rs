@@ -1,0 +1,261 @@
+//! PUBLISH: what a client may publish, and what becomes of it.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use dunlin_protocol::{PacketId, Publish, QoS, ReasonCode};
+use dunlin_sync::Op;
+
+use super::{Batch, violation};
+use crate::auth::Action;
+use crate::connection::acks::{AckKind, Answer};
+use crate::connection::close::Closing;
+use crate::connection::run::Connection;
+use crate::core::frames::{Forwarded, Incoming, Topic};
+use crate::core::inbound::Admitted;
+
+impl Connection {
+    pub(super) fn publish<'a>(
+        &mut self,
+        publish: Publish<'a>,
+        batch: &mut Batch<'a>,
+    ) -> Result<(), Closing> {
+        batch.publishes += 1;
+        batch.publish_bytes += publish.payload.len() as u64;
+        let topic = self.resolve_topic(&publish)?;
+        self.check_publish(&publish, topic.as_str())?;
+        let kind = match publish.qos {
+            QoS::AtMostOnce => None,
+            QoS::AtLeastOnce => Some(AckKind::PubAck),
+            QoS::ExactlyOnce => Some(AckKind::PubRec),
+        };
+        let ack = kind.zip(publish.packet_id);
+        let mut once = None;
+        if let Some((_, id)) = ack {
+            match self.admit(publish.qos, id, batch)? {
+                Some(count) => once = count,
+                None => return Ok(()),
+            }
+        }
+        let action = Action::Publish {
+            qos: publish.qos,
+            retain: publish.retain,
+        };
+        let name = topic.as_str();
+        if name.starts_with("$SYS")
+            || !self
+                .hub
+                .auth
+                .allows(&self.principal, &self.session.client_id, action, name)
+        {
+            self.end_run(batch);
+            return self.refuse_publish(ack, ReasonCode::NOT_AUTHORIZED, batch);
+        }
+        let kept = publish.retain && !publish.payload.is_empty();
+        if kept
+            && self.version.is_v5()
+            && ack.is_some()
+            && !self.hub.may_retain(name, publish.payload.len())
+        {
+            self.end_run(batch);
+            self.hub.metrics.retained_refused(1);
+            return self.refuse_publish(ack, ReasonCode::QUOTA_EXCEEDED, batch);
+        }
+        let routes = self.hub.directory.routes(name);
+        if batch
+            .run
+            .routes
+            .as_ref()
+            .is_some_and(|same| !Rc::ptr_eq(same, &routes))
+        {
+            self.end_run(batch);
+        }
+        batch.run.routes = Some(routes);
+        let (properties, expiry) = match publish.properties.is_empty() {
+            true => (Forwarded::Borrowed(&[][..]), None),
+            false => Forwarded::from_publish(publish.properties),
+        };
+        batch.run.publishes.push(Incoming {
+            topic,
+            qos: publish.qos,
+            retain: publish.retain,
+            properties,
+            expiry,
+            payload: publish.payload,
+            once,
+        });
+        batch.run.acks.extend(ack);
+        Ok(())
+    }
+
+    /// [MQTT-3.3.2-8] [MQTT-3.3.2-9]: an alias is set by a publish that has a topic too, and is good for
+    /// this connection only.
+    fn resolve_topic<'a>(&mut self, publish: &Publish<'a>) -> Result<Topic<'a>, Closing> {
+        let alias = if publish.properties.is_empty() {
+            None
+        } else {
+            publish.properties.topic_alias()
+        };
+        let Some(alias) = alias else {
+            return Ok(Topic::Borrowed(publish.topic));
+        };
+        let max = self.hub.limits.topic_alias_maximum;
+        if alias > max {
+            return Err(violation(
+                ReasonCode::TOPIC_ALIAS_INVALID,
+                format!("topic alias {alias} is above the maximum of {max}"),
+            ));
+        }
+        let index = usize::from(alias);
+        if publish.topic.is_empty() {
+            let known = self.aliases.get(index).and_then(Option::as_ref);
+            return known
+                .map(|topic| Topic::Alias(topic.clone()))
+                .ok_or_else(|| {
+                    violation(
+                        ReasonCode::PROTOCOL_ERROR,
+                        format!("topic alias {alias} stands for no topic"),
+                    )
+                });
+        }
+        if self.aliases.len() <= index {
+            self.aliases.resize(index + 1, None);
+        }
+        if let Some(slot) = self.aliases.get_mut(index) {
+            *slot = Some(Arc::from(publish.topic));
+        }
+        Ok(Topic::Borrowed(publish.topic))
+    }
+
+    fn check_publish(&self, publish: &Publish<'_>, topic: &str) -> Result<(), Closing> {
+        let (limits, features) = (&self.hub.limits, &self.hub.features);
+        if publish.retain && !features.retain_available {
+            return Err(violation(
+                ReasonCode::RETAIN_NOT_SUPPORTED,
+                "retained messages are switched off",
+            ));
+        }
+        if publish.qos as u8 > features.maximum_qos {
+            return Err(violation(
+                ReasonCode::QOS_NOT_SUPPORTED,
+                format!(
+                    "QoS {} is above the maximum of {}",
+                    publish.qos as u8, features.maximum_qos
+                ),
+            ));
+        }
+        let levels_max = usize::from(limits.max_topic_levels);
+        if topic.len() >= levels_max && topic.split('/').count() > levels_max {
+            return Err(violation(
+                ReasonCode::TOPIC_NAME_INVALID,
+                format!("the topic has more than {levels_max} levels"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Counts a QoS 1 or 2 publish against the Receive Maximum; `None` if it is a repetition of a
+    /// QoS 2 publish that was taken before. Gives back by what a repetition elsewhere is known.
+    #[expect(
+        clippy::option_option,
+        reason = "taken or not, and if so, counted or not"
+    )]
+    fn admit(
+        &mut self,
+        qos: QoS,
+        id: PacketId,
+        batch: &mut Batch<'_>,
+    ) -> Result<Option<Option<(u64, u64)>>, Closing> {
+        if self.version.is_v5() {
+            let pending = batch
+                .run
+                .acks
+                .iter()
+                .filter(|(kind, _)| *kind == AckKind::PubAck)
+                .count()
+                + batch
+                    .answers
+                    .iter()
+                    .filter(|answer| matches!(answer, Answer::Ack(AckKind::PubAck, ..)))
+                    .count();
+            let open = self.acks.publishes() + pending + self.inbound_open;
+            let max = usize::from(self.hub.limits.receive_maximum);
+            if open >= max && !(qos == QoS::ExactlyOnce && self.repeats(id)) {
+                // [MQTT-3.3.4-9]
+                return Err(violation(
+                    ReasonCode::RECEIVE_MAXIMUM_EXCEEDED,
+                    format!("more than {max} publishes are not acknowledged"),
+                ));
+            }
+        }
+        if qos != QoS::ExactlyOnce {
+            return Ok(Some(None));
+        }
+        let admitted = {
+            let mut state = self.session.lock();
+            let admitted = state.inbound.insert(id);
+            self.inbound_open = state.inbound.len();
+            admitted
+        };
+        if admitted == Admitted::Held {
+            self.end_run(batch);
+            batch
+                .answers
+                .push(Answer::Ack(AckKind::PubRec, id, ReasonCode::SUCCESS));
+            return Ok(None);
+        }
+        let Some(session) = self.session.store_id else {
+            return Ok(Some(None));
+        };
+        let count = match admitted {
+            Admitted::Unsure(count) => count,
+            _ => self.next_inbound_count(),
+        };
+        if admitted == Admitted::Fresh {
+            batch.outcome.ops.push(Op::PutInboundQos2 {
+                session,
+                packet_id: id.get(),
+                count,
+            });
+        }
+        batch.durable = true;
+        Ok(Some(Some((session.0, count))))
+    }
+
+    /// Rises with every QoS 2 publish of the session, over all its connections.
+    fn next_inbound_count(&mut self) -> u64 {
+        self.inbound_count += 1;
+        let epoch = self.session.lock().epoch;
+        epoch << 32 | self.inbound_count
+    }
+
+    fn repeats(&self, id: PacketId) -> bool {
+        self.session.lock().inbound.contains(id)
+    }
+
+    /// A publish that the client may not send: an MQTT 5 client is told in the acknowledgement, an
+    /// older one gets a plain acknowledgement [MQTT-3.3.5-2 of 3.1.1].
+    fn refuse_publish(
+        &mut self,
+        ack: Option<(AckKind, PacketId)>,
+        reason: ReasonCode,
+        batch: &mut Batch<'_>,
+    ) -> Result<(), Closing> {
+        self.hub.metrics.publish_refused();
+        let Some((kind, id)) = ack else { return Ok(()) };
+        if kind == AckKind::PubRec && self.version.is_v5() {
+            // The exchange ends with this PUBREC.
+            let mut state = self.session.lock();
+            state.inbound.remove(id);
+            self.inbound_open = state.inbound.len();
+            if let Some(session) = self.session.store_id {
+                batch.outcome.ops.push(Op::DeleteInboundQos2 {
+                    session,
+                    packet_id: id.get(),
+                });
+            }
+        }
+        batch.answers.push(Answer::Ack(kind, id, reason));
+        Ok(())
+    }
+}

@@ -1,0 +1,118 @@
+//! SUBSCRIBE and UNSUBSCRIBE.
+
+use dunlin_protocol::{
+    Packet, Properties, QoS, ReasonCode, SubAck, Subscribe, UnsubAck, Unsubscribe,
+};
+
+use super::{Batch, violation};
+use crate::auth::Action;
+use crate::connection::close::Closing;
+use crate::connection::run::Connection;
+use crate::hub::session::Subscription;
+
+impl Connection {
+    pub(super) fn subscribe(
+        &mut self,
+        subscribe: &Subscribe<'_>,
+        batch: &mut Batch<'_>,
+    ) -> Result<(), Closing> {
+        let identifier = subscribe.properties.subscription_identifiers().next();
+        if identifier.is_some() && !self.hub.features.subscription_identifiers {
+            return Err(violation(
+                ReasonCode::SUBSCRIPTION_IDENTIFIERS_NOT_SUPPORTED,
+                "subscription identifiers are switched off",
+            ));
+        }
+        let mut codes = Vec::with_capacity(subscribe.filters.len());
+        for (filter, options) in subscribe.filters.iter() {
+            let mut options = options;
+            options.qos = options
+                .qos
+                .min(QoS::try_from(self.hub.features.maximum_qos).unwrap_or(QoS::ExactlyOnce));
+            let reason = match self.refuses_subscription(filter, options.qos) {
+                Some(reason) => reason,
+                None => {
+                    let before = batch.outcome.ops.len();
+                    let subscription = Subscription {
+                        options,
+                        identifier,
+                    };
+                    let (reason, retained) = self.hub.clone().subscribe(
+                        &self.session,
+                        filter,
+                        subscription,
+                        &mut batch.outcome.ops,
+                    );
+                    if batch.outcome.ops.len() > before {
+                        batch.durable = true;
+                        batch.outcome.barrier = true;
+                    }
+                    if retained {
+                        batch.retained.push((Box::from(filter), subscription));
+                    }
+                    reason
+                }
+            };
+            codes.push(match self.version.is_v5() {
+                false if reason.is_error() => 0x80,
+                _ => reason.0,
+            });
+        }
+        let suback = SubAck {
+            packet_id: subscribe.packet_id,
+            properties: Properties::EMPTY,
+            reason_codes: &codes,
+        };
+        self.answer(&Packet::SubAck(suback), batch)
+    }
+
+    fn refuses_subscription(&self, filter: &str, qos: QoS) -> Option<ReasonCode> {
+        let features = &self.hub.features;
+        let shared = filter.starts_with("$share/");
+        if shared && !features.shared_subscriptions {
+            return Some(ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED);
+        }
+        if !features.wildcard_subscriptions && filter.contains(['+', '#']) {
+            return Some(ReasonCode::WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED);
+        }
+        if !self.hub.auth.allows(
+            &self.principal,
+            &self.session.client_id,
+            Action::Subscribe { qos },
+            filter,
+        ) {
+            return Some(match features.reveal_refusals {
+                true => ReasonCode::NOT_AUTHORIZED,
+                false => ReasonCode::UNSPECIFIED_ERROR,
+            });
+        }
+        None
+    }
+
+    pub(super) fn unsubscribe(
+        &mut self,
+        unsubscribe: &Unsubscribe<'_>,
+        batch: &mut Batch<'_>,
+    ) -> Result<(), Closing> {
+        let mut codes = Vec::with_capacity(unsubscribe.filters.len());
+        for filter in unsubscribe.filters.iter() {
+            let before = batch.outcome.ops.len();
+            let reason = self
+                .hub
+                .unsubscribe(&self.session, filter, &mut batch.outcome.ops);
+            batch.durable |= batch.outcome.ops.len() > before;
+            codes.push(reason.0);
+        }
+        let reason_codes = if self.version.is_v5() {
+            &codes[..]
+        } else {
+            &[]
+        };
+        let unsuback = UnsubAck {
+            packet_id: unsubscribe.packet_id,
+            properties: Properties::EMPTY,
+            reason_codes,
+        };
+        self.answer(&Packet::UnsubAck(unsuback), batch)
+    }
+}
