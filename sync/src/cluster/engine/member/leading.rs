@@ -1,0 +1,151 @@
+//! What the one replica that leads does for all.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use tracing::info;
+
+use super::super::actor::Actor;
+use super::super::keeper::{self, Reaped, Swept};
+use super::super::outcome::{Answer, Outcome};
+use super::{Phase, WILL_PATIENCE};
+
+use crate::cluster::frame::{Kind, head};
+use crate::cluster::{Backplane, ReplicaId, Reply, Request};
+
+impl Actor {
+    pub(in super::super) fn led(&mut self, answer: Answer) {
+        self.member.leading = answer == Ok(Reply::Flag(true)) && self.member.phase == Phase::Ready;
+        if !self.member.leading || self.is_closing() {
+            return;
+        }
+        self.sweep();
+        let now = Instant::now();
+        if now < self.member.reap_after {
+            return;
+        }
+        for dead in std::mem::take(&mut self.member.lapsed) {
+            if dead != self.replica && self.member.reaping.insert(dead) {
+                let inherited = keeper::inherited(Arc::clone(&self.backplane), dead);
+                self.expect(async move { Outcome::Inherits(dead, inherited.await) });
+            }
+        }
+    }
+
+    /// A dead replica may have been clearing away after others: that is inherited with it. Before
+    /// anything is done everybody is told, so that this replica may die over it.
+    pub(in super::super) fn inherits(&mut self, dead: ReplicaId, inherited: Vec<ReplicaId>) {
+        self.shared
+            .counters
+            .reaping
+            .set(self.member.reaping.len() as u64);
+        let next = self.member.renewals + 1;
+        self.member.announced.push((next, dead, false));
+        for replica in inherited {
+            if replica != self.replica && self.member.reaping.insert(replica) {
+                self.member.announced.push((next, replica, true));
+            }
+        }
+        self.member.info_changed = true;
+        self.member.renew_now();
+    }
+
+    pub(super) fn reap_announced(&mut self) {
+        let told = self.member.renewals;
+        let ready: Vec<_> = self
+            .member
+            .announced
+            .extract_if(.., |(number, ..)| *number <= told)
+            .collect();
+        if !self.member.announced.is_empty() {
+            self.member.renew_now();
+        }
+        for (_, dead, known_dead) in ready {
+            let reaped = keeper::reap(Arc::clone(&self.backplane), self.replica, dead, known_dead);
+            self.expect(async move { Outcome::Reaped(reaped.await) });
+        }
+    }
+
+    pub(super) fn sweep(&mut self) {
+        if !std::mem::replace(&mut self.member.sweeping, true) {
+            let swept = keeper::sweep(Arc::clone(&self.backplane), self.replica);
+            self.expect(async move { Outcome::Swept(swept.await) });
+        }
+    }
+
+    pub(in super::super) fn swept(&mut self, swept: Swept) {
+        self.member.sweeping = false;
+        self.shared.counters.sessions_expired.add(swept.expired);
+        if !self.member.leading || self.member.phase != Phase::Ready {
+            return;
+        }
+        let now = Instant::now();
+        self.wills_out
+            .retain(|_, handed_out| now < *handed_out + WILL_PATIENCE);
+        let Some(events) = self.events() else { return };
+        for (bucket, epoch, will) in swept.wills {
+            if let std::collections::btree_map::Entry::Vacant(place) =
+                self.wills_out.entry((bucket, epoch))
+            {
+                place.insert(now);
+                self.shared.counters.wills_due.add(1);
+                events.will_due(will);
+            }
+        }
+        if swept.more {
+            self.sweep();
+        }
+    }
+
+    pub(in super::super) fn reaped(&mut self, reaped: Reaped) {
+        if reaped.again && !self.is_closing() {
+            let next = self.member.renewals + 1;
+            self.member.announced.push((next, reaped.replica, false));
+            return;
+        }
+        self.member.reaping.remove(&reaped.replica);
+        self.shared
+            .counters
+            .reaping
+            .set(self.member.reaping.len() as u64);
+        self.member.info_changed = true;
+        if !reaped.done {
+            return;
+        }
+        self.shared.counters.reaped.add(1);
+        info!(
+            replica = reaped.replica.0,
+            redelivered = reaped.redeliver.len(),
+            "a dead replica was cleared away"
+        );
+        if let Some(events) = self.events() {
+            for (share, message) in reaped.redeliver {
+                events.redeliver(&share, message);
+            }
+        }
+        let replica = reaped.replica;
+        self.ask(Request::DropReplica { replica }, |_| Outcome::Ignored);
+        self.member.renew_now();
+    }
+}
+
+/// Gives the lease back, and clients that are still claimed; then says so.
+pub(in super::super) async fn leave(
+    backplane: Arc<dyn Backplane>,
+    me: ReplicaId,
+    clients: Vec<Arc<str>>,
+    goodbye: Request,
+) {
+    let mut last = vec![Request::Reap {
+        replica: me,
+        force: true,
+    }];
+    last.extend(clients.into_iter().map(|client_id| Request::Orphan {
+        client_id,
+        replica: me,
+        head: head(Kind::Table, me),
+    }));
+    last.push(Request::DropReplica { replica: me });
+    last.push(goodbye);
+    drop(backplane.execute(last).await);
+}
