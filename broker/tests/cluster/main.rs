@@ -14,6 +14,7 @@ mod support;
 mod barrier;
 mod delivery;
 mod exactly_once;
+mod expiry;
 mod failover;
 mod fencing;
 mod outage;

@@ -15,10 +15,10 @@ impl Outbound {
         self.sent_to = sent_to;
     }
 
-    /// Up to where messages have been sent, if there are any left that a successor may ask it of.
-    pub(crate) fn sent_mark(&self) -> Option<u64> {
-        let (head, tail) = self.stored_range();
-        (head < tail).then_some(self.sent_to)
+    /// Up to where messages have been sent. A successor cannot know it otherwise, and what it takes for sent
+    /// it sends again even if it has expired since.
+    pub(crate) fn sent_mark(&self) -> u64 {
+        self.sent_to
     }
 
     /// The queue reaches up to `tail` at least.

@@ -221,13 +221,11 @@ impl Hub {
             state.delivering.link = None;
             state.ended = true;
             ops.append(&mut state.delivering.ops);
-            if let (Some(session), Some(count)) =
-                (session.store_id, state.delivering.outbound.sent_mark())
-            {
+            if let Some(session) = session.store_id {
                 ops.push(Op::PutInboundQos2 {
                     session,
                     packet_id: SENT_MARK,
-                    count,
+                    count: state.delivering.outbound.sent_mark(),
                 });
             }
             let expiry_interval = departure.expiry_interval.unwrap_or(state.expiry_interval);
