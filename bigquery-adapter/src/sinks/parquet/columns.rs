@@ -7,8 +7,8 @@ use parquet::data_type::{BoolType, ByteArray, ByteArrayType, Int32Type, Int64Typ
 use parquet::errors::Result;
 use parquet::file::writer::SerializedColumnWriter;
 
-use super::json;
 use super::schema::Column;
+use crate::json;
 use crate::row::Row;
 
 /// Rows handed to a column writer at a time.

@@ -18,7 +18,7 @@ mod columns;
 mod compaction;
 mod day;
 mod journal;
-mod json;
+
 mod layout;
 mod part;
 mod recovery;

@@ -7,7 +7,7 @@ use serde::de::IgnoredAny;
 /// RFC 8259 lets two things through that DuckDB and others refuse, and one refused value fails a whole query: half of
 /// a surrogate pair (`"\ud800"`), and numbers beyond a double's range (`1e999`). They count as no JSON, and so
 /// does what is nested more than 127 deep.
-pub(super) fn text(payload: &[u8]) -> Option<&str> {
+pub(crate) fn text(payload: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(payload).ok()?;
     serde_json::from_str::<IgnoredAny>(text).ok()?;
     (!is_unusual(text) || serde_json::from_str::<serde_json::Value>(text).is_ok()).then_some(text)
