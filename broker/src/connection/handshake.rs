@@ -359,6 +359,7 @@ fn will(
         // Counted from publication, see `WillRequest::expiry`.
         expiry: None,
         once: None,
+        held: None,
         payload: will.payload,
     };
     let origin = Origin {

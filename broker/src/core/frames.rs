@@ -12,6 +12,7 @@ use dunlin_protocol::{
     PacketId, Properties, PropertiesBuf, Property, PropertyId, PublishLayout, QoS, Version,
     encode_publish_into,
 };
+use dunlin_sync::cluster::Held;
 use dunlin_sync::{Message, MessageParts};
 
 use super::out_buffer;
@@ -92,6 +93,8 @@ pub(crate) struct Incoming<'a> {
     pub(crate) payload: &'a [u8],
     /// Publisher and its count, where a repetition must be noticed wherever it is made.
     pub(crate) once: Option<(u64, u64)>,
+    /// Keeps it in this replica's inbox while it is not acknowledged.
+    pub(crate) held: Option<Held>,
 }
 
 impl<'a> Incoming<'a> {
@@ -111,6 +114,7 @@ impl<'a> Incoming<'a> {
             expiry,
             payload: message.payload(),
             once: None,
+            held: None,
         }
     }
 }

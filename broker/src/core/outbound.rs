@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use dunlin_protocol::{PacketId, QoS};
+use dunlin_sync::cluster::Held;
 use dunlin_sync::{Delivery, Message, SessionId};
 
 /// Number of packet ids.
@@ -26,6 +27,18 @@ struct Pending {
     /// `None`: PUBREC has come, the PUBREL is owed.
     message: Option<Arc<Message>>,
     delivery: Delivery,
+    /// As in [`Shared`].
+    held: Option<Held>,
+}
+
+/// A message that another member of its shared group gets if this session ends without having
+/// acknowledged it.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) message: Arc<Message>,
+    pub(crate) delivery: Delivery,
+    /// Keeps it in this replica's inbox, for others should the replica die.
+    pub(crate) held: Option<Held>,
 }
 
 #[derive(Debug)]
@@ -36,7 +49,7 @@ enum Slot {
         /// What the message weighs, to be given back to the session's queue bound.
         size: u32,
         /// Kept where another member of the group must get the message if this session ends.
-        shared: Option<Box<(Arc<Message>, Delivery)>>,
+        shared: Option<Box<Shared>>,
     },
     Released,
 }
@@ -241,6 +254,7 @@ impl Outbound {
         &mut self,
         message: Arc<Message>,
         delivery: Delivery,
+        held: Option<Held>,
         bounds: &QueueBounds,
         tally: &mut Tally,
     ) {
@@ -261,6 +275,7 @@ impl Outbound {
             seq: 0,
             message: Some(message),
             delivery,
+            held,
         };
         self.ready.push_back(pending);
     }

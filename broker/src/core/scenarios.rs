@@ -112,6 +112,7 @@ fn run_of<'a>(payloads: &[&'a [u8]], qos: QoS) -> Vec<Incoming<'a>> {
             expiry: None,
             payload,
             once: None,
+            held: None,
         })
         .collect()
 }
@@ -220,6 +221,7 @@ fn the_queue_bound_drops_the_newest_or_the_oldest_as_configured() {
             outbound.wait(
                 message(payload, None),
                 Delivery::plain(QoS::AtLeastOnce),
+                None,
                 &bounds,
                 &mut tally,
             );
@@ -262,12 +264,14 @@ fn a_message_that_expired_while_it_waited_is_not_sent() {
     delivering.outbound.wait(
         message(b"old", Some(1_000)),
         Delivery::plain(QoS::AtLeastOnce),
+        None,
         &BOUNDS,
         &mut tally,
     );
     delivering.outbound.wait(
         message(b"new", Some(3_000)),
         Delivery::plain(QoS::AtLeastOnce),
+        None,
         &BOUNDS,
         &mut tally,
     );

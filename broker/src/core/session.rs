@@ -12,7 +12,7 @@ use dunlin_sync::{Appended, Delivery, Message, Op, QueueEntry, SessionId};
 use super::frames::{Frames, Mark};
 use super::link::{Link, Outgoing, Payload};
 use super::out_buffer::SHARE_FROM;
-use super::outbound::{Acked, Outbound, QueueBounds, Tally};
+use super::outbound::{Acked, Outbound, QueueBounds, Shared, Tally};
 
 /// How the subscriptions that match want a run delivered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,7 +96,7 @@ impl Delivering {
                 } else {
                     let delivery = wanted.delivery(publish.qos, publish.retain);
                     self.outbound
-                        .wait(frames.message(index), delivery, bounds, tally);
+                        .wait(frames.message(index), delivery, None, bounds, tally);
                 }
             }
         }
@@ -127,14 +127,16 @@ impl Delivering {
                         self.outbound.wait(
                             message,
                             wanted.delivery(publish.qos, publish.retain),
+                            publish.held.clone(),
                             bounds,
                             tally,
                         );
                     }
                     None if qos > QoS::AtMostOnce => {
                         let delivery = wanted.delivery(publish.qos, publish.retain);
+                        let held = publish.held.clone();
                         self.outbound
-                            .wait(frames.message(index), delivery, bounds, tally);
+                            .wait(frames.message(index), delivery, held, bounds, tally);
                     }
                     _ => tally.dropped_outbox += 1,
                 }
@@ -164,12 +166,17 @@ impl Delivering {
             // The place in the window is taken only for a packet that is certain to be written.
             if qos > QoS::AtMostOnce && longest > link.max_packet as usize {
                 let message = message.unwrap_or_else(|| frames.message(index));
-                self.outbound.wait(message, delivery, bounds, tally);
+                let held = publish.held.clone();
+                self.outbound.wait(message, delivery, held, bounds, tally);
                 continue;
             }
             if qos > QoS::AtMostOnce {
                 let shared = match (&message, &wanted.share) {
-                    (Some(message), Some(_)) => Some(Box::new((message.clone(), delivery.clone()))),
+                    (Some(message), Some(_)) => Some(Box::new(Shared {
+                        message: message.clone(),
+                        delivery: delivery.clone(),
+                        held: publish.held.clone(),
+                    })),
                     _ => None,
                 };
                 outgoing.packet_id = Some(self.outbound.take_place(qos, shared));
@@ -198,7 +205,8 @@ impl Delivering {
             return false;
         };
         if delivery.qos > QoS::AtMostOnce {
-            self.outbound.wait(message.clone(), delivery, bounds, tally);
+            self.outbound
+                .wait(message.clone(), delivery, None, bounds, tally);
             self.outbound.pump(link, now_ms, &mut self.ops, tally);
             return true;
         }

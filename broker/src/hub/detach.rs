@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use dunlin_protocol::QoS;
-use dunlin_sync::{Delivery, Message, Op, QueueEntry, WillRecord};
+use dunlin_sync::cluster::Held;
+use dunlin_sync::{Message, Op, QueueEntry, WillRecord};
 
 use super::Hub;
 use super::attach::{expires_at, session_record};
@@ -13,7 +14,7 @@ use super::share::{MemberKey, Pick, Picked, ShareGroup};
 use super::timers::Timer;
 use super::wake::Wake;
 use crate::core::frames::{Frames, Incoming, Origin, is_expired};
-use crate::core::outbound::Tally;
+use crate::core::outbound::{Shared, Tally};
 
 /// How a connection ended, as far as its session is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,14 +212,16 @@ impl Hub {
     }
 
     /// Gives messages of shared subscriptions that a session did not acknowledge to other members.
-    pub(super) fn redistribute(
-        self: &Arc<Self>,
-        from: &Arc<Session>,
-        messages: Vec<(Arc<Message>, Delivery)>,
-    ) {
+    pub(super) fn redistribute(self: &Arc<Self>, from: &Arc<Session>, messages: Vec<Shared>) {
         let now_ms = self.clock.now_ms();
         let mut outcome = Outcome::default();
-        for (message, delivery) in messages {
+        let mut kept = Vec::new();
+        for Shared {
+            message,
+            delivery,
+            held,
+        } in messages
+        {
             let Some(share) = &delivery.share else {
                 continue;
             };
@@ -229,14 +232,13 @@ impl Hub {
                 let from = MemberKey::Here(from.number);
                 let picked = self.pick_other(&group, from, false, &message);
                 if let Some(picked) = picked {
-                    self.pass_on(&picked, group.share(), &message, &mut outcome);
+                    self.pass_on(&picked, group.share(), &message, held.clone(), &mut outcome);
+                    kept.extend(held);
                 }
             }
         }
         self.count(outcome.tally);
-        if !outcome.ops.is_empty() {
-            self.submit(outcome.ops);
-        }
+        self.submit_held(outcome.ops, kept);
     }
 
     fn pick_other(
@@ -260,6 +262,7 @@ impl Hub {
         to: &Picked,
         share: &Arc<str>,
         message: &Arc<Message>,
+        held: Option<Held>,
         outcome: &mut Outcome,
     ) {
         let expiry = crate::core::frames::remaining_expiry(message, self.clock.now_ms());
@@ -267,9 +270,11 @@ impl Hub {
             received_at: message.received_at(),
             publisher: message.publisher().map(Arc::from),
         };
-        let run = [Incoming::from_message(message, expiry)];
-        let [publish] = &run;
-        self.give(to, share, publish, &origin, outcome);
+        let publish = Incoming {
+            held,
+            ..Incoming::from_message(message, expiry)
+        };
+        self.give(to, share, &publish, &origin, outcome);
     }
 
     pub(super) fn spawn_move_shared(self: &Arc<Self>, session: &Arc<Session>) {
@@ -348,7 +353,7 @@ impl Hub {
             session: store_id,
             seq: entry.seq,
         });
-        self.pass_on(&picked, group.share(), message, &mut outcome);
+        self.pass_on(&picked, group.share(), message, None, &mut outcome);
         self.count(outcome.tally);
         let ticket = self.submit(outcome.ops);
         let mut state = session.lock();
@@ -374,6 +379,7 @@ impl Hub {
             expiry: None,
             payload,
             once: None,
+            held: None,
         };
         let mut kept = Incoming {
             retain: true,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use dunlin_protocol::QoS;
-use dunlin_sync::cluster::{Relayed, ReplicaId, Route};
+use dunlin_sync::cluster::{Held, Relayed, ReplicaId, Route};
 use dunlin_sync::{Appended, Batch, Committed, MessageParts, Op, SessionId, StoreError};
 
 use super::Hub;
@@ -126,7 +126,21 @@ impl Hub {
     ) {
         let frames = Frames::new(std::slice::from_ref(publish), origin);
         match picked {
-            Picked::Here(session, wanted) => self.deliver(session, wanted, &frames, outcome),
+            Picked::Here {
+                session,
+                wanted,
+                survived,
+            } => match &self.cluster {
+                // Nothing would be left of it if this replica died before the member has acknowledged.
+                Some(cluster)
+                    if *survived
+                        && publish.held.is_none()
+                        && publish.qos.min(wanted.qos) > QoS::AtMostOnce =>
+                {
+                    self.relay_shared(cluster.replica(), share, publish, &frames, outcome);
+                }
+                _ => self.deliver(session, wanted, &frames, outcome),
+            },
             Picked::Stored(session, wanted) => {
                 if publish.qos.min(wanted.qos) > QoS::AtMostOnce {
                     enqueue_stored(session.id, wanted, &frames, outcome);
@@ -326,10 +340,26 @@ impl Hub {
         let commit = Commit {
             hub: self.clone(),
             notify,
+            held: Vec::new(),
         };
         let mut batch = Batch::with_callback(ops, Box::new(commit));
         batch.barrier = barrier;
         self.store.submit(batch)
+    }
+
+    /// As [`Self::submit`], for messages that other replicas are to find in this one's inbox should it
+    /// die before the operations are durable.
+    pub(super) fn submit_held(self: &Arc<Self>, ops: Vec<Op>, held: Vec<Held>) {
+        if ops.is_empty() {
+            return;
+        }
+        let commit = Commit {
+            hub: self.clone(),
+            notify: None,
+            held,
+        };
+        self.store
+            .submit(Batch::with_callback(ops, Box::new(commit)));
     }
 
     /// Writes operations and waits as [`Self::submit_for`] says; `false`: the store refused them.
@@ -408,6 +438,9 @@ fn parts_of<'p>(publish: &'p Incoming<'_>, origin: &Origin) -> MessageParts<'p> 
 struct Commit {
     hub: Arc<Hub>,
     notify: Option<(Arc<Wake>, u64)>,
+    /// Let go of when the batch is durable.
+    #[expect(dead_code, reason = "held, not looked at")]
+    held: Vec<Held>,
 }
 
 impl Committed for Commit {

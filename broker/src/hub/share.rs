@@ -5,6 +5,11 @@
 //! a stored session without a connection, so that a slow or absent member does not hold up what
 //! another could handle. If the session of a member ends (or a stored one loses its connection), what
 //! it has not acknowledged goes to another member.
+//!
+//! In a cluster a member whose session ends with its connection gets a message by way of its replica's
+//! inbox in Redis, also from a publisher beside it, and the message stays there until the member has
+//! acknowledged it: if the replica dies, whoever clears away after it gives the message to another
+//! member. While no other member could be left it is not worth the detour.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -47,6 +52,11 @@ impl Member {
         }
     }
 
+    /// Lives on if this replica dies.
+    fn survives(&self) -> bool {
+        !matches!(self, Self::Here(..))
+    }
+
     fn weight(&self) -> usize {
         match self {
             Self::Replica(_, route) => usize::from(route.members).max(1),
@@ -58,7 +68,12 @@ impl Member {
 /// Who gets a message.
 #[derive(Clone, Debug)]
 pub(crate) enum Picked {
-    Here(Arc<Session>, Wanted),
+    Here {
+        session: Arc<Session>,
+        wanted: Wanted,
+        /// There are members that live on if this replica dies.
+        survived: bool,
+    },
     /// Through its queue, or at QoS 0 where it is connected.
     Stored(Arc<StoredSession>, Wanted),
     /// One of that replica's members.
@@ -85,6 +100,8 @@ pub(crate) struct ShareGroup {
     number: u64,
     share: Arc<str>,
     members: Mutex<Vec<Member>>,
+    /// Members that live on if this replica dies.
+    surviving: AtomicUsize,
     turn: AtomicUsize,
 }
 
@@ -101,6 +118,7 @@ impl ShareGroup {
             number,
             share,
             members: Mutex::new(Vec::new()),
+            surviving: AtomicUsize::new(0),
             turn: AtomicUsize::new(0),
         }
     }
@@ -130,11 +148,19 @@ impl ShareGroup {
             Some(old) => *old = member,
             None => members.push(member),
         }
+        self.count(&members);
+    }
+
+    fn count(&self, members: &[Member]) {
+        let surviving = members.iter().filter(|member| member.survives()).count();
+        self.surviving.store(surviving, Ordering::Relaxed);
     }
 
     /// Removes a member.
     pub(crate) fn leave(&self, key: &MemberKey) {
-        self.members.lock().retain(|member| member.key() != *key);
+        let mut members = self.members.lock();
+        members.retain(|member| member.key() != *key);
+        self.count(&members);
     }
 
     /// The member whose turn it is, and how it wants the message.
@@ -181,9 +207,11 @@ impl ShareGroup {
 
     fn chosen(&self, member: &Member) -> Picked {
         match member {
-            Member::Here(session, subscription) => {
-                Picked::Here(session.clone(), self.wanted(*subscription))
-            }
+            Member::Here(session, subscription) => Picked::Here {
+                session: session.clone(),
+                wanted: self.wanted(*subscription),
+                survived: self.surviving.load(Ordering::Relaxed) > 0,
+            },
             Member::Stored(session, subscription) => {
                 Picked::Stored(session.clone(), self.wanted(*subscription))
             }

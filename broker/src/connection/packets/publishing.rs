@@ -83,6 +83,7 @@ impl Connection {
             expiry,
             payload: publish.payload,
             once,
+            held: None,
         });
         batch.run.acks.extend(ack);
         Ok(())

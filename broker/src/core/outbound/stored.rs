@@ -119,6 +119,7 @@ impl Outbound {
                 seq,
                 message: Some(message),
                 delivery,
+                held: None,
             });
         }
     }
@@ -156,6 +157,7 @@ impl Outbound {
                 seq: entry.seq,
                 message,
                 delivery: entry.delivery,
+                held: None,
             });
         }
         if exhausted {

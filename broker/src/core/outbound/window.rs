@@ -1,12 +1,11 @@
 //! The window: what is in flight, and what its acknowledgements mean.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use dunlin_protocol::{PacketId, QoS, ReasonCode};
-use dunlin_sync::{Delivery, Message, Op};
+use dunlin_sync::Op;
 
-use super::{Acked, IDS, Outbound, Pending, Slot, Tally, packet_id, weight};
+use super::{Acked, IDS, Outbound, Pending, Shared, Slot, Tally, packet_id, weight};
 use crate::core::frames::is_expired;
 use crate::core::link::Link;
 
@@ -79,7 +78,11 @@ impl Outbound {
         tally.resent += u64::from(dup);
         tally.sent_bytes += (link.out.len() - before) as u64;
         let shared = match (&pending.delivery.share, self.store_id) {
-            (Some(_), None) => Some(Box::new((message.clone(), pending.delivery.clone()))),
+            (Some(_), None) => Some(Box::new(Shared {
+                message: message.clone(),
+                delivery: pending.delivery.clone(),
+                held: pending.held,
+            })),
             _ => None,
         };
         self.place(
@@ -101,11 +104,7 @@ impl Outbound {
 
     /// Takes a place in the window for a message that is written by the caller; only when
     /// [`Self::is_clear`], and only in sessions without a stored queue.
-    pub(crate) fn take_place(
-        &mut self,
-        qos: QoS,
-        shared: Option<Box<(Arc<Message>, Delivery)>>,
-    ) -> PacketId {
+    pub(crate) fn take_place(&mut self, qos: QoS, shared: Option<Box<Shared>>) -> PacketId {
         let seq = self.next_seq();
         self.place(
             seq,
@@ -230,7 +229,7 @@ impl Outbound {
 
     /// Takes out what came through shared subscriptions and is not acknowledged, when a session
     /// without a stored queue ends. QoS 2 that was sent stays with this client. [MQTT-4.8.2-5]
-    pub(crate) fn take_shared(&mut self) -> Vec<(Arc<Message>, Delivery)> {
+    pub(crate) fn take_shared(&mut self) -> Vec<Shared> {
         let mut taken = Vec::new();
         for slot in self.slots.drain(..) {
             if let Slot::Sent {
@@ -244,7 +243,11 @@ impl Outbound {
         }
         for pending in self.ready.drain(..) {
             if let (Some(message), Some(_)) = (pending.message, &pending.delivery.share) {
-                taken.push((message, pending.delivery));
+                taken.push(Shared {
+                    message,
+                    delivery: pending.delivery,
+                    held: pending.held,
+                });
             }
         }
         taken

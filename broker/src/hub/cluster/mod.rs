@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::hash::RandomState;
 use dunlin_protocol::SubscribeOptions;
 use dunlin_sync::cluster::{
-    Bucket, ClusterEvents, Epoch, Relayed, ReplicaId, Route, SessionEntry, TakenWill,
+    Bucket, ClusterEvents, Epoch, Held, Relayed, ReplicaId, Route, SessionEntry, TakenWill,
 };
 use dunlin_sync::{Appended, Message, Op, SessionId, WillRecord};
 use parking_lot::Mutex;
@@ -99,7 +99,66 @@ impl Hub {
         self.count(outcome.tally);
     }
 
-    fn relayed_shared(self: &Arc<Self>, share: &str, publish: &Incoming<'_>, origin: &Origin) {
+    /// Delivers what other replicas have sent for sessions that are connected here. `held` keeps what is for
+    /// members of shared groups in this replica's inbox until it is acknowledged, or safe elsewhere.
+    fn relayed(self: &Arc<Self>, messages: &[Relayed<'_>], held: Option<Held>) {
+        let now_ms = self.clock.now_ms();
+        let mut run: Vec<Incoming<'_>> = Vec::new();
+        let mut origin = Origin {
+            received_at: 0,
+            publisher: None,
+        };
+        let mut outcome = Outcome::default();
+        for Relayed { message, share } in messages {
+            if message.expires_at.is_some_and(|at| at <= now_ms) {
+                continue;
+            }
+            let expiry = message
+                .expires_at
+                .map(|at| at.saturating_sub(now_ms).div_ceil(1000))
+                .map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX));
+            let publish = Incoming {
+                topic: Topic::Borrowed(message.topic),
+                qos: message.qos,
+                retain: message.retain,
+                properties: Forwarded::Borrowed(message.properties),
+                expiry,
+                payload: message.payload,
+                once: None,
+                held: held.clone().filter(|_| share.is_some()),
+            };
+            let same = run
+                .first()
+                .is_some_and(|first| first.topic.as_str() == message.topic)
+                && origin.publisher == message.publisher
+                && share.is_none();
+            if !same {
+                self.relayed_run(&run, &origin);
+                run.clear();
+                origin = Origin {
+                    // Counted from now, as the expiry is.
+                    received_at: self.clock.now_us(),
+                    publisher: message.publisher.clone(),
+                };
+            }
+            match share {
+                Some(share) => self.relayed_shared(share, &publish, &origin, &mut outcome),
+                None => run.push(publish),
+            }
+        }
+        self.relayed_run(&run, &origin);
+        self.count(outcome.tally);
+        self.submit_held(outcome.ops, held.into_iter().collect());
+    }
+
+    /// Gives a message that came for one member of a group here to it.
+    fn relayed_shared(
+        &self,
+        share: &str,
+        publish: &Incoming<'_>,
+        origin: &Origin,
+        outcome: &mut Outcome,
+    ) {
         let Some(group) = self.directory.group(share) else {
             return;
         };
@@ -110,18 +169,15 @@ impl Hub {
             qos: publish.qos,
             stored_here: &|id| self.stored_session(id),
         });
-        let mut outcome = Outcome::default();
         match picked {
-            Some(picked) => self.give(&picked, group.share(), publish, origin, &mut outcome),
+            Some(picked) => self.give(&picked, group.share(), publish, origin, outcome),
             // The members here have left meanwhile.
             None => {
                 let me = self.cluster.as_ref().map(|cluster| cluster.replica());
                 let me = me.map(MemberKey::Replica);
-                self.publish_shared(&group, me, publish, origin, &mut outcome);
+                self.publish_shared(&group, me, publish, origin, outcome);
             }
         }
-        self.count(outcome.tally);
-        self.submit(outcome.ops);
     }
 
     fn close_stored(&self, request: CloseRequest) {
@@ -147,51 +203,11 @@ impl Events {
 
 impl ClusterEvents for Events {
     fn relayed(&self, messages: &[Relayed<'_>]) {
-        self.with(|hub| {
-            let now_ms = hub.clock.now_ms();
-            let mut run: Vec<Incoming<'_>> = Vec::new();
-            let mut origin = Origin {
-                received_at: 0,
-                publisher: None,
-            };
-            for Relayed { message, share } in messages {
-                if message.expires_at.is_some_and(|at| at <= now_ms) {
-                    continue;
-                }
-                let expiry = message
-                    .expires_at
-                    .map(|at| at.saturating_sub(now_ms).div_ceil(1000))
-                    .map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX));
-                let publish = Incoming {
-                    topic: Topic::Borrowed(message.topic),
-                    qos: message.qos,
-                    retain: message.retain,
-                    properties: Forwarded::Borrowed(message.properties),
-                    expiry,
-                    payload: message.payload,
-                    once: None,
-                };
-                let same = run
-                    .first()
-                    .is_some_and(|first| first.topic.as_str() == message.topic)
-                    && origin.publisher == message.publisher
-                    && share.is_none();
-                if !same {
-                    hub.relayed_run(&run, &origin);
-                    run.clear();
-                    origin = Origin {
-                        // Counted from now, as the expiry is.
-                        received_at: hub.clock.now_us(),
-                        publisher: message.publisher.clone(),
-                    };
-                }
-                match share {
-                    Some(share) => hub.relayed_shared(share, &publish, &origin),
-                    None => run.push(publish),
-                }
-            }
-            hub.relayed_run(&run, &origin);
-        });
+        self.with(|hub| hub.relayed(messages, None));
+    }
+
+    fn relayed_held(&self, messages: &[Relayed<'_>], held: Held) {
+        self.with(|hub| hub.relayed(messages, Some(held)));
     }
 
     fn woken(&self, appended: Appended) {

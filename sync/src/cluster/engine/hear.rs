@@ -148,9 +148,14 @@ impl Actor {
         else {
             return;
         };
-        if let Some(peer) = self.peers.meet(frame.origin, Instant::now())
-            && peer.inbox.frame(sequence) == Order::Old
-        {
+        // A replica puts there itself what is for a member of a shared group that would be lost with it.
+        let lane = if frame.origin == self.replica {
+            Some(self.inbox.own_lane())
+        } else {
+            let peer = self.peers.meet(frame.origin, Instant::now());
+            peer.map(|peer| &mut peer.inbox)
+        };
+        if lane.is_some_and(|lane| lane.frame(sequence) == Order::Old) {
             return self.shared.counters.inbox_repeated.add(1);
         }
         let messages = self.entries(frame.origin, entries, events, Some(&held));

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::peers::Heard;
 use super::shared::Shared;
 use crate::cluster::events::HeldFrame;
 use crate::cluster::{Held, ReplicaId};
@@ -38,6 +39,8 @@ pub(super) struct Inbox {
     read: Position,
     /// Up to where it was trimmed.
     trimmed: Position,
+    /// What this replica itself has put there.
+    own: Heard,
 }
 
 impl Inbox {
@@ -57,6 +60,11 @@ impl Inbox {
             replica,
             at,
         }))
+    }
+
+    /// What this replica itself has put there, as far as it was read.
+    pub(super) fn own_lane(&mut self) -> &mut Heard {
+        &mut self.own
     }
 
     pub(super) fn let_go_of(&mut self, at: Position) {
