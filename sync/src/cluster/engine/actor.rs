@@ -76,8 +76,6 @@ pub(super) struct Actor {
     outcomes: VecDeque<Outcome>,
     frames: VecDeque<BackplaneEvent>,
     next_round: u64,
-    /// Redis is a cluster: what is asked of several servers is done in any order.
-    pub(super) several_masters: bool,
     /// A round waits for its first part; nothing may overtake the rest.
     split_round: bool,
     freeing: bool,
@@ -109,7 +107,6 @@ impl Actor {
         let member = Member::new(sent, &options);
         shared.set_replica(replica);
         shared.set_fence(member.fence_at);
-        let several_masters = backplane.status().masters.len() > 1;
         Self {
             shared,
             backplane,
@@ -137,7 +134,6 @@ impl Actor {
             outcomes: VecDeque::new(),
             frames: VecDeque::new(),
             next_round: 0,
-            several_masters,
             split_round: false,
             freeing: false,
             free_at: None,
@@ -226,14 +222,7 @@ impl Actor {
         match outcome {
             Outcome::Round(id, answers) => self.round_answered(id, answers),
             Outcome::FirstPart(id, ..) if !self.commits.has_round(id) => {}
-            Outcome::FirstPart(id, mut answers, rest) => {
-                self.split_round = false;
-                let replies = self.backplane.execute(rest);
-                self.expect(async move {
-                    answers.extend(replies.await);
-                    Outcome::Round(id, answers)
-                });
-            }
+            Outcome::FirstPart(id, answers, rest) => self.first_part(id, answers, rest),
             Outcome::Freed(targets, answers) => {
                 self.freeing = false;
                 for (target, answer) in targets.into_iter().zip(answers) {

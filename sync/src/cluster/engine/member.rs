@@ -296,7 +296,6 @@ impl Actor {
         if now >= self.member.heartbeat_at {
             self.member.heartbeat_at = now + self.options.renew_every;
             self.own.forget_left(now);
-            self.several_masters = self.backplane.status().masters.len() > 1;
             self.heartbeat();
         }
         if self.member.repair_at.is_some_and(|at| now >= at) {

@@ -6,7 +6,8 @@
 //! keeps its order within a session, a topic and a filter:
 //!
 //! - Settles of sessions that existed before the round come first: they concern entries that were told
-//!   before, and the QoS 2 packet ids of a publisher must be known before its publishes are appended.
+//!   before, and the QoS 2 packet ids of a publisher must be known before its publishes are appended:
+//!   with such ids the rest of the round leaves when the first part is answered.
 //! - Everything else follows in the order in which it was first mentioned; a change that ends or
 //!   makes a session is a boundary that nothing of the session crosses.
 
@@ -15,7 +16,7 @@ mod request;
 mod sessions;
 mod tables;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -24,13 +25,14 @@ use self::request::request;
 pub(super) use self::sessions::release_request;
 use self::sessions::{encode_will, unclaimed_will};
 use super::options::EngineOptions;
+use super::outcome::Answer;
 use super::own::{Map, Own, OwnSession};
 use super::shared::{Claiming, Pending};
 use super::tables::Tables;
 
 use crate::cluster::frame::{Kind, Pack, head};
 use crate::cluster::request::Head;
-use crate::cluster::{Appending, Bucket, Epoch, ReplicaId, Request, Route, SessionEntry};
+use crate::cluster::{Appending, Bucket, Epoch, ReplicaId, Reply, Request, Route, SessionEntry};
 use crate::{Appended, Committed, Delivery, Message, Op, SessionId, StoreError};
 
 /// Changes in one request, after which another one is begun.
@@ -85,6 +87,8 @@ pub(super) enum Target {
         session: SessionId,
         epoch: Option<Epoch>,
         batches: Vec<u32>,
+        /// Of these, those whose publishes must not be appended if it is fenced.
+        publishing: Vec<u32>,
     },
     Routes {
         version: u64,
@@ -127,6 +131,53 @@ pub(super) struct Round {
     /// One for each request; empty once they are answered.
     pub(super) targets: Vec<Target>,
     pub(super) answered: bool,
+}
+
+impl Round {
+    /// Takes the appends of batches whose publisher was fenced out of the second part of the requests.
+    pub(super) fn leave_out_fenced(
+        &mut self,
+        first: &[Answer],
+        rest: Vec<Request>,
+    ) -> Vec<Request> {
+        let mut fenced = BTreeSet::new();
+        for (target, answer) in self.targets.iter().zip(first) {
+            if let Target::Settle { publishing, .. } = target
+                && *answer != Ok(Reply::Done)
+            {
+                fenced.extend(publishing.iter().copied());
+            }
+        }
+        if fenced.is_empty() {
+            return rest;
+        }
+        for batch in &fenced {
+            if let Some(staged) = self.batches.get_mut(*batch as usize)
+                && staged.result.is_ok()
+            {
+                staged.result = Err(StoreError::Cluster {
+                    reason: "the session of the publisher was claimed elsewhere".to_owned(),
+                });
+            }
+        }
+        let targets = self.targets.split_off(first.len().min(self.targets.len()));
+        let mut left = Vec::with_capacity(rest.len());
+        for (mut target, mut request) in targets.into_iter().zip(rest) {
+            if let (Target::Append { slots, .. }, Request::Append { entries, .. }) =
+                (&mut target, &mut request)
+            {
+                let mut keep = slots.iter().map(|(batch, _)| !fenced.contains(batch));
+                entries.retain(|_| keep.next().unwrap_or(true));
+                slots.retain(|(batch, _)| !fenced.contains(batch));
+                if entries.is_empty() {
+                    continue;
+                }
+            }
+            self.targets.push(target);
+            left.push(request);
+        }
+        left
+    }
 }
 
 #[derive(Default)]
@@ -229,7 +280,10 @@ impl<'a> Builder<'a> {
     pub(super) fn batch(&mut self, pending: Pending, failure: Option<&StoreError>) {
         let index = self.batches.len() as u32;
         let ops = pending.batch.ops;
-        let checked = ops.iter().try_for_each(Op::check);
+        let checked = ops.iter().try_for_each(|op| {
+            op.check()?;
+            self.check_publisher(op)
+        });
         let result = checked.and_then(|()| failure.map_or(Ok(()), |error| Err(error.clone())));
         let refused = result.is_err();
         self.batches.push(Staged {
@@ -246,6 +300,19 @@ impl<'a> Builder<'a> {
             for op in ops {
                 self.op(index, op);
             }
+        }
+    }
+
+    /// QoS 2 publishes of a session that is another's by now must not take effect: its packet id would be
+    /// remembered nowhere.
+    fn check_publisher(&self, op: &Op) -> Result<(), StoreError> {
+        match op {
+            Op::PutInboundQos2 { session, .. } if !self.own.sessions.contains_key(session) => {
+                Err(StoreError::Cluster {
+                    reason: "the session of the publisher is claimed elsewhere".to_owned(),
+                })
+            }
+            _ => Ok(()),
         }
     }
 
@@ -308,9 +375,7 @@ impl<'a> Builder<'a> {
                 session,
                 packet_id,
                 count,
-            } => self.settle(batch, session, None, |settle| {
-                settle.inbound.insert(packet_id, Some(count));
-            }),
+            } => self.remember(batch, session, packet_id, count),
             Op::DeleteInboundQos2 { session, packet_id } => {
                 self.settle(batch, session, None, |settle| {
                     settle.inbound.insert(packet_id, None);

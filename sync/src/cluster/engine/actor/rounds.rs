@@ -181,8 +181,8 @@ impl Actor {
                 Job::Adopt(sessions) => builder.adopt(sessions),
             }
         }
-        // On one server order is enough.
-        let apart = (self.several_masters && builder.remembering()).then(|| builder.first());
+        // What a publisher's packet ids are kept with must not follow if they were not kept.
+        let apart = builder.remembering().then(|| builder.first());
         let sequences = &mut self.inbox_sequences;
         let (mut requests, round) = builder.finish(|to| {
             let sequence = sequences.entry(to).or_default();
@@ -208,6 +208,21 @@ impl Actor {
         if let Some((events, answer)) = started {
             self.start(events, answer);
         }
+    }
+
+    /// The packet ids of publishers are kept, or not, as their sessions are another's by now: then their
+    /// publishes must not be appended, as whoever has the session would take the repetitions for new.
+    pub(super) fn first_part(&mut self, id: u64, mut answers: Vec<Answer>, rest: Vec<Request>) {
+        self.split_round = false;
+        let Some(round) = self.commits.round(id) else {
+            return;
+        };
+        let rest = round.leave_out_fenced(&answers, rest);
+        let replies = self.backplane.execute(rest);
+        self.expect(async move {
+            answers.extend(replies.await);
+            Outcome::Round(id, answers)
+        });
     }
 
     /// Wills that are published are deleted.

@@ -80,6 +80,20 @@ impl Builder<'_> {
         Some(body)
     }
 
+    /// A packet id of a publisher: the publishes of its batch follow only if that was not fenced.
+    pub(super) fn remember(&mut self, batch: u32, session: SessionId, packet_id: u16, count: u64) {
+        self.settle(batch, session, None, |settle| {
+            settle.inbound.insert(packet_id, Some(count));
+        });
+        let slots = self.sessions.get(&session);
+        let at = slots.and_then(|slots| slots.settle);
+        if let Some(draft) = at.and_then(|at| self.first.get_mut(at))
+            && let Target::Settle { publishing, .. } = &mut draft.target
+        {
+            note(publishing, batch);
+        }
+    }
+
     /// A change of what a client has done with its queue; `seq`: the entry it is about.
     pub(super) fn settle(
         &mut self,
@@ -121,6 +135,7 @@ impl Builder<'_> {
                 session,
                 epoch,
                 batches: vec![batch],
+                publishing: Vec::new(),
             },
         });
         if early {
