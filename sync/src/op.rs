@@ -17,7 +17,7 @@ const SUBSCRIPTION_IDS_MAX: usize = 65_535;
 ///
 /// An operation on a session that the store does not hold (never put, or deleted before) changes
 /// nothing and is not an error: a publish may race with the end of a session.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Op {
     /// Creates or replaces a session. An id that was deleted must not come back.
     PutSession(SessionRecord),
@@ -232,6 +232,12 @@ pub struct Batch {
     /// Told only when every live replica has applied the changes that this batch makes to tables
     /// (retained messages, subscriptions of sessions, routes). A store of one process does that at once.
     pub barrier: bool,
+    /// What a replica of a cluster does with it that was cut off for so long that it has to give up what is
+    /// not acknowledged: it keeps it, and writes it when it is a member again, before anything that is
+    /// submitted later, and without repeating what has taken effect in queues. For submitters in whose place
+    /// nobody else can have gone on meanwhile. It fails nevertheless if the replica was taken for dead, or
+    /// [`Committed::is_wanted`] says no.
+    pub keep: bool,
 }
 
 impl Batch {
@@ -242,6 +248,7 @@ impl Batch {
             ops,
             on_commit: None,
             barrier: false,
+            keep: false,
         }
     }
 
@@ -252,6 +259,7 @@ impl Batch {
             ops,
             on_commit: Some(on_commit),
             barrier: false,
+            keep: false,
         }
     }
 
@@ -261,7 +269,8 @@ impl Batch {
 }
 
 /// Told what became of a [`Batch`]: exactly one of the two, once, on the store's writer thread, in
-/// the order of submission over all batches.
+/// the order of submission over all batches. (Batches that a replica has kept, see [`Batch::keep`], are told
+/// when their time has come, in their order.)
 ///
 /// Must not block and must not wait for the store. A panic in it stops the store.
 pub trait Committed: Send {
@@ -274,4 +283,9 @@ pub trait Committed: Send {
     /// store takes no more changes until it is opened again, and after that the batch is there
     /// either as a whole or not at all (the disk may have it although writing ended in an error).
     fn failed(self: Box<Self>, error: &StoreError);
+
+    /// Asked before a batch that was [kept](Batch::keep) is written: whether anybody still waits for it.
+    fn is_wanted(&self) -> bool {
+        true
+    }
 }

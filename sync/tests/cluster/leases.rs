@@ -6,7 +6,7 @@ use std::time::Duration;
 use dunlin_sync::cluster::testing::ModelRedis;
 use dunlin_sync::cluster::{Cluster, ReplicaId};
 use dunlin_sync::testing::samples::message_on;
-use dunlin_sync::{Op, StoreError};
+use dunlin_sync::{Op, Store, StoreError};
 
 use crate::support::{
     Replica, Told, claim, claim_with_will, cluster, enqueue, pass, release, retained, route, until,
@@ -56,6 +56,72 @@ async fn what_was_given_up_does_not_take_effect_later() {
             .told
             .has(&Told::Retained("a".into(), "old".into()))
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_to_be_kept_takes_effect_once_and_in_order_when_the_lease_runs_again() {
+    for seed in 0..40 {
+        let redis = ModelRedis::new(4400 + seed);
+        redis.set_latency(Duration::from_micros(500), Duration::from_micros(400));
+        let replicas = cluster(&redis, 2).await;
+        let claimed = replicas[1].claim("receiver", 600).await;
+        let session = claimed.session.expect("a persistent session");
+        // Some of it takes effect, and the answer is lost.
+        let mut outcomes = Vec::new();
+        for n in 0..20 {
+            if n == 10 {
+                match seed % 2 {
+                    0 => redis.black_hole(replicas[0].link, Duration::from_secs(5)),
+                    _ => redis.cut(replicas[0].link),
+                }
+            }
+            outcomes.push(replicas[0].keep(vec![enqueue(session, &n.to_string())]));
+            if seed % 3 == 0 {
+                pass(Duration::from_micros(200)).await;
+            }
+        }
+        let given_up = replicas[0].submit(vec![enqueue(session, "given up")], false);
+        assert!(within(given_up).await.unwrap().is_err());
+        assert!(replicas[0].told.has(&Told::Suspended));
+        assert!(replicas[0].store.pending_bytes() > 0);
+        // What comes meanwhile waits behind it.
+        for n in 20..25 {
+            outcomes.push(replicas[0].keep(vec![enqueue(session, &n.to_string())]));
+        }
+        redis.heal(replicas[0].link);
+        for outcome in outcomes {
+            within(outcome).await.unwrap().expect("it is durable");
+        }
+        assert!(replicas[0].told.has(&Told::Resumed(false)));
+        assert_eq!(replicas[0].store.pending_bytes(), 0);
+        let entries = replicas[1]
+            .store
+            .read_queue(session, 0, 100, 1 << 20)
+            .await
+            .unwrap();
+        let bodies: Vec<_> = entries
+            .iter()
+            .filter_map(|entry| entry.message.as_ref())
+            .map(|message| String::from_utf8_lossy(message.payload()).into_owned())
+            .filter(|body| body != "given up")
+            .collect();
+        let expected: Vec<_> = (0..25).map(|n| n.to_string()).collect();
+        assert_eq!(bodies, expected, "seed {seed}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_fails_when_the_replica_was_taken_for_dead() {
+    let redis = ModelRedis::new(4500);
+    let replicas = cluster(&redis, 2).await;
+    redis.cut(replicas[0].link);
+    let kept = replicas[0].keep(vec![retained("a", "kept")]);
+    let id = replicas[0].id();
+    until(|| replicas[1].told.has(&Told::Gone(id))).await;
+    redis.heal(replicas[0].link);
+    assert!(within(kept).await.unwrap().is_err());
+    until(|| replicas[0].told.has(&Told::Resumed(true))).await;
+    assert_eq!(replicas[0].store.pending_bytes(), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -246,6 +246,15 @@ impl Replica {
         receiver
     }
 
+    /// Submits what is to be kept if it has to wait for long.
+    pub(crate) fn keep(&self, ops: Vec<Op>) -> oneshot::Receiver<Outcome> {
+        let (sender, receiver) = oneshot::channel();
+        let mut batch = Batch::with_callback(ops, Box::new(Report(sender)));
+        batch.keep = true;
+        self.store.submit(batch);
+        receiver
+    }
+
     pub(crate) async fn commit(&self, ops: Vec<Op>) -> Vec<Appended> {
         within(self.submit(ops, false)).await.unwrap().unwrap()
     }

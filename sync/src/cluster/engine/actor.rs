@@ -28,7 +28,7 @@ use super::options::{Draw, EngineOptions};
 use super::outcome::{Answer, Outcome};
 use super::own::Own;
 use super::peers::Peers;
-use super::shared::Shared;
+use super::shared::{Pending, Shared};
 use super::tables::Tables;
 
 use crate::BoxFuture;
@@ -66,6 +66,8 @@ pub(super) struct Actor {
     pub(super) inbox: Inbox,
     /// Ends of connections that are to be written when this replica can write again.
     pub(super) owed: Vec<Request>,
+    /// Batches that are kept until this replica can write again.
+    pub(super) parked: Vec<Pending>,
     /// What was kept back until its batch was told.
     pub(super) after: Vec<Request>,
     pub(super) trimming: bool,
@@ -125,6 +127,7 @@ impl Actor {
             wills_out: BTreeMap::new(),
             inbox: Inbox::default(),
             owed: Vec::new(),
+            parked: Vec::new(),
             after: Vec::new(),
             trimming: false,
             inbox_sequences: BTreeMap::new(),

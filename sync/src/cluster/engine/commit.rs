@@ -12,7 +12,7 @@ use tracing::error;
 use super::actor::Actor;
 use super::lanes::ALL;
 use super::round::{Needs, Round, Staged, Target};
-use super::shared::Shared;
+use super::shared::{Pending, Shared};
 use crate::StoreError;
 use crate::cluster::{BUCKETS, Bucket, Request};
 use crate::pipeline::guarded;
@@ -123,25 +123,52 @@ impl Commits {
         }
     }
 
-    /// Nothing that is under way is known to be safe: everybody is told so.
-    pub(super) fn fail_all(&mut self, shared: &Shared, error: &StoreError) {
+    /// Fails a batch that was set aside.
+    pub(super) fn fail_aside(&mut self, shared: &Shared, pending: Pending, error: &StoreError) {
+        self.tickets.remove(&pending.ticket);
+        self.last = self.last.max(pending.ticket);
+        tell(shared, Staged::failed(pending, error));
+        self.raise(shared);
+    }
+
+    /// These are told later than others that were submitted after them.
+    pub(super) fn set_aside(&mut self, batches: &[Pending]) {
+        self.tickets
+            .extend(batches.iter().map(|pending| pending.ticket));
+    }
+
+    /// Nothing that is under way is known to be safe: everybody is told so, but those that are to be kept.
+    /// With `keep` these are given back, in order.
+    pub(super) fn fail_all(
+        &mut self,
+        shared: &Shared,
+        error: &StoreError,
+        keep: bool,
+    ) -> Vec<Pending> {
         let rounds = std::mem::take(&mut self.rounds);
         let waiting = std::mem::take(&mut self.waiting);
         self.open = 0;
-        self.tickets.clear();
         let mut batches: Vec<Staged> = waiting.into_iter().map(|waiting| waiting.staged).collect();
         for round in rounds {
             batches.extend(round.batches);
         }
         batches.sort_unstable_by_key(|staged| staged.ticket);
+        let mut kept = Vec::new();
         for mut staged in batches {
+            self.tickets.remove(&staged.ticket);
+            if keep && let Some(pending) = staged.keep() {
+                kept.push(pending);
+                continue;
+            }
             if staged.result.is_ok() {
                 staged.result = Err(error.clone());
             }
             self.last = self.last.max(staged.ticket);
             tell(shared, staged);
         }
-        shared.raise(self.last);
+        self.set_aside(&kept);
+        self.raise(shared);
+        kept
     }
 
     fn raise(&self, shared: &Shared) {
@@ -221,7 +248,8 @@ impl Actor {
     }
 
     fn tell_or_wait(&mut self, staged: Staged, applied: Option<&Applied>) {
-        self.commits.last = staged.ticket;
+        self.commits.last = self.commits.last.max(staged.ticket);
+        self.commits.tickets.remove(&staged.ticket);
         let waits = staged.barrier
             && staged.result.is_ok()
             && applied.is_some_and(|applied| !applied.covers(&staged.needs));
@@ -339,8 +367,9 @@ impl Actor {
     }
 
     /// Fails everything that is under way, as this replica was taken for dead.
-    pub(super) fn fail_everything(&mut self, error: &StoreError) {
+    /// With `keep`, what is to be kept is given back.
+    pub(super) fn fail_everything(&mut self, error: &StoreError, keep: bool) -> Vec<Pending> {
         let shared = Arc::clone(&self.shared);
-        self.commits.fail_all(&shared, error);
+        self.commits.fail_all(&shared, error, keep)
     }
 }

@@ -5,6 +5,10 @@
 //! given up, its submitters are told that it failed, and so is whatever is handed in until the lease runs
 //! again. Two things are owed nevertheless: the ends of connections, and what the sessions here want.
 //!
+//! Batches whose submitters have not gone elsewhere ([`Batch::keep`](crate::Batch::keep)) are parked instead,
+//! and go out when the lease runs again, before everything else, with the numbers that their appends had: what
+//! has taken effect is known by them. They count as pending all the time, which bounds them.
+//!
 //! When the lease runs again (and nobody has taken this replica for dead) it is not known what has taken
 //! effect. So, before anything else: what is owed is written, claims that nobody holds here are given
 //! free, connections whose claim is another's are closed, and the routes in Redis are made what they should
@@ -16,7 +20,7 @@ use std::sync::Arc;
 use super::actor::Actor;
 use super::keeper::{one, owned};
 use super::outcome::Outcome;
-use super::round::{Needs, Round, Staged, release_request};
+use super::round::{Round, Staged, release_request, unwanted};
 use super::shared::{Job, Pending};
 use crate::cluster::frame::{Kind, head};
 use crate::cluster::{Backplane, BackplaneError, ClaimError, ReplicaId, Reply, Request, Route};
@@ -37,16 +41,17 @@ pub(super) struct Reconciled {
 
 impl Actor {
     /// Everything that has no answer is given up.
-    pub(super) fn give_up(&mut self, why: &str) {
+    /// With `keep`, batches that are to be kept are not.
+    pub(super) fn give_up(&mut self, why: &str, keep: bool) {
         self.backplane.abandon();
         let releases = self.commits.take_releases();
         self.owed.extend(releases);
         self.forget_split();
-        self.give_up_jobs(why);
+        self.give_up_jobs(why, keep);
     }
 
-    /// What has been handed in fails at once.
-    pub(super) fn give_up_jobs(&mut self, why: &str) {
+    /// What has been handed in fails at once, or is parked.
+    pub(super) fn give_up_jobs(&mut self, why: &str, keep: bool) {
         let jobs = {
             let mut inbox = self.shared.inbox.lock();
             let count = inbox.jobs.len();
@@ -56,8 +61,13 @@ impl Actor {
             reason: why.to_owned(),
         };
         let mut batches = Vec::new();
+        let mut parked = std::mem::take(&mut self.parked);
         for job in jobs {
             match job {
+                Job::Batch(mut pending) if pending.batch.keep => {
+                    pending.kept = true;
+                    parked.push(pending);
+                }
                 Job::Batch(pending) => batches.push(self.give_up_batch(pending, &error)),
                 Job::Claim(claiming) => {
                     let unavailable = ClaimError::Unavailable(why.to_owned());
@@ -80,11 +90,40 @@ impl Actor {
                 answered: false,
             });
         }
-        self.fail_everything(&error);
+        self.commits.set_aside(&parked);
+        parked.extend(self.fail_everything(&error, keep));
+        parked.sort_unstable_by_key(|pending| pending.ticket);
+        self.parked = parked;
+        if !keep {
+            self.fail_parked(&error);
+        }
     }
 
-    fn give_up_batch(&mut self, pending: Pending, error: &StoreError) -> Staged {
-        for op in pending.batch.ops {
+    /// Nothing that was parked is written.
+    pub(super) fn fail_parked(&mut self, error: &StoreError) {
+        for pending in std::mem::take(&mut self.parked) {
+            self.commits.fail_aside(&self.shared, pending, error);
+        }
+    }
+
+    /// Fails what was parked for somebody who does not wait any more.
+    pub(super) fn thin_out_parked(&mut self) {
+        let gone = self.parked.extract_if(.., |pending| !pending.is_wanted());
+        for pending in gone.collect::<Vec<_>>() {
+            self.commits.fail_aside(&self.shared, pending, &unwanted());
+        }
+    }
+
+    /// What was parked goes before everything else.
+    pub(super) fn unpark(&mut self) {
+        if !self.parked.is_empty() {
+            let parked = std::mem::take(&mut self.parked);
+            self.shared.inbox.lock().put_first(parked);
+        }
+    }
+
+    fn give_up_batch(&mut self, mut pending: Pending, error: &StoreError) -> Staged {
+        for op in std::mem::take(&mut pending.batch.ops) {
             match op {
                 Op::ReleaseClaim(release) => {
                     let request = release_request(&mut self.own, self.replica, release);
@@ -101,16 +140,7 @@ impl Actor {
                 _ => {}
             }
         }
-        Staged {
-            ticket: pending.ticket,
-            weight: pending.weight,
-            on_commit: pending.batch.on_commit,
-            appended: Vec::new(),
-            result: Err(error.clone()),
-            barrier: false,
-            needs: Needs::default(),
-            after: Vec::new(),
-        }
+        Staged::failed(pending, error)
     }
 
     /// Begins to find out what has taken effect.

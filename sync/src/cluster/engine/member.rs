@@ -289,13 +289,17 @@ impl Actor {
         if self.member.given_up.is_none() && now >= self.member.fence_at {
             self.cut("its lease could not be renewed in time");
             self.member.given_up = Some("the lease of this replica could not be renewed in time");
-            self.give_up("it was not acknowledged before the lease of this replica ended");
+            self.give_up(
+                "it was not acknowledged before the lease of this replica ended",
+                true,
+            );
         } else if !self.member.suspended && self.member.deaf_too_long(now) {
             self.cut("announcements of the other replicas are not heard");
         }
         if now >= self.member.heartbeat_at {
             self.member.heartbeat_at = now + self.options.renew_every;
             self.own.forget_left(now);
+            self.thin_out_parked();
             self.heartbeat();
         }
         if self.member.repair_at.is_some_and(|at| now >= at) {

@@ -11,6 +11,7 @@
 //! - Everything else follows in the order in which it was first mentioned; a change that ends or
 //!   makes a session is a boundary that nothing of the session crosses.
 
+mod again;
 mod queues;
 mod request;
 mod sessions;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
+pub(super) use self::again::{Again, unwanted};
 use self::request::request;
 pub(super) use self::sessions::release_request;
 use self::sessions::{encode_will, unclaimed_will};
@@ -61,6 +63,8 @@ pub(super) struct Staged {
     pub(super) needs: Needs,
     /// Asked when the batch is told: it must not take effect without the rest.
     pub(super) after: Vec<Request>,
+    /// With what it can be sent again, if it is to be kept when others are given up.
+    pub(super) again: Option<Again>,
 }
 
 /// Whom the answer to a request concerns.
@@ -240,6 +244,9 @@ pub(super) struct Builder<'a> {
     routes: Option<usize>,
     last_entry: Option<(Arc<Message>, Delivery, Bytes)>,
     scratch: Vec<u8>,
+    /// Number of the last append, in a batch that was sent before: what has taken effect of it is known by
+    /// its numbers.
+    numbered: Option<u64>,
     /// Encoded entries lie behind each other: one allocation for many.
     block: BytesMut,
 }
@@ -267,6 +274,7 @@ impl<'a> Builder<'a> {
             routes: None,
             last_entry: None,
             scratch: Vec::new(),
+            numbered: None,
             block: BytesMut::new(),
         }
     }
@@ -279,11 +287,13 @@ impl<'a> Builder<'a> {
     /// So is every batch after a `failure` of the store.
     pub(super) fn batch(&mut self, pending: Pending, failure: Option<&StoreError>) {
         let index = self.batches.len() as u32;
+        let wanted = pending.is_wanted().then_some(()).ok_or_else(unwanted);
         let ops = pending.batch.ops;
         let checked = ops.iter().try_for_each(|op| {
             op.check()?;
             self.check_publisher(op)
         });
+        let checked = wanted.and(checked);
         let result = checked.and_then(|()| failure.map_or(Ok(()), |error| Err(error.clone())));
         let refused = result.is_err();
         self.batches.push(Staged {
@@ -295,11 +305,17 @@ impl<'a> Builder<'a> {
             barrier: pending.batch.barrier,
             needs: Needs::default(),
             after: Vec::new(),
+            again: (pending.batch.keep && !refused).then(|| Again {
+                ops: ops.clone(),
+                numbered: pending.numbered.unwrap_or(self.own.appends),
+            }),
         });
         if !refused {
+            self.numbered = pending.numbered;
             for op in ops {
                 self.op(index, op);
             }
+            self.numbered = None;
         }
     }
 

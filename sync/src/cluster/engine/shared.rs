@@ -36,6 +36,10 @@ pub(super) struct Pending {
     pub(super) ticket: u64,
     pub(super) weight: usize,
     pub(super) batch: Batch,
+    /// It was kept when others were given up.
+    pub(super) kept: bool,
+    /// It was sent before: number of the last append before its own.
+    pub(super) numbered: Option<u64>,
 }
 
 /// A claim that was handed in.
@@ -108,6 +112,15 @@ impl Inbox {
             self.patient = self.jobs.len();
         }
         urgent
+    }
+
+    /// Puts batches before all others.
+    pub(super) fn put_first(&mut self, batches: Vec<Pending>) {
+        for pending in batches.into_iter().rev() {
+            self.jobs.push_front(Job::Batch(pending));
+        }
+        self.freed = 0;
+        self.patient = 0;
     }
 
     /// The first jobs.
@@ -226,6 +239,8 @@ impl Shared {
             ticket: inbox.last_ticket,
             weight,
             batch,
+            kept: false,
+            numbered: None,
         };
         let ticket = Ticket(pending.ticket);
         if inbox.closed || inbox.closing.is_some() {

@@ -23,7 +23,9 @@ impl Actor {
         let now = Instant::now();
         let until = now + patience;
         let until = *self.closing.get_or_insert(until);
-        let idle = self.shared.inbox.lock().jobs.is_empty() && self.commits.is_empty();
+        let idle = self.shared.inbox.lock().jobs.is_empty()
+            && self.parked.is_empty()
+            && self.commits.is_empty();
         if now >= until || self.member.is_joining() {
             self.left = true;
         } else if idle && !self.leaving && self.shared.lanes.lock().is_idle() {
@@ -51,7 +53,8 @@ impl Drop for Actor {
     fn drop(&mut self) {
         let late = self.shared.end();
         let error = self.shared.failure().unwrap_or(StoreError::Closed);
-        self.commits.fail_all(&self.shared, &error);
+        self.fail_parked(&error);
+        self.fail_everything(&error, false);
         for job in late {
             match job {
                 Job::Batch(pending) => {

@@ -15,10 +15,11 @@ impl Actor {
             self.settle_at = None;
             self.free_at = None;
             if !self.shared.inbox.lock().jobs.is_empty() {
-                self.give_up_jobs(why);
+                self.give_up_jobs(why, !self.member.is_joining());
             }
             return;
         }
+        self.unpark();
         while self.may_work() && !self.may_wait() {
             let Some(jobs) = self.take_jobs() else { break };
             self.send_round(jobs);

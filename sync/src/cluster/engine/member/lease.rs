@@ -128,7 +128,10 @@ impl Actor {
         self.member.phase = Phase::Joining;
         self.member.given_up = Some("this replica was taken for dead, and joins anew");
         self.member.reconcile = Reconcile::No;
-        self.give_up("this replica was taken for dead before it was acknowledged");
+        self.give_up(
+            "this replica was taken for dead before it was acknowledged",
+            false,
+        );
         // Whoever clears away after it ends its connections.
         self.owed.clear();
         self.own.clear();

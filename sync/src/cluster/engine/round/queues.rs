@@ -31,9 +31,10 @@ impl Builder<'_> {
             message,
         });
         let Some(body) = body else { return };
-        self.own.appends += 1;
+        let last = self.numbered.as_mut().unwrap_or(&mut self.own.appends);
+        *last += 1;
         let appending = Appending {
-            number: self.own.appends,
+            number: *last,
             once,
             body,
         };
