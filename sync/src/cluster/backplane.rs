@@ -104,6 +104,16 @@ pub trait Backplane: Send + Sync + 'static {
     /// How the connection is.
     fn status(&self) -> BackplaneStatus;
 
+    /// Failovers noticed, as in the status. An answer of another server is never given before it is
+    /// counted.
+    fn failovers(&self) -> u64 {
+        self.status().failovers
+    }
+
+    /// Every replica has written again what so many failovers have lost. From a failover on until then, the
+    /// [`Request::Append`]s of a backplane that [listens](Self::listen) wait: what is new comes behind what comes back.
+    fn made_good(&self, failovers: u64);
+
     /// Ends all connections; requests without an answer get [`BackplaneError::Closed`].
     fn close(&self) -> BoxFuture<()>;
 }

@@ -369,6 +369,8 @@ async fn a_redis_that_comes_back_empty_gets_the_newest_writes() {
         own_numbers(&redis, sid, 1).await,
         (3..=20).collect::<Vec<_>>()
     );
+    // What is new waits until every replica has written again what it had.
+    let new = redis.execute(vec![append(sid, 1, 21)]);
     let renew = Request::Renew {
         replica: ReplicaId(1),
         lease_ms: 60_000,
@@ -378,6 +380,16 @@ async fn a_redis_that_comes_back_empty_gets_the_newest_writes() {
     assert!(
         matches!(reply, Reply::Renewed { alive: true, .. }),
         "{reply:?}"
+    );
+    assert_eq!(
+        own_numbers(&redis, sid, 1).await,
+        (3..=20).collect::<Vec<_>>()
+    );
+    redis.made_good(redis.failovers());
+    assert!(matches!(new.await.as_slice(), [Ok(Reply::Appended { .. })]));
+    assert_eq!(
+        own_numbers(&redis, sid, 1).await,
+        (3..=21).collect::<Vec<_>>()
     );
     let load = Request::LoadRoutes {
         replica: ReplicaId(1),

@@ -63,6 +63,8 @@ impl Publisher {
             Arc::new(AtomicBool::new(false)),
             Arc::new(AtomicU64::new(0)),
         );
+        // Whatever comes: it waits for no other replica.
+        redis.made_good(u64::MAX);
         let task = tokio::spawn(publish(
             Arc::clone(redis),
             sessions.to_vec(),

@@ -38,6 +38,16 @@ impl Failovers {
         self.behind_since = None;
     }
 
+    /// Of the backplane's, so many were handled.
+    pub(super) fn seen(&self) -> u64 {
+        self.handled
+    }
+
+    /// Those that were seen before anything was read are none.
+    pub(super) fn begin(&mut self, seen: u64) {
+        self.handled = seen;
+    }
+
     pub(super) fn is_open(&self) -> bool {
         self.open
     }

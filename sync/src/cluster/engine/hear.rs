@@ -236,7 +236,7 @@ impl Actor {
                 round,
                 versions,
                 failovers,
-            } => self.hello(origin, round, versions, failovers),
+            } => self.hello(origin, round, versions, failovers, events),
             Entry::Welcome { round, failovers } => {
                 let expected = self.member.hello_round();
                 if let Some(peer) = self.peers.get_mut(origin)
@@ -245,6 +245,7 @@ impl Actor {
                     peer.live = true;
                     peer.introduced = true;
                     peer.welcomed_us = true;
+                    peer.failovers = failovers;
                     self.member.failovers.hear(failovers);
                 }
             }
@@ -320,7 +321,14 @@ impl Actor {
     }
 
     /// A replica has loaded its tables and waits to be known.
-    fn hello(&mut self, origin: ReplicaId, round: u64, versions: Vec<u64>, failovers: u64) {
+    fn hello(
+        &mut self,
+        origin: ReplicaId,
+        round: u64,
+        versions: Vec<u64>,
+        failovers: u64,
+        events: &dyn ClusterEvents,
+    ) {
         let now = Instant::now();
         // It has seen a failover that this replica has not yet made good: it is to wait.
         if !self
@@ -337,15 +345,25 @@ impl Actor {
         peer.introduced = true;
         peer.since = now;
         peer.acked = versions;
+        let before = std::mem::replace(&mut peer.failovers, failovers);
         if peer.routes.is_whole() {
             let version = peer.routes.version();
             self.acks.entry(origin).or_default().routes = Some(version);
         }
-        let failovers = self.member.failovers.number();
+        let number = self.member.failovers.number();
+        let open = self.member.failovers.is_open();
+        if open && failovers < number {
+            // It has nothing to write again, and what it would read is not whole before all others have.
+            return;
+        }
+        if !open && before < number && failovers == number && self.member.is_ready() {
+            // It was not waited for, and has written something again since.
+            events.queues_restored();
+        }
         self.shared
             .lanes
             .lock()
-            .control(origin, |pack| pack.welcome(round, failovers));
+            .control(origin, |pack| pack.welcome(round, number));
     }
 
     /// Frames of another replica are missing.
@@ -382,9 +400,7 @@ impl Actor {
             peer.acked.fill(0);
             peer.acked_routes = 0;
         }
-        self.member
-            .failovers
-            .handled(self.backplane.status().failovers);
+        self.member.failovers.handled(self.backplane.failovers());
         self.member
             .wait_for_all(Instant::now() + self.options.lease);
         if !self.member.is_cut() {
@@ -397,10 +413,7 @@ impl Actor {
     pub(super) fn is_failing_over(&self) -> bool {
         self.events.is_some()
             && (self.member.failovers.is_open()
-                || self
-                    .member
-                    .failovers
-                    .is_new(self.backplane.status().failovers))
+                || self.member.failovers.is_new(self.backplane.failovers()))
     }
 
     /// Looks for what may have been missed: changes of tables, appended messages, lost claims.

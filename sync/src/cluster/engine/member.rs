@@ -161,6 +161,10 @@ impl Member {
         self.phase == Phase::Joining
     }
 
+    pub(super) fn is_ready(&self) -> bool {
+        self.phase == Phase::Ready
+    }
+
     pub(super) fn is_suspended(&self) -> bool {
         self.suspended || self.phase == Phase::Joining
     }

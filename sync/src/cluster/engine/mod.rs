@@ -222,13 +222,19 @@ impl Store for ClusterStore {
         max_bytes: usize,
     ) -> BoxFuture<Result<Vec<QueueEntry>, StoreError>> {
         let backplane = Arc::clone(&self.backplane);
-        Box::pin(read::queue(
-            backplane,
-            session,
-            from_seq,
-            max_entries,
-            max_bytes,
-        ))
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move {
+            loop {
+                // What a failover has lost comes back in the middle of a queue: whoever reads waits for it.
+                let failovers = backplane.failovers();
+                shared.until_made_good(failovers).await;
+                let of = Arc::clone(&backplane);
+                let read = read::queue(of, session, from_seq, max_entries, max_bytes).await;
+                if backplane.failovers() == failovers || shared.has_ended() {
+                    return read;
+                }
+            }
+        })
     }
 
     /// Reads everything there is in Redis, and takes the sessions that nobody has for its own: for a

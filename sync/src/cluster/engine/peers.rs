@@ -93,6 +93,8 @@ pub(super) struct Peer {
     pub(super) introduced: bool,
     /// It knows of this replica.
     pub(super) welcomed_us: bool,
+    /// It has made so many failovers of Redis good.
+    pub(super) failovers: u64,
     /// When it was first heard of.
     pub(super) since: Instant,
     /// What it has applied.
@@ -112,6 +114,7 @@ impl Peer {
             registered: false,
             introduced: false,
             welcomed_us: false,
+            failovers: 0,
             since: now,
             acked: vec![0; usize::from(BUCKETS)],
             acked_routes: 0,

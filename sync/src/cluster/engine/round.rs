@@ -289,10 +289,8 @@ impl<'a> Builder<'a> {
         let index = self.batches.len() as u32;
         let wanted = pending.is_wanted().then_some(()).ok_or_else(unwanted);
         let ops = pending.batch.ops;
-        let checked = ops.iter().try_for_each(|op| {
-            op.check()?;
-            self.check_publisher(op)
-        });
+        let checked = ops.iter().try_for_each(Op::check);
+        let checked = checked.and_then(|()| self.check_publishers(&ops));
         let checked = wanted.and(checked);
         let result = checked.and_then(|()| failure.map_or(Ok(()), |error| Err(error.clone())));
         let refused = result.is_err();
@@ -321,15 +319,29 @@ impl<'a> Builder<'a> {
 
     /// QoS 2 publishes of a session that is another's by now must not take effect: its packet id would be
     /// remembered nowhere.
-    fn check_publisher(&self, op: &Op) -> Result<(), StoreError> {
-        match op {
-            Op::PutInboundQos2 { session, .. } if !self.own.sessions.contains_key(session) => {
-                Err(StoreError::Cluster {
-                    reason: "the session of the publisher is claimed elsewhere".to_owned(),
+    fn check_publishers(&self, ops: &[Op]) -> Result<(), StoreError> {
+        let another = |session: &SessionId| {
+            !self.own.sessions.contains_key(session)
+                && ops.iter().any(|op| match op {
+                    Op::Enqueue { once, .. } => {
+                        once.is_some_and(|(publisher, _)| publisher == session.0)
+                    }
+                    _ => false,
                 })
-            }
-            _ => Ok(()),
+                && !ops
+                    .iter()
+                    .any(|op| matches!(op, Op::PutSession(record) if record.id == *session))
+        };
+        let fenced = ops.iter().any(|op| match op {
+            Op::PutInboundQos2 { session, .. } => another(session),
+            _ => false,
+        });
+        if fenced {
+            return Err(StoreError::Cluster {
+                reason: "the session of the publisher is claimed elsewhere".to_owned(),
+            });
         }
+        Ok(())
     }
 
     /// Adds a claim; `fresh` is a number for the session, if one is to be made.

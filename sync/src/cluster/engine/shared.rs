@@ -186,6 +186,8 @@ pub(super) struct Shared {
     info: Mutex<Option<Bytes>>,
     /// Frames of the inbox that nobody holds any more.
     let_go: Mutex<Vec<(ReplicaId, Position)>>,
+    /// So many failovers of Redis are made good by all replicas.
+    made_good: watch::Sender<u64>,
     ended: watch::Sender<bool>,
     end: Mutex<bool>,
     end_reached: Condvar,
@@ -211,6 +213,8 @@ impl Shared {
             counters: Counters::default(),
             info: Mutex::new(None),
             let_go: Mutex::default(),
+            // A store that is alone waits for nobody.
+            made_good: watch::Sender::new(u64::MAX),
             ended: watch::Sender::new(false),
             end: Mutex::new(false),
             end_reached: Condvar::new(),
@@ -323,7 +327,21 @@ impl Shared {
         *self.end.lock() = true;
         self.end_reached.notify_all();
         self.more_numbers.notify_all();
+        self.made_good.send_replace(u64::MAX);
         self.ended.send_replace(true);
+    }
+
+    pub(super) fn set_made_good(&self, failovers: u64) {
+        self.made_good
+            .send_if_modified(|known| std::mem::replace(known, failovers) != failovers);
+    }
+
+    /// Resolves when all replicas have written again what so many failovers have lost, or the task has ended.
+    pub(super) async fn until_made_good(&self, failovers: u64) {
+        let mut made_good = self.made_good.subscribe();
+        // An error means that the sender is gone, which `self` owns.
+        let waited = made_good.wait_for(|known| *known >= failovers).await;
+        let _unreachable_error = waited.is_err();
     }
 
     /// Blocks until the task has ended, but not for longer than this.
@@ -334,6 +352,10 @@ impl Shared {
                 .wait_while_for(&mut ended, |ended| !*ended, limit);
         }
         *ended
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        *self.ended.borrow()
     }
 
     /// Resolves when the task has ended.

@@ -79,6 +79,7 @@ pub(super) async fn run(core: Arc<Core>, node: Arc<Node>) {
         connections: 0,
         patience: 1,
         abandoned: 0,
+        gate: 0,
     };
     let mut closed = core.closed.subscribe();
     tokio::select! {
@@ -106,6 +107,8 @@ struct Link {
     patience: u32,
     /// Jobs up to this one were given up.
     abandoned: u64,
+    /// Appends wait until so many failovers are made good.
+    gate: u64,
 }
 
 impl Link {
@@ -245,6 +248,7 @@ impl Link {
         info!(%address, failover = repairs, "connected to redis");
         if repairs {
             self.core.failovers.send_modify(|count| *count += 1);
+            self.gate = *self.core.failovers.borrow();
         }
         Ok(wire)
     }
@@ -354,6 +358,9 @@ impl Link {
             if let Some(end) = self.look_for_work() {
                 return end;
             }
+            let gated = self.core.gated.load(Ordering::Acquire)
+                && self.core.made_good.load(Ordering::Acquire) < self.gate;
+            self.traffic.set_gate(gated);
             state.fill(&mut self.traffic);
             self.count();
             let until = self.traffic.poll_timeout();

@@ -27,6 +27,7 @@ mod traffic;
 mod url;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -84,6 +85,7 @@ impl Backplane for RedisBackplane {
         let (tell, told) = mpsc::channel(EVENTS_MAX);
         let (alive, ended) = watch::channel(());
         *self.listening.lock() = Some(alive);
+        self.core.gated.store(true, Ordering::Release);
         listen::start(&self.core, replica, &tell, &ended);
         told
     }
@@ -94,6 +96,14 @@ impl Backplane for RedisBackplane {
 
     fn status(&self) -> BackplaneStatus {
         self.core.status()
+    }
+
+    fn failovers(&self) -> u64 {
+        *self.core.failovers.borrow()
+    }
+
+    fn made_good(&self, failovers: u64) {
+        self.core.made_good(failovers);
     }
 
     fn close(&self) -> BoxFuture<()> {

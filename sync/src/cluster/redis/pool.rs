@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
@@ -60,6 +60,10 @@ pub(super) struct Core {
     pub(super) closed: watch::Sender<bool>,
     /// Counts servers that were met anew.
     pub(super) failovers: watch::Sender<u64>,
+    /// Somebody listens, and says when failovers are made good.
+    pub(super) gated: AtomicBool,
+    /// So many of them are.
+    pub(super) made_good: AtomicU64,
     /// Something speaks for another distribution of slots.
     pub(super) topology: Notify,
     sentinels: Sentinels,
@@ -83,6 +87,8 @@ impl Core {
             routes: Mutex::default(),
             closed: watch::Sender::new(false),
             failovers: watch::Sender::new(0),
+            gated: AtomicBool::new(false),
+            made_good: AtomicU64::new(0),
             topology: Notify::new(),
             sentinels: Sentinels::new(addresses),
             last_error: Mutex::new(None),
@@ -259,6 +265,14 @@ impl Core {
         }
         for node in nodes {
             node.abandon(last);
+        }
+    }
+
+    /// So many failovers were made good by all replicas: appends go on.
+    pub(super) fn made_good(&self, failovers: u64) {
+        self.made_good.fetch_max(failovers, Ordering::AcqRel);
+        for node in &self.routes.lock().nodes {
+            node.wake.notify_one();
         }
     }
 

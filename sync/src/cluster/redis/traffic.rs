@@ -80,6 +80,9 @@ pub(super) struct Traffic {
     /// Keys of what was refused or is held back, where order matters.
     held_keys: HashMap<u64, usize>,
     hold: Hold,
+    /// Appends wait for a failover to be made good; those that do.
+    gate: bool,
+    gated: Vec<Job>,
     /// When what was refused goes out again; `None` while commands are on their way that may depend on it.
     until: Option<Instant>,
     pause: Duration,
@@ -113,6 +116,8 @@ impl Traffic {
             held: VecDeque::new(),
             held_keys: HashMap::new(),
             hold: Hold::Nothing,
+            gate: false,
+            gated: Vec::new(),
             until: None,
             pause: PAUSE_MIN,
             replaced: HashMap::new(),
@@ -143,6 +148,15 @@ impl Traffic {
         self.todo.extend(jobs);
     }
 
+    /// Whether appends wait: until all replicas have written again what a failover has lost, so that what is
+    /// new comes behind it.
+    pub(super) fn set_gate(&mut self, shut: bool) {
+        self.gate = shut;
+        if !shut && !self.gated.is_empty() {
+            self.unhold();
+        }
+    }
+
     /// Nothing is on its way.
     pub(super) fn is_quiet(&self) -> bool {
         self.sent.is_empty()
@@ -150,7 +164,7 @@ impl Traffic {
 
     /// Jobs without an answer.
     pub(super) fn pending(&self) -> usize {
-        self.todo.len() + self.sent.len() + self.again.len() + self.held.len()
+        self.todo.len() + self.sent.len() + self.again.len() + self.held.len() + self.gated.len()
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -180,6 +194,10 @@ impl Traffic {
         while out.len() < OUT_MAX
             && let Some(job) = self.todo.pop_front()
         {
+            if self.gate && matches!(job.command.shape, Shape::Appended(_)) {
+                self.gated.push(job);
+                continue;
+            }
             match self.may_go(&job.command) {
                 true => self.send(job, control, out),
                 false => self.keep_back(job),
@@ -463,7 +481,8 @@ impl Traffic {
     /// What was held back is to go out again, in order, before what came after it.
     fn unhold(&mut self) {
         self.held_keys.clear();
-        let mut all: Vec<Job> = self.held.drain(..).chain(self.todo.drain(..)).collect();
+        let held = self.held.drain(..).chain(self.gated.drain(..));
+        let mut all: Vec<Job> = held.chain(self.todo.drain(..)).collect();
         all.sort_by_key(|job| job.order);
         self.todo = all.into();
     }
@@ -476,6 +495,7 @@ impl Traffic {
         all.append(&mut self.again);
         all.extend(self.sent.drain(..));
         all.extend(self.held.drain(..));
+        all.append(&mut self.gated);
         all.extend(self.todo.drain(..));
         all.sort_by_key(|job| job.order);
         for mut job in all {

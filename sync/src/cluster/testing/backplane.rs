@@ -124,7 +124,7 @@ impl Backplane for ModelBackplane {
         };
         BackplaneStatus {
             connected: link.up,
-            full: !link.parked.is_empty(),
+            full: inner.full && !link.parked.is_empty(),
             last_error: link.last_error.clone(),
             reconnects: link.reconnects,
             failovers: link.failovers,
@@ -133,6 +133,18 @@ impl Backplane for ModelBackplane {
             ping_us: u64::try_from(inner.latency.as_micros())
                 .unwrap_or(u64::MAX)
                 .saturating_mul(2),
+        }
+    }
+
+    fn failovers(&self) -> u64 {
+        let inner = self.inner.lock();
+        inner.links.get(self.index).map_or(0, |link| link.failovers)
+    }
+
+    fn made_good(&self, failovers: u64) {
+        if let Some(link) = self.inner.lock().links.get_mut(self.index) {
+            link.made_good = failovers.max(link.made_good);
+            link.notify.notify_one();
         }
     }
 

@@ -147,11 +147,13 @@ impl Inner {
         }
     }
 
-    /// `None`: Redis is full, and it waits.
+    /// `None`: it waits, as Redis is full or has failed over.
     fn serve_one(&mut self, index: usize, number: u64) -> Option<Reply> {
         let link = self.links.get(index)?;
         let request = link.request(number)?.clone();
-        if super::state::grows(&request) && (self.refuses(&request) || !link.parked.is_empty()) {
+        let behind = self.full && !link.parked.is_empty();
+        let refused = super::state::grows(&request) && (self.refuses(&request) || behind);
+        if refused || link.keeps_back(&request) {
             self.links.get_mut(index)?.parked.push_back(number);
             return None;
         }

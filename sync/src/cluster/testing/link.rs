@@ -75,7 +75,7 @@ pub(super) struct Link {
     unsent: u64,
     pub(super) wire_out: VecDeque<(Instant, Vec<u64>)>,
     pub(super) wire_in: VecDeque<(Instant, Vec<(u64, Reply)>)>,
-    /// Requests that Redis refuses while it is full.
+    /// Requests that Redis refuses while it is full, and appends that wait for a failover to be made good.
     pub(super) parked: VecDeque<u64>,
     /// What an old connection goes on delivering; see `set_late_ghosts`.
     pub(super) ghosts: VecDeque<(Instant, Request)>,
@@ -88,6 +88,8 @@ pub(super) struct Link {
     pub(super) waiting_since: Option<Instant>,
     pub(super) reconnects: u64,
     pub(super) failovers: u64,
+    /// So many of them were made good by all replicas.
+    pub(super) made_good: u64,
     pub(super) last_error: Option<String>,
 }
 
@@ -120,12 +122,20 @@ impl Link {
             waiting_since: None,
             reconnects: 0,
             failovers: 0,
+            made_good: 0,
             last_error: None,
         }
     }
 
     pub(super) fn pending(&self) -> usize {
         self.pending.len()
+    }
+
+    /// Whether a request waits until what a failover has lost is written again by all replicas.
+    pub(super) fn keeps_back(&self, request: &Request) -> bool {
+        matches!(request, Request::Append { .. })
+            && self.listener.is_some()
+            && self.failovers > self.made_good
     }
 
     pub(super) fn delay(&mut self, base: Duration, jitter: Duration) -> Duration {

@@ -34,6 +34,8 @@ impl Actor {
         }
         self.events = Some(events);
         self.start_answer = Some(answer);
+        self.member.failovers.begin(self.backplane.failovers());
+        self.shared.set_made_good(self.member.failovers.seen());
         self.member.deaf_since = Some(Instant::now());
         self.listen();
         self.begin_sync();
@@ -142,6 +144,9 @@ impl Actor {
         {
             events.queues_restored();
         }
+        let seen = self.member.failovers.seen();
+        self.shared.set_made_good(seen);
+        self.backplane.made_good(seen);
         if let Some(answer) = self.start_answer.take() {
             info!(
                 replica = self.replica.0,
