@@ -174,7 +174,9 @@ impl State {
             | Op::Relay { .. }
             | Op::PutRoute { .. }
             | Op::ReleaseClaim(_)
-            | Op::DeleteWillOf { .. } => {}
+            | Op::DeleteWillOf { .. }
+            | Op::Tap { .. }
+            | Op::TapKnown { .. } => {}
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::cluster::tap::Definition;
 use crate::cluster::{Epoch, ReleaseRequest, ReplicaId, Route};
 use crate::{
     Appended, Delivery, Message, SessionId, SessionRecord, StoreError, SubscriptionRecord,
@@ -112,6 +113,24 @@ pub enum Op {
         /// Of which claim.
         epoch: Epoch,
     },
+    /// Appends a message to a tap. If it is of QoS 0 the batch does not wait for room.
+    Tap {
+        /// Which.
+        tap: Arc<Definition>,
+        /// See [`Definition::partition_of`].
+        partition: u16,
+        /// What.
+        message: Arc<Message>,
+        /// As of [`Op::Enqueue`].
+        once: Option<(u64, u64)>,
+    },
+    /// This replica appends to a tap as this revision of its definition says.
+    TapKnown {
+        /// Which.
+        tap: Arc<str>,
+        /// Of [`Definition`].
+        revision: u64,
+    },
 }
 
 impl Op {
@@ -122,7 +141,9 @@ impl Op {
             Self::PutSession(record) => record.client_id.len(),
             Self::PutSubscription(_, record) => record.filter.len(),
             Self::DeleteSubscription(_, text) | Self::DeleteRetained(text) => text.len(),
-            Self::Enqueue { message, .. } | Self::PutRetained(message) => message.size(),
+            Self::Enqueue { message, .. }
+            | Self::Tap { message, .. }
+            | Self::PutRetained(message) => message.size(),
             Self::PutWill(will) => will.client_id.len() + will.message.size(),
             Self::DeleteWill { client_id } | Self::DeleteWillOf { client_id, .. } => {
                 client_id.len()
@@ -132,6 +153,7 @@ impl Op {
             }
             Self::PutRoute { filter, .. } => filter.len(),
             Self::ReleaseClaim(release) => release.client_id.len(),
+            Self::TapKnown { tap, .. } => tap.len(),
             Self::DeleteSession(_)
             | Self::Release { .. }
             | Self::Dequeue { .. }
@@ -173,6 +195,8 @@ impl Op {
                     .map_or(Ok(()), |share| check_text("shared filter", share))
             }
             Self::PutRoute { filter, .. } => check_text("topic filter", filter),
+            Self::Tap { message, .. } => check_message(message),
+            Self::TapKnown { tap, .. } => check_text("tap", tap),
             Self::DeleteSession(_)
             | Self::Release { .. }
             | Self::Dequeue { .. }

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::hash::RandomState;
 use dunlin_protocol::{QoS, topic};
 use dunlin_sync::SessionId;
+use dunlin_sync::cluster::tap::Definition;
 use dunlin_sync::cluster::{ReplicaId, Route};
 use parking_lot::{Mutex, RwLock};
 
@@ -97,6 +98,8 @@ pub(crate) struct Routes {
     pub(crate) stored: Vec<StoredTarget>,
     /// Of the cluster: other replicas, and what their connected sessions want.
     pub(crate) replicas: Vec<(ReplicaId, u8)>,
+    /// Of the cluster.
+    pub(crate) taps: Vec<Arc<Definition>>,
 }
 
 impl Routes {
@@ -105,10 +108,11 @@ impl Routes {
             && self.groups.is_empty()
             && self.stored.is_empty()
             && self.replicas.is_empty()
+            && self.taps.is_empty()
     }
 
     fn weight(&self) -> usize {
-        self.targets.len() + self.stored.len() + self.replicas.len()
+        self.targets.len() + self.stored.len() + self.replicas.len() + self.taps.len()
     }
 }
 
@@ -132,6 +136,8 @@ pub(crate) struct Directory {
     stored: RwLock<TopicIndex<SessionId, StoredSubscriber>>,
     /// What other replicas want.
     replicas: RwLock<TopicIndex<ReplicaId, Route>>,
+    /// Taps, by number.
+    taps: RwLock<TopicIndex<u64, Arc<Definition>>>,
     /// Shared groups under their filter without `$share/group/`, by the group's number.
     shared: RwLock<TopicIndex<u64, Arc<ShareGroup>>>,
     /// By `$share/group/filter`.
@@ -148,6 +154,7 @@ impl Directory {
             plain: RwLock::new(TopicIndex::new()),
             stored: RwLock::new(TopicIndex::new()),
             replicas: RwLock::new(TopicIndex::new()),
+            taps: RwLock::new(TopicIndex::new()),
             shared: RwLock::new(TopicIndex::new()),
             groups: Mutex::new(HashMap::default()),
             next_group: AtomicU64::new(0),
@@ -268,6 +275,27 @@ impl Directory {
         self.generation.fetch_add(1, Ordering::Release);
     }
 
+    /// Replaces a tap's definition by another one.
+    pub(crate) fn set_tap(
+        &self,
+        number: u64,
+        before: Option<&Definition>,
+        after: Option<&Arc<Definition>>,
+    ) {
+        {
+            let mut taps = self.taps.write();
+            for filter in before.iter().flat_map(|tap| &tap.filters) {
+                taps.remove(filter, number);
+            }
+            if let Some(tap) = after {
+                for filter in &tap.filters {
+                    taps.insert(filter, number, tap.clone());
+                }
+            }
+        }
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
     /// The group of `$share/group/filter`, while it has members.
     pub(crate) fn group(&self, share: &str) -> Option<Arc<ShareGroup>> {
         self.groups.lock().get(share).cloned()
@@ -344,6 +372,18 @@ impl Directory {
                 });
             }
         }
+        let mut taps: Vec<Arc<Definition>> = Vec::new();
+        {
+            let index = self.taps.read();
+            if !index.is_empty() {
+                index.matches(topic, |_, tap| {
+                    if !taps.iter().any(|known| Arc::ptr_eq(known, tap)) {
+                        taps.push(tap.clone());
+                    }
+                });
+            }
+        }
+        taps.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         let mut groups = Vec::new();
         {
             let index = self.shared.read();
@@ -357,6 +397,7 @@ impl Directory {
             groups,
             stored: stored_targets(stored),
             replicas,
+            taps,
         }
     }
 }

@@ -16,6 +16,7 @@ pub(crate) mod session;
 mod share;
 mod subscribe;
 mod sweep;
+mod tap;
 pub(crate) mod timers;
 pub(crate) mod wake;
 
@@ -115,6 +116,7 @@ pub struct Hub {
     pub(crate) cluster: Option<Arc<dyn Cluster>>,
     pub(crate) known: cluster::Known,
     pub(crate) directory: Directory,
+    pub(crate) taps: tap::Taps,
     pub(crate) retained: RwLock<Retained>,
     /// The broker's own retained messages, `$SYS`: neither stored nor counted.
     pub(crate) own_retained: RwLock<Retained>,
@@ -181,6 +183,7 @@ impl Hub {
             store: store.store(),
             known: cluster::Known::default(),
             directory: Directory::new(),
+            taps: tap::Taps::default(),
             retained: RwLock::new(Retained::default()),
             own_retained: RwLock::new(Retained::default()),
             timers: Timers::default(),

@@ -64,6 +64,10 @@ impl Hub {
                 enqueue_stored(target.session.id, wanted, &frames, outcome);
             }
         }
+        if !routes.taps.is_empty() {
+            wanted_by_any = true;
+            self.tap_run(&frames, &routes.taps, outcome);
+        }
         for (replica, flags) in &routes.replicas {
             wanted_by_any = true;
             self.relay_run(*replica, *flags, &frames, outcome);

@@ -258,6 +258,14 @@ metrics! {
     cluster_gaps: Counter = "cluster_gaps";
     /// Shares of tables loaded anew because of a gap.
     cluster_reloads: Counter = "cluster_reloads";
+    /// Messages appended to taps.
+    tap_messages: Counter = "tap_messages";
+    /// Messages of QoS 0 for which a tap had no room.
+    tap_dropped: Counter = "tap_dropped";
+    /// Messages of QoS 0 that were not appended to a tap, as Redis was behind.
+    tap_skipped: Counter = "tap_skipped";
+    /// Messages that wait for room in a tap.
+    tap_waiting: Gauge = "tap_waiting";
     /// Claims of client ids.
     cluster_claims: Counter = "cluster_claims";
     /// Claims that were not answered in time.
@@ -353,6 +361,9 @@ impl Metrics {
         total(&self.cluster_lane_dropped, figures.lane_dropped);
         total(&self.cluster_gaps, figures.gaps);
         total(&self.cluster_reloads, figures.reloads);
+        total(&self.tap_messages, figures.tap_appends);
+        total(&self.tap_dropped, figures.tap_dropped);
+        now(&self.tap_waiting, figures.tap_waiting);
         total(&self.cluster_claims, figures.claims);
         total(&self.cluster_claims_failed, figures.claims_failed);
         total(&self.cluster_fenced, figures.fenced);
@@ -429,6 +440,11 @@ impl Metrics {
         self.publishes_dropped.add(Dropped::OutboxFull, outbox_full);
         self.publishes_dropped.add(Dropped::Expired, expired);
         self.publishes_dropped.add(Dropped::TooLarge, too_large);
+    }
+
+    /// A message of QoS 0 was not appended to a tap, as the store is behind.
+    pub fn tap_skipped(&self) {
+        self.tap_skipped.inc();
     }
 
     /// A publish was refused by an access rule.

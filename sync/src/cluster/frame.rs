@@ -15,6 +15,7 @@
 //! | 2 routes | `sync` | version of the origin's routes after the change (8), changes |
 //! | 3 messages | `sync`, a replica's channel, an inbox | destination (8), sequence number on this lane (8), entries |
 //! | 4 control | `sync`, a replica's channel | destination (8), sequence number on this lane (8), entries |
+//! | 5 tap | a partition of a tap | entries |
 //!
 //! Kinds 1 and 2 are written by Redis itself, in the atomic step that makes the change. A change of a
 //! table is a tag and the rest of the frame:
@@ -50,7 +51,7 @@ use crate::codec::{CodecError, Reader};
 
 pub use describe::describe;
 pub(crate) use entry::{Entries, Entry, MessageView};
-pub(crate) use pack::Pack;
+pub(crate) use pack::{Pack, put_tapped};
 
 /// First bytes of every frame.
 pub const MAGIC: [u8; 2] = *b"DN";
@@ -69,6 +70,8 @@ pub enum Kind {
     Messages = 3,
     /// Control entries alone.
     Control = 4,
+    /// Messages for a tap.
+    Tap = 5,
 }
 
 /// The head of a frame.
@@ -134,6 +137,8 @@ pub(crate) enum Body<'a> {
         sequence: u64,
         entries: Entries<'a>,
     },
+    /// Kind 5.
+    Tap { entries: Entries<'a> },
 }
 
 /// A change of a table.
@@ -171,6 +176,9 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Frame<'_>, FrameError> {
         3 | 4 => Body::Lane {
             to: ReplicaId(reader.u64("destination")?),
             sequence: reader.u64("sequence number")?,
+            entries: Entries::new(reader.rest()),
+        },
+        5 => Body::Tap {
             entries: Entries::new(reader.rest()),
         },
         other => return Err(FrameError::Kind(other)),

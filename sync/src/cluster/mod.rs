@@ -17,6 +17,7 @@ mod events;
 pub mod frame;
 pub mod redis;
 mod request;
+pub mod tap;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod types;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::tap::{TapReply, TapRequest};
 use super::{Bucket, Epoch, ReplicaId, Route};
 use crate::SessionId;
 
@@ -364,6 +365,8 @@ pub enum Request {
         /// The frame.
         frame: Bytes,
     },
+    /// Of a tap: see [`TapRequest`].
+    Tap(TapRequest),
 }
 
 /// A replica on the register.
@@ -500,6 +503,8 @@ pub enum Reply {
     },
     /// See [`Request::ReadInbox`]: (position, frame).
     Inbox(Vec<((u64, u64), Bytes)>),
+    /// See [`TapRequest`].
+    Tap(TapReply),
 }
 
 /// What became of an [`Appending`].

@@ -156,7 +156,9 @@ impl Writer {
             Op::Relay { .. }
             | Op::PutRoute { .. }
             | Op::ReleaseClaim(_)
-            | Op::DeleteWillOf { .. } => Ok(()),
+            | Op::DeleteWillOf { .. }
+            | Op::Tap { .. }
+            | Op::TapKnown { .. } => Ok(()),
         }
     }
 

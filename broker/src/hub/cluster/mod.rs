@@ -331,13 +331,17 @@ impl ClusterEvents for Events {
 
     fn retained_changed(&self, message: Arc<Message>) {
         self.with(|hub| {
-            hub.retained.write().set(message);
+            if !hub.tap_changed(&message) {
+                hub.retained.write().set(message);
+            }
         });
     }
 
     fn retained_deleted(&self, topic: &str) {
         self.with(|hub| {
-            hub.retained.write().remove(topic);
+            if !hub.tap_deleted(topic) {
+                hub.retained.write().remove(topic);
+            }
         });
     }
 
@@ -434,6 +438,7 @@ impl ClusterEvents for Events {
                     wake.close(CloseRequest::Suspended);
                 }
                 hub.submit(hub.known.routes.all());
+                hub.submit(hub.taps.known());
             }
         });
     }

@@ -193,6 +193,7 @@ impl Actor {
         }
         self.deadlines(Instant::now());
         self.jobs();
+        self.try_taps();
         self.load();
         self.advance(Instant::now());
         self.tell();
@@ -254,6 +255,7 @@ impl Actor {
             Outcome::Verified { mark, listed } => self.verified(mark, listed),
             Outcome::Reconciled(mark, found) => self.reconciled(mark, found),
             Outcome::Trimmed => self.trimming = false,
+            Outcome::Tapped(to, attempt, answer) => self.tap_tried(&to, attempt, answer),
             Outcome::Left => self.left = true,
             Outcome::Ignored => {}
         }
@@ -274,7 +276,8 @@ impl Actor {
         if let Some(until) = self.closing {
             next = next.min(until);
         }
-        for at in [self.free_at, self.settle_at].into_iter().flatten() {
+        let taps = self.own.taps.next_try();
+        for at in [self.free_at, self.settle_at, taps].into_iter().flatten() {
             next = next.min(at);
         }
         next

@@ -14,6 +14,7 @@ use super::lanes::ALL;
 use super::round::{Needs, Round, Staged, Target};
 use super::shared::{Pending, Shared};
 use crate::StoreError;
+use crate::cluster::tap::TapPartition;
 use crate::cluster::{BUCKETS, Bucket, Request};
 use crate::pipeline::guarded;
 
@@ -86,6 +87,14 @@ impl Commits {
 
     pub(super) fn barriers_open(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    /// Whether an append of a round to this partition has no answer.
+    pub(super) fn is_tapping(&self, to: &TapPartition) -> bool {
+        let targets = self.rounds.iter().flat_map(|round| &round.targets);
+        targets
+            .into_iter()
+            .any(|target| matches!(target, Target::Tap(tapping) if tapping.to == *to))
     }
 
     fn is_first_answered(&self) -> bool {
@@ -250,9 +259,9 @@ impl Actor {
     fn tell_or_wait(&mut self, staged: Staged, applied: Option<&Applied>) {
         self.commits.last = self.commits.last.max(staged.ticket);
         self.commits.tickets.remove(&staged.ticket);
-        let waits = staged.barrier
-            && staged.result.is_ok()
-            && applied.is_some_and(|applied| !applied.covers(&staged.needs));
+        let waits = staged.result.is_ok()
+            && (self.own.taps.owes(staged.ticket)
+                || staged.barrier && applied.is_some_and(|applied| !applied.covers(&staged.needs)));
         if !waits {
             return self.tell_one(staged);
         }
@@ -282,7 +291,8 @@ impl Actor {
         let shared = Arc::clone(&self.shared);
         let waiting = std::mem::take(&mut self.commits.waiting);
         for entry in waiting {
-            if applied.covers(&entry.staged.needs) {
+            let owed = self.own.taps.owes(entry.staged.ticket);
+            if !owed && (!entry.staged.barrier || applied.covers(&entry.staged.needs)) {
                 let waited = now.saturating_duration_since(entry.since);
                 shared
                     .counters
@@ -370,6 +380,8 @@ impl Actor {
     /// With `keep`, what is to be kept is given back.
     pub(super) fn fail_everything(&mut self, error: &StoreError, keep: bool) -> Vec<Pending> {
         let shared = Arc::clone(&self.shared);
-        self.commits.fail_all(&shared, error, keep)
+        let kept = self.commits.fail_all(&shared, error, keep);
+        self.own.taps.clear();
+        kept
     }
 }

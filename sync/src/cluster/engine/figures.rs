@@ -75,6 +75,10 @@ figures! {
     queue_full,
     /// Messages that had been appended before.
     append_repeated,
+    /// Messages that were appended to taps.
+    tap_appends,
+    /// Messages of QoS 0 that a tap had no room for.
+    tap_dropped,
     /// Batches that waited for other replicas.
     barriers,
     /// Microseconds that they waited, together.
@@ -107,6 +111,8 @@ figures! {
     lease_age_us,
     /// Now: bytes of batches that are not durable.
     pending_bytes,
+    /// Now: messages that wait for room in a tap.
+    tap_waiting,
     /// Now: bytes that wait for a lane.
     lane_waiting_bytes,
     /// Now: dead replicas that this one is clearing away after.

@@ -68,7 +68,7 @@ impl Actor {
             } if origin != self.replica => {
                 self.lane_frame(origin, to, sequence, entries, events);
             }
-            Body::Routes { .. } | Body::Lane { .. } => {}
+            Body::Routes { .. } | Body::Lane { .. } | Body::Tap { .. } => {}
         }
     }
 
@@ -204,7 +204,7 @@ impl Actor {
 
     fn entry(&mut self, origin: ReplicaId, entry: Entry<'_>, events: &dyn ClusterEvents) {
         match entry {
-            Entry::Message { .. } => {}
+            Entry::Message { .. } | Entry::Tapped { .. } => {}
             Entry::Queued {
                 session,
                 seq,

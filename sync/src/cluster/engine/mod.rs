@@ -6,7 +6,7 @@
 //! - `commit`: submitters are told in order, when the lease runs, and for a barrier when every live
 //!   replica has applied what changed.
 //! - `tables` and `peers`: full copies of what all replicas share, kept in step by announcements.
-//! - `lanes`: messages to other replicas. `hear`: what comes from them.
+//! - `taps`: what waits for room in a tap. `lanes`: messages to other replicas. `hear`: what comes from them.
 //! - `member`: lease, hello, self-fencing, joining anew. `keeper`: sweeps and reaping.
 //!
 //! Time is Tokio's, chance comes from a seed, and no order depends on a hash map: many engines over the
@@ -31,6 +31,7 @@ mod replies;
 mod round;
 mod shared;
 mod tables;
+mod taps;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -9,6 +9,7 @@ use super::giving_up::Reconciled;
 use super::keeper::{Reaped, Swept};
 use super::round::Target;
 use crate::SessionId;
+use crate::cluster::tap::TapPartition;
 use crate::cluster::{BackplaneError, Bucket, Epoch, ReplicaId, Reply, Request};
 
 /// The answer to one request.
@@ -54,6 +55,8 @@ pub(super) enum Outcome {
     /// What a replica that had given everything up has found of its own in Redis.
     Reconciled(u64, Option<Reconciled>),
     Trimmed,
+    /// An attempt to append to a tap that was at its bound.
+    Tapped(TapPartition, u32, Answer),
     /// The lease is given back.
     Left,
     /// Nobody waits for it.

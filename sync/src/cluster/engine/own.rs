@@ -7,6 +7,7 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use tokio::time::Instant;
 
+use super::taps::TapLanes;
 use crate::SessionId;
 use crate::cluster::{Epoch, Route, SessionEntry};
 
@@ -64,6 +65,8 @@ pub(super) struct Own {
     pub(super) appends: u64,
     /// Version of the routes after the last change that was sent.
     pub(super) routes_version: u64,
+    /// Taps that are at their bound.
+    pub(super) taps: TapLanes,
     stamps: Map<Arc<str>, Stamp>,
     buried: VecDeque<(Arc<str>, u64)>,
     /// Sessions that were left, and when.

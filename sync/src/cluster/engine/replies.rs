@@ -117,6 +117,9 @@ impl Actor {
                 }
             }
 
+            (Target::Tap(tapping), Reply::Appended { seqs, .. }) => {
+                self.tapped(batches, &tapping, &seqs);
+            }
             (Target::Claim(claiming), reply) => self.claim_answered(*claiming, reply),
             (
                 Target::Batches(_)

@@ -16,6 +16,7 @@ mod queues;
 mod request;
 mod sessions;
 mod tables;
+mod taps;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -31,9 +32,11 @@ use super::outcome::Answer;
 use super::own::{Map, Own, OwnSession};
 use super::shared::{Claiming, Pending};
 use super::tables::Tables;
+use super::taps::Tapping;
 
 use crate::cluster::frame::{Kind, Pack, head};
 use crate::cluster::request::Head;
+use crate::cluster::tap::{Definition, TapRequest};
 use crate::cluster::{Appending, Bucket, Epoch, ReplicaId, Reply, Request, Route, SessionEntry};
 use crate::{Appended, Committed, Delivery, Message, Op, SessionId, StoreError};
 
@@ -103,6 +106,7 @@ pub(super) enum Target {
         shared: Vec<(Arc<str>, Arc<Message>)>,
         batches: Vec<u32>,
     },
+    Tap(Box<Tapping>),
     Claim(Box<Claiming>),
     /// Kept, as it is owed even if everything is given up.
     Release {
@@ -116,6 +120,7 @@ impl Target {
     pub(super) fn batches(&self) -> Vec<u32> {
         match self {
             Self::Append { slots, .. } => slots.iter().map(|(batch, _)| *batch).collect(),
+            Self::Tap(tapping) => tapping.slots.iter().map(|(batch, _)| *batch).collect(),
             Self::Batches(batches)
             | Self::Table { batches, .. }
             | Self::Record { batches, .. }
@@ -177,6 +182,14 @@ impl Round {
                     continue;
                 }
             }
+            if let Target::Tap(tapping) = &mut target {
+                if !tapping.leave_out(&fenced) {
+                    continue;
+                }
+                if let Request::Tap(TapRequest::Append { entries, .. }) = &mut request {
+                    *entries = Arc::clone(&tapping.entries);
+                }
+            }
             self.targets.push(target);
             left.push(request);
         }
@@ -209,6 +222,8 @@ enum What {
     Inbox {
         pack: Pack,
     },
+    /// Is in the target.
+    Tap,
     Ready(Box<Request>),
 }
 
@@ -241,6 +256,8 @@ pub(super) struct Builder<'a> {
     sessions: Map<SessionId, Slots>,
     topics: Map<Arc<str>, usize>,
     inboxes: BTreeMap<ReplicaId, usize>,
+    /// Appends to partitions of taps: the last one of each.
+    taps: Vec<(Arc<Definition>, u16, usize)>,
     routes: Option<usize>,
     last_entry: Option<(Arc<Message>, Delivery, Bytes)>,
     scratch: Vec<u8>,
@@ -271,6 +288,7 @@ impl<'a> Builder<'a> {
             sessions: Map::default(),
             topics: Map::default(),
             inboxes: BTreeMap::new(),
+            taps: Vec::new(),
             routes: None,
             last_entry: None,
             scratch: Vec::new(),
@@ -440,6 +458,20 @@ impl<'a> Builder<'a> {
             Op::DeleteWill { client_id } => {
                 let epoch = unclaimed_will(&client_id);
                 self.delete_will(batch, &client_id, epoch);
+            }
+            Op::Tap {
+                tap,
+                partition,
+                message,
+                once,
+            } => self.tap(batch, &tap, partition, &message, once),
+            Op::TapKnown { tap, revision } => {
+                let request = TapRequest::Known {
+                    tap,
+                    replica: self.replica,
+                    revision,
+                };
+                self.ready(Request::Tap(request), Target::Batches(vec![batch]));
             }
             Op::DeleteWillOf { client_id, epoch } => {
                 let bucket = Bucket::of(&client_id);

@@ -47,6 +47,15 @@ pub fn describe(bytes: &[u8]) -> String {
                 }
             }
         }
+        Body::Tap { entries } => {
+            out.push_str(" for a tap");
+            for entry in entries {
+                match entry {
+                    Ok(entry) => say(&mut out, format_args!("\n  {}", describe_entry(entry))),
+                    Err(error) => say(&mut out, format_args!("\n  {error}")),
+                }
+            }
+        }
         Body::Lane {
             to,
             sequence,
@@ -129,6 +138,9 @@ fn describe_entry(entry: Entry<'_>) -> String {
         Entry::Heartbeat(pairs) => format!("lanes {:?}", pairs.iter().collect::<Vec<_>>()),
         Entry::Grown { session, tail } => {
             format!("queue of session {} reaches to {tail}", session.0)
+        }
+        Entry::Tapped { number, message } => {
+            format!("number {number}: {}", describe_message(&message))
         }
         Entry::Leaving => "leaves".to_owned(),
         Entry::Unknown(tag) => {

@@ -13,6 +13,7 @@ use crate::{Delivery, Message, MessageParts, SessionId};
 pub(super) const MESSAGE: u8 = 1;
 pub(super) const SHARED: u8 = 2;
 pub(super) const QUEUED: u8 = 3;
+pub(super) const TAPPED: u8 = 4;
 pub(super) const HELLO: u8 = 32;
 pub(super) const WELCOME: u8 = 33;
 pub(super) const LET_GO: u8 = 34;
@@ -44,6 +45,11 @@ pub(crate) enum Entry<'a> {
         session: SessionId,
         seq: u64,
         delivery: Delivery,
+        message: MessageView<'a>,
+    },
+    /// Is in a partition of a tap; the number that it has at its origin.
+    Tapped {
+        number: u64,
         message: MessageView<'a>,
     },
     /// A replica has loaded its tables and wants to be known; the versions that it has of the buckets, and
@@ -125,6 +131,10 @@ fn entry<'a>(reader: &mut Reader<'a>) -> Result<Entry<'a>, CodecError> {
             session: SessionId(body.u64("session")?),
             seq: body.u64("sequence number in the queue")?,
             delivery: delivery(body)?,
+            message: message(body)?,
+        },
+        TAPPED => Entry::Tapped {
+            number: body.u64("number of a message")?,
             message: message(body)?,
         },
         HELLO => hello(body)?,

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::entry::{
     APPLIED, APPLIED_ROUTES, ASK, ASK_ROUTES, FLAG_EXPIRES, FLAG_IDS, FLAG_PUBLISHER, FLAG_RETAIN,
     FLAG_SHARE, GROWN, HEARTBEAT, HELLO, LEAVING, LET_GO, MESSAGE, MessageView, QUEUED, SHARED,
-    WELCOME,
+    TAPPED, WELCOME,
 };
 use super::{Kind, head};
 use crate::cluster::types::put_text16;
@@ -200,6 +200,37 @@ impl Pack {
 
     pub(crate) fn leaving(&mut self) {
         self.fixed(LEAVING, &[]);
+    }
+}
+
+/// An entry of a frame of kind 5. What is refused leaves nothing behind.
+pub(crate) fn put_tapped(
+    out: &mut Vec<u8>,
+    number: u64,
+    message: &MessageView<'_>,
+) -> Result<(), CodecError> {
+    let start = out.len();
+    out.extend_from_slice(&[TAPPED, 0, 0, 0, 0]);
+    put_u64(out, number);
+    let written = put_message(out, message).and_then(|()| {
+        let len = out.len() - start - 5;
+        u32::try_from(len).map_err(|_| CodecError::TooLong {
+            field: "entry",
+            len,
+            max: u32::MAX as usize,
+        })
+    });
+    match written {
+        Ok(len) => {
+            if let Some(place) = out.get_mut(start + 1..start + 5) {
+                place.copy_from_slice(&len.to_le_bytes());
+            }
+            Ok(())
+        }
+        Err(error) => {
+            out.truncate(start);
+            Err(error)
+        }
     }
 }
 

@@ -334,7 +334,7 @@ fn read_all(bytes: &[u8]) {
     let _text = describe(bytes);
     if let Ok(frame) = decode(bytes) {
         match frame.body {
-            Body::Lane { entries, .. } => drop(entries.count()),
+            Body::Lane { entries, .. } | Body::Tap { entries } => drop(entries.count()),
             Body::Routes { changes, .. } => drop(changes.count()),
             Body::Table { .. } => {}
         }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::encode::Shape;
 use super::resp::Value;
 use crate::SessionId;
+use crate::cluster::tap::{TapLevel, TapReply};
 use crate::cluster::{
     AppendFate, DueItem, Epoch, OwnerEntry, RegistryEntry, ReplicaId, Reply, Route, SessionFields,
 };
@@ -61,6 +62,32 @@ pub(super) fn decode(shape: Shape, value: Value) -> Option<Reply> {
         Shape::Routes => routes(value)?,
         Shape::InboxEntry => Reply::Flag(value != Value::Nil),
         Shape::Inbox => Reply::Inbox(inbox(value)?),
+        Shape::TapAppended(count) => match value {
+            Value::Int(-2) => Reply::Appended {
+                owner: ReplicaId::default(),
+                seqs: vec![AppendFate::Full; count as usize],
+            },
+            value => appended(value, count as usize)?,
+        },
+        Shape::TapLeased => tap_leased(value)?,
+        Shape::TapRead => tap_read(value)?,
+        Shape::TapMembers => {
+            let mut members = array(value)?
+                .iter()
+                .map(unsigned)
+                .collect::<Option<Vec<_>>>()?;
+            members.sort_unstable();
+            Reply::Tap(TapReply::Members(members))
+        }
+        Shape::TapKnownBy => {
+            let mut known = pairs(value)?
+                .map(|(replica, revision)| {
+                    Some((ReplicaId(unsigned(&replica)?), unsigned(&revision)?))
+                })
+                .collect::<Option<Vec<_>>>()?;
+            known.sort_unstable();
+            Reply::Tap(TapReply::KnownBy(known))
+        }
     })
 }
 
@@ -241,6 +268,52 @@ fn appended(value: Value, count: usize) -> Option<Reply> {
         owner: ReplicaId(unsigned(owner)?),
         seqs,
     })
+}
+
+fn tap_leased(value: Value) -> Option<Reply> {
+    if value == Value::Int(0) {
+        return Some(Reply::Fenced);
+    }
+    let [
+        epoch,
+        tail,
+        acknowledged,
+        messages,
+        bytes,
+        dropped,
+        checkpoint,
+    ] = fixed(value)?;
+    Some(Reply::Tap(TapReply::Leased {
+        epoch: unsigned(&epoch)?,
+        level: TapLevel {
+            acknowledged: unsigned(&acknowledged)?,
+            tail: unsigned(&tail)?,
+            messages: unsigned(&messages)?,
+            bytes: unsigned(&bytes)?,
+            dropped: unsigned(&dropped)?,
+        },
+        checkpoint: bulk(checkpoint)?,
+    }))
+}
+
+fn tap_read(value: Value) -> Option<Reply> {
+    if value == Value::Int(0) {
+        return Some(Reply::Fenced);
+    }
+    let mut values = array(value)?.into_iter();
+    let mut number = || unsigned(&values.next()?);
+    let level = TapLevel {
+        tail: number()?,
+        acknowledged: number()?,
+        messages: number()?,
+        bytes: number()?,
+        dropped: number()?,
+    };
+    let mut frames = Vec::with_capacity(values.len() / 2);
+    while let Some(last) = values.next() {
+        frames.push((unsigned(&last)?, bulk(values.next()?)?));
+    }
+    Some(Reply::Tap(TapReply::Read { level, frames }))
 }
 
 fn little_endian(bytes: &[u8]) -> Option<u64> {

@@ -1,5 +1,6 @@
 //! Names of keys and channels, and the hash slots they have in a Redis Cluster. Documented in `docs/redis.md`.
 
+use crate::cluster::tap::TapPartition;
 use crate::cluster::{BUCKETS, Bucket, ReplicaId};
 
 /// Channel of all replicas when the prefix is the default.
@@ -69,6 +70,24 @@ impl Names {
             false => 0,
         };
         (format!("{}:{{{}r}}:", self.prefix, replica.0), slot)
+    }
+
+    /// Keys of a tap itself.
+    pub(super) fn tap(&self, name: &str) -> (String, u16) {
+        self.tagged(format!("{name}t"))
+    }
+
+    /// Keys of a partition of a tap.
+    pub(super) fn tap_partition(&self, of: &TapPartition) -> (String, u16) {
+        self.tagged(format!("{}.{}t", of.tap, of.partition))
+    }
+
+    fn tagged(&self, tag: String) -> (String, u16) {
+        let slot = match self.cluster {
+            true => slot(tag.as_bytes()),
+            false => 0,
+        };
+        (format!("{}:{{{tag}}}:", self.prefix), slot)
     }
 }
 

@@ -85,6 +85,15 @@ impl Writer {
         self.bytes.extend_from_slice(b"\r\n");
     }
 
+    /// One argument of `size` bytes in parts.
+    pub(super) fn arg_of<'p>(&mut self, size: usize, parts: impl Iterator<Item = &'p [u8]>) {
+        self.line(b'$', size);
+        for part in parts {
+            self.bytes.extend_from_slice(part);
+        }
+        self.bytes.extend_from_slice(b"\r\n");
+    }
+
     pub(super) fn number(&mut self, number: u64) {
         let mut digits = [0; 20];
         self.arg(decimal(number, &mut digits));

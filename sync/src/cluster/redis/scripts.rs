@@ -62,6 +62,14 @@ scripts! {
     Lead Frees "lead";
     Registry Reads "registry";
     PutRoutes Grows "put_routes";
+    TapAppend Grows "tap" "tap_seen" "tap_append";
+    TapAppendAgain Grows "tap" "tap_seen" "tap_append_again";
+    TapLease Frees "tap" "tap_lease";
+    TapRelease Frees "tap" "tap_release";
+    TapAcknowledge Frees "tap" "tap_acknowledge";
+    TapRead Reads "tap" "tap_read";
+    TapMember Frees "tap_member";
+    TapKnown Frees "tap_known";
 }
 
 struct Text {
@@ -88,6 +96,7 @@ impl Script {
         match self {
             Self::Claim | Self::ClaimSmall => Self::ClaimAgain,
             Self::Append => Self::AppendAgain,
+            Self::TapAppend => Self::TapAppendAgain,
             other => other,
         }
     }

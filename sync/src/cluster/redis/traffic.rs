@@ -370,7 +370,8 @@ impl Traffic {
     fn answered(&mut self, now: Instant, job: Job, answer: Value) {
         let early = matches!(
             (&answer, job.command.shape),
-            (Value::Int(-1), Shape::Appended(_)) | (Value::Int(-2), Shape::VersionOrFenced)
+            (Value::Int(-1), Shape::Appended(_) | Shape::TapAppended(_))
+                | (Value::Int(-2), Shape::VersionOrFenced)
         );
         if early {
             // What comes before it was refused.

@@ -21,6 +21,7 @@ mod rng;
 mod server;
 mod state;
 mod tables;
+mod taps;
 #[cfg(test)]
 mod tests;
 

@@ -48,7 +48,7 @@ pub(super) struct Queue {
 
 /// Counts by publisher, bounded: the older of two generations is forgotten when the newer is full.
 #[derive(Clone, Default)]
-struct SeenOnce {
+pub(super) struct SeenOnce {
     newer: BTreeMap<u64, u64>,
     older: BTreeMap<u64, u64>,
 }
@@ -59,6 +59,18 @@ impl SeenOnce {
             .get(&publisher)
             .or_else(|| self.older.get(&publisher))
             .copied()
+    }
+
+    pub(super) fn was_seen(&self, once: Option<(u64, u64)>) -> bool {
+        once.is_some_and(|(publisher, count)| {
+            self.last(publisher).is_some_and(|last| count <= last)
+        })
+    }
+
+    pub(super) fn note(&mut self, once: Option<(u64, u64)>) {
+        if let Some((publisher, count)) = once {
+            self.put(publisher, count);
+        }
     }
 
     fn put(&mut self, publisher: u64, count: u64) {

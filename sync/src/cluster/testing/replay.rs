@@ -33,6 +33,9 @@ impl State {
                 std::sync::Arc::make_mut(&mut self.register)
                     .draw_up_to(first.saturating_add(*count).saturating_sub(1));
             }
+            (Request::Tap(request), reply) => {
+                std::sync::Arc::make_mut(&mut self.taps).replay(now, request, reply);
+            }
             _ => match bucket_of(request).and_then(|bucket| self.bucket_mut(bucket)) {
                 Some(bucket) => bucket.replay(now, request, reply, out),
                 None => {

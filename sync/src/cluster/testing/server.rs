@@ -170,7 +170,8 @@ impl ModelRedis {
         inner.stop(down, "Redis failed over");
         inner.lose(lost);
         inner.generation += 1;
-        inner.state.begin_anew();
+        let now = inner.now_ms();
+        inner.state.begin_anew(now);
     }
 
     /// Keeps the states before the newest `writes` writes, for [`fail_over`](Self::fail_over).

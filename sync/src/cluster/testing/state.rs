@@ -7,7 +7,9 @@ use bytes::Bytes;
 use super::bucket::BucketState;
 use super::lanes::Lanes;
 use super::register::Register;
+use super::taps::Taps;
 use crate::SessionId;
+use crate::cluster::tap::TapRequest;
 use crate::cluster::{BUCKETS, Bucket, ReplicaId, Reply, Request};
 
 /// A frame that a step publishes, and to whom (`None`: on `sync`).
@@ -19,6 +21,7 @@ pub(super) struct State {
     pub(super) register: Arc<Register>,
     pub(super) buckets: Vec<Arc<BucketState>>,
     pub(super) lanes: Arc<Lanes>,
+    pub(super) taps: Arc<Taps>,
 }
 
 impl Default for State {
@@ -29,6 +32,7 @@ impl Default for State {
                 .map(|bucket| Arc::new(BucketState::new(bucket)))
                 .collect(),
             lanes: Arc::default(),
+            taps: Arc::default(),
         }
     }
 }
@@ -54,6 +58,7 @@ impl State {
             | Request::Inbox { .. }
             | Request::ReadInbox { .. }
             | Request::TrimInbox { .. } => Arc::make_mut(&mut self.lanes).apply(now, request, out),
+            Request::Tap(request) => Arc::make_mut(&mut self.taps).apply(now, request),
             Request::Publish { to, frame } => {
                 out.push((*to, frame.clone()));
                 Reply::Done
@@ -88,7 +93,8 @@ impl State {
 
     /// Another server holds the data now and may lack the newest of it: numbers drawn from here on are
     /// above all that may have been drawn before.
-    pub(super) fn begin_anew(&mut self) {
+    pub(super) fn begin_anew(&mut self, now: u64) {
+        Arc::make_mut(&mut self.taps).begin_anew(now);
         Arc::make_mut(&mut self.register).begin_anew();
         for bucket in Bucket::all() {
             if let Some(state) = self.bucket_mut(bucket) {
@@ -143,6 +149,7 @@ pub(super) fn grows(request: &Request) -> bool {
             | Request::PutRetained { .. }
             | Request::PutRoutes { .. }
             | Request::Inbox { .. }
+            | Request::Tap(TapRequest::Append { .. })
     )
 }
 
@@ -162,5 +169,6 @@ pub(super) fn writes(request: &Request) -> bool {
             | Request::LoadRoutes { .. }
             | Request::ReadInbox { .. }
             | Request::Publish { .. }
+            | Request::Tap(TapRequest::Read { .. } | TapRequest::WhoKnows { .. })
     )
 }

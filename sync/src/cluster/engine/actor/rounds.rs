@@ -219,6 +219,9 @@ impl Actor {
             return;
         };
         let rest = round.leave_out_fenced(&answers, rest);
+        for staged in round.batches.iter().filter(|staged| staged.result.is_err()) {
+            self.own.taps.forget(staged.ticket);
+        }
         let replies = self.backplane.execute(rest);
         self.expect(async move {
             answers.extend(replies.await);

@@ -36,6 +36,7 @@ pub(super) fn request(
             to: *to,
             frame: pack.seal(replica, *to, sequence(*to)),
         },
+        (What::Tap, Target::Tap(tapping)) => tapping.request(replica),
         // A record whose session was gone before it could be written.
         _ => return None,
     })

@@ -4,6 +4,7 @@ mod claims;
 mod lanes;
 mod queues;
 mod tables;
+mod taps;
 
 use std::hash::{BuildHasher, Hash};
 
@@ -58,13 +59,19 @@ pub(super) enum Shape {
     Routes,
     InboxEntry,
     Inbox,
+    TapAppended(u32),
+    TapLeased,
+    TapRead,
+    TapMembers,
+    TapKnownBy,
 }
 
-/// Appends of one session, and route changes of one replica, are checked to be applied in order.
+/// Appends of one session or to one partition, and route changes of one replica, are checked to be applied in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Chain {
     Queue(u64),
     Routes(u64),
+    Tap(u64),
 }
 
 /// Bytes for one connection, and what is to be known of them.
@@ -272,6 +279,7 @@ impl Encoder<'_> {
             | Request::ReadInbox { .. }
             | Request::TrimInbox { .. }
             | Request::Publish { .. } => self.lanes(request),
+            Request::Tap(request) => Some(self.tap(request)),
         };
         command.into_iter().collect()
     }

@@ -1,0 +1,212 @@
+//! Consumers share partitions, take over from each other, and what is full is full.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use dunlin_sync::cluster::tap::{DefinitionError, Event, TapBound, TapRequest, known};
+use dunlin_sync::cluster::{AppendFate, Reply, Request};
+
+use crate::rig::{BOUND, Warehouse, append, append_many, appending, at, consume, join, make};
+use crate::support::{LIMIT, RedisServer, ask, connect};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tap_that_is_not_there_cannot_be_read_and_one_that_is_can() {
+    let server = RedisServer::start(&[]);
+    let redis = connect(server.url());
+    assert_eq!(known(&*redis, "t").await, Ok(None));
+    make(&redis, 3).await;
+    let definition = known(&*redis, "t").await.unwrap().unwrap();
+    assert_eq!((definition.partitions, &*definition.filters[0]), (3, "#"));
+    let mut fewer = definition.clone();
+    fewer.partitions = 2;
+    let refused = dunlin_sync::cluster::tap::define(&*redis, &fewer, 2, LIMIT).await;
+    assert!(
+        matches!(refused, Err(DefinitionError::Invalid { .. })),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_appended_is_read_once_and_in_order() {
+    let server = RedisServer::start(&[]);
+    let redis = connect(server.url());
+    make(&redis, 2).await;
+    let mut expected = append_many(&redis, 7, 0, 1..500).await;
+    expected.extend(append_many(&redis, 8, 1, 1..300).await);
+    let mut consumer = join(&redis, 1).await;
+    let mut warehouse = Warehouse::default();
+    let all = expected.len();
+    consume(&mut consumer, &mut warehouse, |warehouse| {
+        warehouse.rows.len() >= all
+    })
+    .await;
+    assert_eq!(warehouse.sorted(), expected);
+    for origin in [7, 8] {
+        let rows = warehouse.rows.iter().filter(|row| row.0 == origin);
+        assert!(rows.is_sorted(), "a partition keeps its order");
+    }
+    consumer.leave().await;
+    let lease = |consumer| {
+        Request::Tap(TapRequest::Lease {
+            of: at(0),
+            consumer,
+            epoch: 0,
+            lease_ms: 1000,
+            grace_ms: 0,
+        })
+    };
+    // Given back at once; the checkpoint is there, and nothing is left.
+    match ask(&redis, lease(9)).await {
+        Reply::Tap(dunlin_sync::cluster::tap::TapReply::Leased {
+            level, checkpoint, ..
+        }) => {
+            assert_eq!((level.messages, level.bytes), (0, 0));
+            assert_eq!(checkpoint, Bytes::from_static(b"500"));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn consumers_have_their_fair_share_and_take_over_from_the_dead() {
+    let server = RedisServer::start(&[]);
+    let redis = connect(server.url());
+    make(&redis, 4).await;
+    let mut one = join(&redis, 1).await;
+    let mut other = join(&redis, 2).await;
+    let until = tokio::time::Instant::now() + LIMIT;
+    while one.held().count() != 2 || other.held().count() != 2 {
+        assert!(tokio::time::Instant::now() < until, "no fair share");
+        let step = Duration::from_millis(50);
+        drop(tokio::time::timeout(step, one.next()).await);
+        drop(tokio::time::timeout(step, other.next()).await);
+    }
+    // It has read, and dies before it has acknowledged.
+    let expected = append_many(&redis, 7, 0, 1..100).await;
+    let expected: Vec<_> = [expected, append_many(&redis, 7, 3, 100..200).await].concat();
+    drop(other);
+    let mut warehouse = Warehouse::default();
+    consume(&mut one, &mut warehouse, |warehouse| {
+        warehouse.rows.len() >= expected.len()
+    })
+    .await;
+    assert_eq!(warehouse.sorted(), expected);
+    let until = tokio::time::Instant::now() + LIMIT;
+    while one.held().count() < 4 {
+        drop(
+            tokio::time::timeout_at(until, one.next())
+                .await
+                .expect("it takes over"),
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_lost_a_lease_can_acknowledge_nothing() {
+    let server = RedisServer::start(&[]);
+    let redis = connect(server.url());
+    make(&redis, 1).await;
+    append_many(&redis, 7, 0, 1..10).await;
+    let mut consumer = join(&redis, 1).await;
+    let batch = loop {
+        if let Event::Batch(batch) = consumer.next().await.unwrap() {
+            break batch;
+        }
+    };
+    // Another one takes it, as if the lease had ended.
+    let release = TapRequest::Release {
+        of: at(0),
+        epoch: batch.epoch,
+    };
+    ask(&redis, Request::Tap(release)).await;
+    let lease = TapRequest::Lease {
+        of: at(0),
+        consumer: 2,
+        epoch: 0,
+        lease_ms: 60_000,
+        grace_ms: 0,
+    };
+    ask(&redis, Request::Tap(lease)).await;
+    consumer.acknowledge(
+        0,
+        batch.epoch,
+        batch.positions.end,
+        Bytes::from_static(b"mine"),
+    );
+    loop {
+        if let Event::Lost { partition: 0, .. } = consumer.next().await.unwrap() {
+            break;
+        }
+    }
+    let read = TapRequest::Read {
+        of: at(0),
+        epoch: batch.epoch + 1,
+        from: 1,
+        max_bytes: 1000,
+    };
+    match ask(&redis, Request::Tap(read)).await {
+        Reply::Tap(dunlin_sync::cluster::tap::TapReply::Read { level, .. }) => {
+            assert_eq!((level.acknowledged, level.messages), (1, 9));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_the_bound_an_append_and_all_behind_it_are_refused_until_they_are_tried_again() {
+    let server = RedisServer::start(&[]);
+    let redis = connect(server.url());
+    make(&redis, 1).await;
+    let bound = TapBound {
+        messages: 3,
+        ..BOUND
+    };
+    let fates = |reply: Reply| match reply {
+        Reply::Appended { seqs, .. } => seqs,
+        other => panic!("{other:?}"),
+    };
+    let one = |number| vec![appending(number, None)];
+    let two = |number| vec![appending(number, None), appending(number + 1, None)];
+    let full = [AppendFate::Full; 2];
+    assert_eq!(
+        fates(ask(&redis, append(7, 0, 1, bound, two(1))).await),
+        [AppendFate::At(1), AppendFate::At(2)]
+    );
+    assert_eq!(
+        fates(ask(&redis, append(7, 0, 1, bound, two(3))).await),
+        full
+    );
+    // There would be room for it, but it is behind what was refused.
+    assert_eq!(
+        fates(ask(&redis, append(7, 0, 1, bound, one(5))).await),
+        [AppendFate::Full]
+    );
+    // Another replica's is not.
+    assert_eq!(
+        fates(ask(&redis, append(8, 0, 1, bound, one(1))).await),
+        [AppendFate::At(3)]
+    );
+    assert_eq!(
+        fates(ask(&redis, append(7, 0, 2, bound, two(6))).await),
+        full
+    );
+    let mut consumer = join(&redis, 1).await;
+    consume(&mut consumer, &mut Warehouse::default(), |warehouse| {
+        warehouse.rows.len() == 3
+    })
+    .await;
+    let mut again = fates(ask(&redis, append(7, 0, 3, bound, two(8))).await);
+    let until = tokio::time::Instant::now() + LIMIT;
+    let mut attempt = 3;
+    while again == full {
+        assert!(tokio::time::Instant::now() < until, "no room");
+        attempt += 1;
+        again = fates(ask(&redis, append(7, 0, attempt, bound, two(8))).await);
+    }
+    assert_eq!(again, [AppendFate::At(4), AppendFate::At(5)]);
+    // A repetition of what was applied is none of this.
+    assert_eq!(
+        fates(ask(&redis, append(7, 0, 1, bound, two(8))).await),
+        [AppendFate::Repeated; 2]
+    );
+}
