@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use dunlin_sync::cluster::tap::{DefinitionError, Event, TapBound, TapRequest, known};
+use dunlin_sync::cluster::tap::{
+    CHECKPOINT_MAX, CheckpointTooLong, DefinitionError, Event, TapBound, TapRequest, known,
+};
 use dunlin_sync::cluster::{AppendFate, Reply, Request};
 
 use crate::rig::{BOUND, Warehouse, append, append_many, appending, at, consume, join, make};
@@ -127,12 +129,14 @@ async fn who_has_lost_a_lease_can_acknowledge_nothing() {
         grace_ms: 0,
     };
     ask(&redis, Request::Tap(lease)).await;
-    consumer.acknowledge(
-        0,
-        batch.epoch,
-        batch.positions.end,
-        Bytes::from_static(b"mine"),
-    );
+    consumer
+        .acknowledge(
+            0,
+            batch.epoch,
+            batch.positions.end,
+            Bytes::from_static(b"mine"),
+        )
+        .unwrap();
     loop {
         if let Event::Lost { partition: 0, .. } = consumer.next().await.unwrap() {
             break;
@@ -209,4 +213,57 @@ async fn at_the_bound_an_append_and_all_behind_it_are_refused_until_they_are_tri
         fates(ask(&redis, append(7, 0, 1, bound, two(8))).await),
         [AppendFate::Repeated; 2]
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_is_stored_also_where_nothing_new_is_acknowledged() {
+    let server = RedisServer::start(&[]);
+    let redis = connect(server.url());
+    make(&redis, 1).await;
+    append_many(&redis, 7, 0, 1..10).await;
+    let mut consumer = join(&redis, 1).await;
+    let epoch = loop {
+        if let Event::Assigned {
+            epoch,
+            level,
+            checkpoint,
+            ..
+        } = consumer.next().await.unwrap()
+        {
+            assert_eq!((level.acknowledged, checkpoint.len()), (1, 0));
+            break epoch;
+        }
+    };
+    let long = Bytes::from(vec![7; CHECKPOINT_MAX + 1]);
+    let refused = consumer.acknowledge(0, epoch, 1, long.clone());
+    assert_eq!(refused, Err(CheckpointTooLong(CHECKPOINT_MAX + 1)));
+    let first = consumer
+        .acknowledge(0, epoch, 1, Bytes::from_static(b"first"))
+        .unwrap();
+    let second = consumer.acknowledge(0, epoch, 1, long.slice(1..)).unwrap();
+    let mut told = Vec::new();
+    let mut rows = 0;
+    while told.len() < 2 || rows < 9 {
+        match consumer.next().await.unwrap() {
+            Event::Acknowledged {
+                upto: 1, number, ..
+            } => told.push(number),
+            Event::Batch(batch) => rows += batch.rows().count(),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(told, [first, second]);
+    // As if the process had died: another one has what was stored last, and everything that was there.
+    drop(consumer);
+    let mut next = join(&redis, 2).await;
+    loop {
+        if let Event::Assigned {
+            level, checkpoint, ..
+        } = next.next().await.unwrap()
+        {
+            assert_eq!((level.acknowledged, level.messages), (1, 9));
+            assert_eq!(checkpoint, long.slice(1..));
+            break;
+        }
+    }
 }

@@ -84,6 +84,7 @@ impl Draw {
                 of,
                 epoch,
                 upto: tail.saturating_sub(self.below(50)).max(1),
+                number: 1 + self.below(50),
                 checkpoint: Bytes::from(self.below(100).to_string()),
             },
             18 => TapRequest::Member {
@@ -152,7 +153,9 @@ async fn run(seed: u64, url: &str, met: &mut BTreeSet<&'static str>) {
                     });
                 }
             }
-            Reply::Fenced => drop(met.insert("fenced")),
+            Reply::Fenced => {
+                met.insert("fenced");
+            }
             Reply::Tap(TapReply::Leased { epoch, level, .. }) => {
                 draw.epochs[partition] = epoch;
                 met.insert(if level.dropped > 0 {
@@ -162,7 +165,7 @@ async fn run(seed: u64, url: &str, met: &mut BTreeSet<&'static str>) {
                 });
             }
             Reply::Tap(TapReply::Read { frames, .. }) if frames.len() > 1 => {
-                drop(met.insert("read"))
+                met.insert("read");
             }
             _ => {}
         }

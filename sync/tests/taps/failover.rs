@@ -1,5 +1,8 @@
 //! Another server takes over, and lacks the newest writes.
 
+use bytes::Bytes;
+use dunlin_sync::cluster::tap::Event;
+
 use crate::proxy::{Proxy, Way};
 use crate::rig::{Warehouse, append_many, consume, join, make};
 use crate::support::{RedisServer, connect, until};
@@ -166,4 +169,43 @@ async fn what_is_written_again_too_late_for_its_place_comes_at_the_end() {
     .await;
     expected.sort_unstable();
     assert_eq!(warehouse.sorted(), expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_that_a_failover_loses_is_written_again_also_without_progress() {
+    let mut pair = Pair::start().await;
+    let redis = connect(pair.front.url());
+    make(&redis, 1).await;
+    let its = connect(pair.front.url());
+    let mut consumer = join(&its, 1).await;
+    let mut checkpoint = Bytes::from_static(b"first");
+    loop {
+        match consumer.next().await.unwrap() {
+            Event::Assigned { epoch, .. } => {
+                consumer.acknowledge(0, epoch, 1, checkpoint).unwrap();
+            }
+            Event::Acknowledged {
+                epoch, number: 1, ..
+            } => {
+                pair.stop_replication().await;
+                checkpoint = Bytes::from_static(b"second");
+                consumer.acknowledge(0, epoch, 1, checkpoint).unwrap();
+            }
+            Event::Acknowledged { .. } => break,
+            other => panic!("{other:?}"),
+        }
+        checkpoint = Bytes::new();
+    }
+    pair.fail_over();
+    // Its lease has ended with the old server.
+    loop {
+        if let Event::Assigned {
+            level, checkpoint, ..
+        } = consumer.next().await.unwrap()
+        {
+            assert_eq!(level.acknowledged, 1);
+            assert_eq!(checkpoint, Bytes::from_static(b"second"));
+            break;
+        }
+    }
 }

@@ -170,12 +170,14 @@ pub(crate) async fn consume(
         if let Event::Batch(batch) = event {
             warehouse.store(&batch);
             let upto = batch.positions.end;
-            consumer.acknowledge(
-                batch.partition,
-                batch.epoch,
-                upto,
-                Bytes::from(upto.to_string()),
-            );
+            consumer
+                .acknowledge(
+                    batch.partition,
+                    batch.epoch,
+                    upto,
+                    Bytes::from(upto.to_string()),
+                )
+                .unwrap();
         }
     }
 }

@@ -24,7 +24,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// A message that waits for room.
 struct Waiting {
-    /// Number that it had at first: the order.
+    /// Its number when it came: the order.
     order: u64,
     appending: Appending,
     /// The batch that is not told before; `None`: nobody waits for it.
@@ -38,6 +38,8 @@ struct Lane {
     trying: Option<(u32, Vec<u64>)>,
     at: Instant,
     pause: Duration,
+    /// Something with a higher number was taken meanwhile (a failover has lost that it was to be refused): what waits needs higher ones.
+    overtaken: bool,
 }
 
 /// Partitions that are at their bound.
@@ -104,6 +106,7 @@ impl TapLanes {
             trying: None,
             at: Instant::now() + PAUSE_MIN,
             pause: PAUSE_MIN,
+            overtaken: false,
         });
         lane.bound = bound;
         let order = appending.number;
@@ -131,7 +134,19 @@ impl TapLanes {
             .min()
     }
 
-    /// Attempts that are due. They get new numbers: what was refused is known not to be there.
+    /// Something was taken: whatever waits must not be taken for a repetition.
+    fn taken(&mut self, to: &TapPartition, last: u64) {
+        if let Some(lane) = self.lanes.get_mut(to)
+            && lane
+                .queue
+                .front()
+                .is_some_and(|waiting| waiting.order < last)
+        {
+            lane.overtaken = true;
+        }
+    }
+
+    /// Attempts that are due.
     fn due(&mut self, now: Instant, appends: &mut u64) -> Vec<(TapPartition, u32, Vec<Appending>)> {
         let mut due = Vec::new();
         for (to, lane) in &mut self.lanes {
@@ -146,11 +161,13 @@ impl TapLanes {
                 if bytes >= CHUNK_BYTES {
                     break;
                 }
-                *appends += 1;
                 bytes += waiting.appending.body.len();
                 orders.push(waiting.order);
                 let mut appending = waiting.appending.clone();
-                appending.number = *appends;
+                if lane.overtaken {
+                    *appends += 1;
+                    appending.number = *appends;
+                }
                 entries.push(appending);
             }
             lane.trying = Some((attempt, orders));
@@ -258,7 +275,9 @@ impl Actor {
     pub(super) fn tapped(&mut self, batches: &[Staged], tapping: &Tapping, fates: &[AppendFate]) {
         let counters = &self.shared.counters;
         if fates.first() != Some(&AppendFate::Full) {
-            return counters.tap_appends.add(fates.len() as u64);
+            counters.tap_appends.add(fates.len() as u64);
+            let last = tapping.entries.last().map_or(0, |entry| entry.number);
+            return self.own.taps.taken(&tapping.to, last);
         }
         self.own.taps.refused(&tapping.to, tapping.attempt);
         for (entry, (batch, waits)) in tapping.entries.iter().zip(&tapping.slots) {

@@ -10,7 +10,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use super::rows::{Batch, batches};
-use super::{DefinitionError, TapLevel, TapPartition, TapReply, TapRequest, known};
+use super::{CHECKPOINT_MAX, DefinitionError, TapLevel, TapPartition, TapReply, TapRequest, known};
 use crate::BoxFuture;
 use crate::cluster::{Backplane, BackplaneError, Reply, Request};
 
@@ -62,6 +62,17 @@ pub enum Event {
     },
     /// Messages, in order within their partition.
     Batch(Batch),
+    /// An acknowledgement is stored, with its checkpoint.
+    Acknowledged {
+        /// Of which partition.
+        partition: u16,
+        /// The lease.
+        epoch: u64,
+        /// As it was given.
+        upto: u64,
+        /// What [`Consumer::acknowledge`] gave back.
+        number: u64,
+    },
     /// A partition is not this consumer's any more: what was given of it is given again, to whoever has it next.
     Lost {
         /// Which.
@@ -81,6 +92,11 @@ pub struct Held {
     /// First position that was not read.
     pub read: u64,
 }
+
+/// A checkpoint that is not stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a checkpoint has {0} bytes, and there can be {CHECKPOINT_MAX}")]
+pub struct CheckpointTooLong(pub usize);
 
 #[derive(Debug)]
 struct Lease {
@@ -125,6 +141,7 @@ enum Outcome {
         partition: u16,
         epoch: u64,
         upto: u64,
+        number: u64,
         answer: Answer,
     },
     Done,
@@ -144,6 +161,7 @@ pub struct Consumer {
     asking_members: bool,
     pending: FuturesUnordered<BoxFuture<Outcome>>,
     events: VecDeque<Event>,
+    acknowledgements: u64,
     closed: bool,
 }
 
@@ -191,6 +209,7 @@ impl Consumer {
             asking_members: false,
             pending: FuturesUnordered::new(),
             events: VecDeque::new(),
+            acknowledgements: 0,
             closed: false,
         })
     }
@@ -222,22 +241,41 @@ impl Consumer {
         }
     }
 
-    /// Everything below `upto` is done with, and must be the end of a batch that was given. `checkpoint` is stored in the same step, for
-    /// whoever has the partition next. Sent at once, in the order of the calls; that it was refused is told by
-    /// [`Event::Lost`].
-    pub fn acknowledge(&mut self, partition: u16, epoch: u64, upto: u64, checkpoint: Bytes) {
+    /// Everything below `upto` is done with. `checkpoint` is stored in the same step, for whoever has the partition next; at the
+    /// position of the last acknowledgement (or of [`Event::Assigned`]) it replaces the last one, and nothing else happens. Sent
+    /// at once, in the order of the calls; [`Event::Acknowledged`] tells by the number that is given back that it is
+    /// stored, [`Event::Lost`] that it is not, or that this is not known.
+    ///
+    /// # Errors
+    ///
+    /// The checkpoint has more than [`CHECKPOINT_MAX`] bytes: nothing is sent.
+    pub fn acknowledge(
+        &mut self,
+        partition: u16,
+        epoch: u64,
+        upto: u64,
+        checkpoint: Bytes,
+    ) -> Result<u64, CheckpointTooLong> {
+        if checkpoint.len() > CHECKPOINT_MAX {
+            return Err(CheckpointTooLong(checkpoint.len()));
+        }
+        self.acknowledgements += 1;
+        let number = self.acknowledgements;
         let request = TapRequest::Acknowledge {
             of: self.at(partition),
             epoch,
             upto,
+            number,
             checkpoint,
         };
         self.ask(request, move |answer| Outcome::Acknowledged {
             partition,
             epoch,
             upto,
+            number,
             answer,
         });
+        Ok(number)
     }
 
     /// What this consumer has.
@@ -492,8 +530,9 @@ impl Consumer {
                 partition,
                 epoch,
                 upto,
+                number,
                 answer,
-            } => self.acknowledged(partition, epoch, upto, answer),
+            } => self.acknowledged(partition, epoch, (upto, number), answer),
             Outcome::Done => {}
         }
     }
@@ -624,7 +663,13 @@ impl Consumer {
         }
     }
 
-    fn acknowledged(&mut self, partition: u16, epoch: u64, upto: u64, answer: Answer) {
+    fn acknowledged(
+        &mut self,
+        partition: u16,
+        epoch: u64,
+        (upto, number): (u64, u64),
+        answer: Answer,
+    ) {
         if answer == Ok(Reply::Fenced) {
             return self.lost(partition, epoch);
         }
@@ -647,6 +692,12 @@ impl Consumer {
             lease.ahead_bytes -= bytes;
         }
         lease.level.acknowledged = upto.max(lease.level.acknowledged);
+        self.events.push_back(Event::Acknowledged {
+            partition,
+            epoch,
+            upto,
+            number,
+        });
     }
 }
 

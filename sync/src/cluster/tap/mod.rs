@@ -8,7 +8,7 @@ mod definition;
 mod request;
 mod rows;
 
-pub use consumer::{Consumer, ConsumerOptions, Event, Held};
+pub use consumer::{CheckpointTooLong, Consumer, ConsumerOptions, Event, Held};
 pub use definition::{Definition, DefinitionError, WhenFull, define, known, name_of, undefine};
-pub use request::{TapBound, TapLevel, TapPartition, TapReply, TapRequest};
+pub use request::{CHECKPOINT_MAX, TapBound, TapLevel, TapPartition, TapReply, TapRequest};
 pub use rows::{Batch, Row};

@@ -8,6 +8,9 @@ use bytes::Bytes;
 
 use crate::cluster::{Appending, ReplicaId};
 
+/// Most bytes of a checkpoint.
+pub const CHECKPOINT_MAX: usize = 65_536;
+
 /// A partition of a tap.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TapPartition {
@@ -84,9 +87,11 @@ pub enum TapRequest {
         of: TapPartition,
         /// The lease.
         epoch: u64,
-        /// First position that is not done with.
+        /// First position that is not done with. At the one that is stored already, only the checkpoint changes.
         upto: u64,
-        /// The consumer's own bytes.
+        /// Rises with each acknowledgement under this lease, from 1: of two at the same position the later one counts.
+        number: u64,
+        /// The consumer's own bytes, at most [`CHECKPOINT_MAX`].
         checkpoint: Bytes,
     },
     /// Extends a consumer's membership, and says who else is there. → [`TapReply::Members`]

@@ -46,6 +46,8 @@ struct Partition {
     epoch: u64,
     until: u64,
     checkpoint: Bytes,
+    /// Epoch and number of the acknowledgement that stored it.
+    stored_by: (u64, u64),
     dropped: u64,
 }
 
@@ -66,6 +68,7 @@ impl Default for Partition {
             epoch: 0,
             until: 0,
             checkpoint: Bytes::new(),
+            stored_by: (0, 0),
             dropped: 0,
         }
     }
@@ -133,16 +136,14 @@ impl Taps {
                 of,
                 epoch,
                 upto,
+                number,
                 checkpoint,
             } => {
                 let partition = self.partition(now, of);
                 if !partition.is_held(*epoch) {
                     return Reply::Fenced;
                 }
-                if *upto >= partition.acknowledged {
-                    partition.advance(*upto);
-                    partition.checkpoint = checkpoint.clone();
-                }
+                partition.acknowledge(*upto, (*epoch, *number), checkpoint);
                 Reply::Done
             }
             TapRequest::Member {
@@ -187,17 +188,15 @@ impl Taps {
             (
                 TapRequest::Acknowledge {
                     of,
+                    epoch,
                     upto,
+                    number,
                     checkpoint,
-                    ..
                 },
                 Reply::Done,
             ) => {
                 let partition = self.partition(now, of);
-                if *upto > partition.acknowledged {
-                    partition.advance(*upto);
-                    partition.checkpoint = checkpoint.clone();
-                }
+                partition.acknowledge(*upto, (*epoch, *number), checkpoint);
             }
             _ => {}
         }
@@ -348,6 +347,17 @@ impl Partition {
             self.holes.insert(at, (from, position, since));
         }
         true
+    }
+
+    fn acknowledge(&mut self, upto: u64, by: (u64, u64), checkpoint: &Bytes) {
+        if upto < self.acknowledged || upto == self.acknowledged && by <= self.stored_by {
+            return;
+        }
+        if upto > self.acknowledged {
+            self.advance(upto);
+        }
+        self.stored_by = by;
+        self.checkpoint = checkpoint.clone();
     }
 
     fn advance(&mut self, upto: u64) {

@@ -33,12 +33,14 @@ impl Builder<'_> {
             partition,
         };
         let stalled = self.own.taps.any() && self.own.taps.is_stalled(&to());
+        // A batch that was kept gets the numbers that it had.
+        let last = self.numbered.as_mut().unwrap_or(&mut self.own.appends);
+        *last += 1;
+        let number = *last;
         if stalled && !waits {
             self.own.taps.dropped += 1;
             return;
         }
-        self.own.appends += 1;
-        let number = self.own.appends;
         self.scratch.clear();
         if put_tapped(&mut self.scratch, number, &MessageView::of(message)).is_err() {
             return;

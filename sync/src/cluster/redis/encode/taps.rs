@@ -48,12 +48,14 @@ impl Encoder<'_> {
                 of,
                 epoch,
                 upto,
+                number,
                 checkpoint,
             } => {
                 let base = self.0.tap_partition(of);
-                let mut command = Call::new(Script::TapAcknowledge, base, 3, checkpoint.len() + 32)
+                let mut command = Call::new(Script::TapAcknowledge, base, 4, checkpoint.len() + 32)
                     .number(*epoch)
                     .number(*upto)
+                    .number(*number)
                     .arg(checkpoint)
                     .finish("TapAcknowledge", Class::Free, Shape::DoneOrFenced);
                 command.kept = true;

@@ -1,7 +1,7 @@
 -- A partition of a tap. Keys: `tap` (hash), `log` (stream: id '<last position>-<bytes so far>', field f), `back` (sorted set by last
 -- position: frames that were written again after a failover, '<last position>:<frame>').
 -- Fields: p packed numbers (tail, acknowledged, bytes so far, bytes removed, positions that nobody holds), g server that wrote last, h holes
--- 'from:to:since;', c closed ones 'from:to;', ow, ep, le the lease (consumer, epoch, end), d checkpoint, x messages dropped,
+-- 'from:to:since;', c closed ones 'from:to;', ow, ep, le the lease (consumer, epoch, end), d checkpoint, a who stored it, x messages dropped,
 -- o<origin> number of its last append and the last attempt that was refused.
 local call, tap, log, back = redis.call, KEYS[1] .. 'tap', KEYS[1] .. 'log', KEYS[1] .. 'back'
 local server, mode = string.sub(ARGV[#ARGV], 1, 8), string.sub(ARGV[#ARGV], 9, 9)
