@@ -288,7 +288,9 @@ impl Batch {
     }
 
     pub(crate) fn weight(&self) -> usize {
-        self.ops.iter().map(Op::weight).sum()
+        /// The callback, and what the store notes of a batch.
+        const BASE: usize = 128;
+        BASE + self.ops.iter().map(Op::weight).sum::<usize>()
     }
 }
 

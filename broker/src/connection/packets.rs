@@ -168,6 +168,7 @@ impl Connection {
         }
         let ops = std::mem::take(&mut batch.outcome.ops);
         let barrier = std::mem::take(&mut batch.outcome.barrier);
+        self.waiting |= batch.durable && self.publishing;
         self.submit(ops, batch.durable, barrier);
         for (filter, subscription) in batch.retained.drain(..) {
             self.retained_due
@@ -180,14 +181,19 @@ impl Connection {
     }
 
     fn answer(&mut self, packet: &Packet<'_>, batch: &mut Batch<'_>) -> Result<(), Closing> {
-        let mut bytes = Vec::new();
-        packet.encode(self.version, &mut bytes).map_err(|error| {
-            violation(ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR, error.to_string())
-        })?;
+        let bytes = self.encode(packet)?;
         batch
             .answers
             .push(Answer::Encoded(bytes.into_boxed_slice()));
         Ok(())
+    }
+
+    fn encode(&self, packet: &Packet<'_>) -> Result<Vec<u8>, Closing> {
+        let mut bytes = Vec::new();
+        packet.encode(self.version, &mut bytes).map_err(|error| {
+            violation(ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR, error.to_string())
+        })?;
+        Ok(bytes)
     }
 
     fn disconnect(&mut self, disconnect: &Disconnect<'_>) -> Closing {

@@ -22,6 +22,7 @@ use super::throttle::Throttle;
 use crate::auth::Principal;
 use crate::core::out_buffer::OutBuffer;
 use crate::core::outbound::Tally;
+use crate::hub::publish::Waiting;
 use crate::hub::session::{Session, Subscription};
 use crate::hub::wake::Wake;
 use crate::hub::{Attached, Hub};
@@ -35,6 +36,8 @@ const SLICES: usize = 16;
 const YIELDS_MAX: u32 = 64;
 /// How long nothing is read when the store is behind.
 const STORE_PAUSE: Duration = Duration::from_millis(2);
+/// The same while the cluster cannot be reached.
+const SUSPENDED_PAUSE: Duration = Duration::from_millis(50);
 /// How long nothing is read before it is looked whether a receiver has caught up.
 const RECEIVER_PAUSE: Duration = Duration::from_millis(1);
 /// Acknowledgements that may wait for the store before nothing more is read.
@@ -81,6 +84,8 @@ pub(super) struct Connection {
     pub(super) submitted: u64,
     /// Number of the newest submission before which nothing more is read.
     pub(super) barrier: u64,
+    /// It has ever handed in publishes that had to wait for the store.
+    pub(super) waiting: bool,
     /// New subscriptions that get retained messages when that submission is committed.
     pub(super) retained_due: Vec<(u64, Box<str>, Subscription)>,
     /// QoS 2 publishes of this connection.
@@ -162,6 +167,7 @@ impl Connection {
             acks: Acks::default(),
             submitted: 0,
             barrier: 0,
+            waiting: false,
             retained_due: Vec::new(),
             inbound_count: 0,
             inbound_open,
@@ -391,8 +397,12 @@ impl Connection {
         if unwritten > self.hub.limits.outbox_bytes as usize || self.acks.len() > ACKS_MAX {
             return false;
         }
-        if self.hub.store.pending_bytes() > self.hub.limits.store_pending_bytes {
-            self.pause_reading(STORE_PAUSE);
+        // Whoever has only sent what needs nothing of the store is not held up by those who wait for it.
+        if self.waiting && self.hub.store.pending_bytes() > self.hub.limits.store_pending_bytes {
+            self.pause_reading(match self.hub.known.is_suspended() {
+                true => SUSPENDED_PAUSE,
+                false => STORE_PAUSE,
+            });
             cx.waker().wake_by_ref();
             return false;
         }
@@ -482,7 +492,12 @@ impl Connection {
         if self.hub.planted_early_acknowledgement {
             self.wake.commit(self.submitted);
         }
-        let ticket = self.hub.submit_for(ops, notify, barrier);
+        let waiting = Waiting {
+            barrier,
+            // A session that outlives its connection is another replica's when this one is cut off for long.
+            keep: self.session.store_id.is_none(),
+        };
+        let ticket = self.hub.submit_for(ops, notify, waiting);
         let mut state = self.session.lock();
         state.last_ticket = state.last_ticket.max(ticket);
     }

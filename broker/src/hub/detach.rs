@@ -238,7 +238,7 @@ impl Hub {
             }
         }
         self.count(outcome.tally);
-        self.submit_held(outcome.ops, kept);
+        self.submit_owed(outcome.ops, kept);
     }
 
     fn pick_other(

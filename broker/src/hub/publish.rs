@@ -326,16 +326,15 @@ impl Hub {
 
     /// Writes operations that nobody waits for; enqueued messages are handed on when durable.
     pub(crate) fn submit(self: &Arc<Self>, ops: Vec<Op>) -> dunlin_sync::Ticket {
-        self.submit_for(ops, None, false)
+        self.submit_for(ops, None, Waiting::default())
     }
 
-    /// Writes operations; `notify` is told when they are durable, under the number given, and with
-    /// `barrier` when every replica has applied what they change in tables.
+    /// Writes operations; `notify` is told when they are durable, under the number given.
     pub(crate) fn submit_for(
         self: &Arc<Self>,
         ops: Vec<Op>,
         notify: Option<(Arc<Wake>, u64)>,
-        barrier: bool,
+        waiting: Waiting,
     ) -> dunlin_sync::Ticket {
         let enqueues = ops.iter().any(|op| matches!(op, Op::Enqueue { .. }));
         if !enqueues && notify.is_none() {
@@ -345,25 +344,29 @@ impl Hub {
             hub: self.clone(),
             notify,
             held: Vec::new(),
+            again: None,
         };
         let mut batch = Batch::with_callback(ops, Box::new(commit));
-        batch.barrier = barrier;
+        batch.barrier = waiting.barrier;
+        batch.keep = waiting.keep;
         self.store.submit(batch)
     }
 
-    /// As [`Self::submit`], for messages that other replicas are to find in this one's inbox should it
-    /// die before the operations are durable.
-    pub(super) fn submit_held(self: &Arc<Self>, ops: Vec<Op>, held: Vec<Held>) {
+    /// Writes operations for messages that this replica has to pass on, whatever happens to it meanwhile: they
+    /// were acknowledged to their publishers. Those that are `held` others would find in its inbox if it died.
+    pub(super) fn submit_owed(self: &Arc<Self>, ops: Vec<Op>, held: Vec<Held>) {
         if ops.is_empty() {
             return;
         }
         let commit = Commit {
             hub: self.clone(),
             notify: None,
+            again: (held.is_empty() && self.cluster.is_some()).then(|| ops.clone()),
             held,
         };
-        self.store
-            .submit(Batch::with_callback(ops, Box::new(commit)));
+        let mut batch = Batch::with_callback(ops, Box::new(commit));
+        batch.keep = true;
+        self.store.submit(batch);
     }
 
     /// Writes operations and waits as [`Self::submit_for`] says; `false`: the store refused them.
@@ -438,6 +441,15 @@ fn parts_of<'p>(publish: &'p Incoming<'_>, origin: &Origin) -> MessageParts<'p> 
     }
 }
 
+/// How a connection waits for what it has handed in.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Waiting {
+    /// Until every replica has applied what it changes in tables.
+    pub(crate) barrier: bool,
+    /// However long this replica is cut off: see [`Batch::keep`].
+    pub(crate) keep: bool,
+}
+
 /// Runs on the store's writer thread when a batch is durable.
 struct Commit {
     hub: Arc<Hub>,
@@ -445,6 +457,8 @@ struct Commit {
     /// Let go of when the batch is durable.
     #[expect(dead_code, reason = "held, not looked at")]
     held: Vec<Held>,
+    /// Written by the replica's next life, if this one is taken for dead before.
+    again: Option<Vec<Op>>,
 }
 
 impl Committed for Commit {
@@ -466,8 +480,18 @@ impl Committed for Commit {
 
     fn failed(self: Box<Self>, error: &StoreError) {
         self.hub.commit_failed(error);
+        if let Some(ops) = self.again {
+            self.hub.known.owe(ops);
+        }
         if let Some((wake, _)) = self.notify {
             wake.close(self.hub.failed_request());
         }
+    }
+
+    fn is_wanted(&self) -> bool {
+        let Some((wake, _)) = &self.notify else {
+            return true;
+        };
+        wake.close_request().is_none() && !wake.is_gone()
     }
 }

@@ -107,6 +107,11 @@ impl Wake {
         self.gone.send_replace(true);
     }
 
+    /// Whether the connection has let go of its session.
+    pub(crate) fn is_gone(&self) -> bool {
+        *self.gone.borrow()
+    }
+
     /// Resolves when the connection has let go of its session. Cancel safe.
     pub(crate) async fn gone(&self) {
         // An error means that the sender is dropped, which `self` owns: it cannot be.

@@ -1,7 +1,8 @@
 //! SUBSCRIBE and UNSUBSCRIBE.
 
 use dunlin_protocol::{
-    Packet, Properties, QoS, ReasonCode, SubAck, Subscribe, UnsubAck, Unsubscribe,
+    Packet, Properties, PropertiesBuf, Property, QoS, ReasonCode, SubAck, Subscribe, UnsubAck,
+    Unsubscribe,
 };
 
 use super::{Batch, violation};
@@ -22,6 +23,9 @@ impl Connection {
                 ReasonCode::SUBSCRIPTION_IDENTIFIERS_NOT_SUPPORTED,
                 "subscription identifiers are switched off",
             ));
+        }
+        if self.hub.known.is_suspended() {
+            return self.refuse_all(subscribe);
         }
         let mut codes = Vec::with_capacity(subscribe.filters.len());
         for (filter, options) in subscribe.filters.iter() {
@@ -64,6 +68,35 @@ impl Connection {
             reason_codes: &codes,
         };
         self.answer(&Packet::SubAck(suback), batch)
+    }
+
+    /// The other replicas cannot be told of a subscription now: the client hears so at once, before what it
+    /// waits for besides.
+    fn refuse_all(&mut self, subscribe: &Subscribe<'_>) -> Result<(), Closing> {
+        let code = match self.version.is_v5() {
+            true => ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR.0,
+            false => 0x80,
+        };
+        let codes = vec![code; subscribe.filters.iter().count()];
+        let mut properties = PropertiesBuf::default();
+        let why = Property::ReasonString("the cluster cannot be reached now");
+        if self.version.is_v5() && self.problem_information && properties.push(why).is_err() {
+            properties.clear();
+        }
+        let suback = |properties| {
+            Packet::SubAck(SubAck {
+                packet_id: subscribe.packet_id,
+                properties,
+                reason_codes: &codes,
+            })
+        };
+        let mut bytes = self.encode(&suback(properties.as_properties()))?;
+        if bytes.len() > self.max_packet as usize {
+            // [MQTT-3.9.2-1]
+            bytes = self.encode(&suback(Properties::EMPTY))?;
+        }
+        self.local.extend(&bytes);
+        Ok(())
     }
 
     fn refuses_subscription(&self, filter: &str, qos: QoS) -> Option<ReasonCode> {

@@ -212,7 +212,7 @@ impl Hub {
     ) {
         let mut ops = Vec::new();
         let mut tally = Tally::default();
-        let (subscriptions, will_now, shared, epoch) = {
+        let (subscriptions, will_now, shared, epoch, mark) = {
             let mut state = session.lock();
             if !departure.claimed_elsewhere {
                 self.store_backlog(session, &mut state, &mut ops, &mut tally);
@@ -221,13 +221,11 @@ impl Hub {
             state.delivering.link = None;
             state.ended = true;
             ops.append(&mut state.delivering.ops);
-            if let Some(session) = session.store_id {
-                ops.push(Op::PutInboundQos2 {
-                    session,
-                    packet_id: SENT_MARK,
-                    count: state.delivering.outbound.sent_mark(),
-                });
-            }
+            let mark = session.store_id.map(|session| Op::PutInboundQos2 {
+                session,
+                packet_id: SENT_MARK,
+                count: state.delivering.outbound.sent_mark(),
+            });
             let expiry_interval = departure.expiry_interval.unwrap_or(state.expiry_interval);
             let will = state.will.take().filter(|_| departure.will);
             let delay = will.as_ref().map(|will| will.delay.min(expiry_interval));
@@ -247,6 +245,7 @@ impl Hub {
                 will.filter(|_| delay == Some(0)),
                 state.delivering.outbound.take_shared(),
                 epoch,
+                mark,
             )
         };
         self.count(tally);
@@ -256,6 +255,10 @@ impl Hub {
             self.unsubscribe_here(session, filter, *subscription, &mut ops);
         }
         self.remove_session(session);
+        // Alone: it may be refused as the session is another's by now, the rest must not be.
+        if let Some(mark) = mark.filter(|_| !departure.claimed_elsewhere) {
+            self.submit(vec![mark]);
+        }
         self.submit(ops);
         if let Some(will) = will_now {
             self.publish_taken_will(&WillRecord {

@@ -5,7 +5,7 @@ pub(crate) mod routes;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::hash::RandomState;
 use dunlin_protocol::SubscribeOptions;
@@ -27,6 +27,9 @@ use crate::core::frames::{
 };
 use crate::core::outbound::Tally;
 
+/// Batches that are kept for the next life of this replica.
+const OWED_MAX: usize = 4096;
+
 /// What this replica knows of the cluster beside its directory.
 #[derive(Default)]
 pub(crate) struct Known {
@@ -36,6 +39,30 @@ pub(crate) struct Known {
     /// Clients whose claim is under way here, and the newest claim of theirs that was let go of meanwhile:
     /// word of a newer claim may come before the answer to the older one.
     claiming: Mutex<HashMap<Arc<str>, Epoch, RandomState>>,
+    /// Promises cannot be kept now.
+    suspended: AtomicBool,
+    /// What this replica had to write when it was taken for dead; [`OWED_MAX`] at the most.
+    owed: Mutex<Vec<Vec<Op>>>,
+}
+
+impl Known {
+    /// Keeps what has failed because this replica was taken for dead, for its next life.
+    pub(super) fn owe(&self, ops: Vec<Op>) {
+        let mut owed = self.owed.lock();
+        if owed.len() < OWED_MAX {
+            owed.push(ops);
+        } else {
+            tracing::error!(
+                messages = ops.len(),
+                "shared messages are lost: too many are to be passed on while this replica cannot write"
+            );
+        }
+    }
+
+    /// Whether this replica is cut off for so long that it has stopped to acknowledge.
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.suspended.load(Ordering::Acquire)
+    }
 }
 
 #[derive(Default)]
@@ -148,7 +175,7 @@ impl Hub {
         }
         self.relayed_run(&run, &origin);
         self.count(outcome.tally);
-        self.submit_held(outcome.ops, held.into_iter().collect());
+        self.submit_owed(outcome.ops, held.into_iter().collect());
     }
 
     /// Gives a message that came for one member of a group here to it.
@@ -416,13 +443,14 @@ impl ClusterEvents for Events {
             let mut outcome = Outcome::default();
             hub.publish_shared(&group, None, &publish, &origin, &mut outcome);
             hub.count(outcome.tally);
-            hub.submit(outcome.ops);
+            hub.submit_owed(outcome.ops, Vec::new());
         });
     }
 
     fn suspended(&self, why: &str) {
         self.with(|hub| {
             tracing::warn!(why, "promises cannot be kept now: clients with persistent sessions are disconnected, nothing is acknowledged");
+            hub.known.suspended.store(true, Ordering::Release);
             hub.health.set_cluster_suspended(Some(why));
             hub.close_stored(CloseRequest::Suspended);
         });
@@ -430,6 +458,7 @@ impl ClusterEvents for Events {
 
     fn resumed(&self, anew: bool) {
         self.with(|hub| {
+            hub.known.suspended.store(false, Ordering::Release);
             hub.health.set_cluster_suspended(None);
             tracing::warn!(anew, "promises can be kept again");
             if anew {
@@ -439,6 +468,9 @@ impl ClusterEvents for Events {
                 }
                 hub.submit(hub.known.routes.all());
                 hub.submit(hub.taps.known());
+            }
+            for ops in std::mem::take(&mut *hub.known.owed.lock()) {
+                hub.submit_owed(ops, Vec::new());
             }
         });
     }
