@@ -331,3 +331,38 @@ async fn a_second_start_is_refused() {
     assert!(within(replica.store.start(events)).await.is_err());
     assert_ne!(replica.id(), ReplicaId(0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_jump_of_the_clock_of_redis_takes_nobody_for_dead() {
+    let redis = ModelRedis::new(47);
+    let replicas = cluster(&redis, 3).await;
+    let claimed = replicas[1].claim("c", 600).await;
+    for jump in [30_000, -10_000, 30_000] {
+        pass(Duration::from_millis(2_300)).await;
+        redis.jump_clock(jump);
+        pass(Duration::from_millis(700)).await;
+        // Whoever is alive is waited for, whatever its lease is said to be.
+        replicas[0].commit(vec![retained("a", "1")]).await;
+        for replica in &replicas {
+            assert!(replica.store.may_acknowledge());
+        }
+        redis.lose_frames(replicas[2].link, 1000);
+        let held = replicas[0].submit(vec![retained("a", &jump.to_string())], true);
+        pass(Duration::from_millis(500)).await;
+        redis.lose_frames(replicas[2].link, 0);
+        within(held).await.unwrap().expect("it is durable");
+        let told = Told::Retained("a".into(), jump.to_string());
+        assert!(replicas[2].told.has(&told), "jump by {jump} ms");
+        pass(Duration::from_secs(20)).await;
+    }
+    for replica in &replicas {
+        assert_eq!(replica.store.figures().rejoined, 0);
+        assert_eq!(replica.store.figures().suspended, 0);
+    }
+    assert_eq!(redis.census().replicas, 3);
+    let session = claimed.session.expect("a persistent session");
+    replicas[1]
+        .commit(vec![enqueue(session, "still its own")])
+        .await;
+    assert_eq!(redis.census().owned, 1);
+}

@@ -15,7 +15,7 @@ mod hello;
 mod leading;
 mod lease;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -95,7 +95,12 @@ pub(super) struct Member {
     pub(super) lead_at: Instant,
     leading: bool,
     sweeping: bool,
-    lapsed: Vec<ReplicaId>,
+    /// Replicas whose lease has lapsed, and since when that is seen.
+    lapsed: BTreeMap<ReplicaId, Instant>,
+    /// When the last renewal that was answered was sent, and Redis' clock then.
+    clock: Option<(Instant, u64)>,
+    /// Redis' clock has jumped: until then leases that have lapsed say nothing.
+    jumped_until: Instant,
     /// Those that this replica is clearing away after.
     reaping: BTreeSet<ReplicaId>,
     /// They are cleared away after when the renewal with this number has told everybody of it; whether
@@ -139,7 +144,9 @@ impl Member {
             lead_at: joined,
             leading: false,
             sweeping: false,
-            lapsed: Vec::new(),
+            lapsed: BTreeMap::new(),
+            clock: None,
+            jumped_until: joined,
             reaping: BTreeSet::new(),
             announced: Vec::new(),
             renewals: 0,

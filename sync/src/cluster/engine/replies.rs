@@ -321,7 +321,7 @@ impl Actor {
             };
             self.own.sessions.insert(entry.id, own);
         }
-        let old_will = granted.old_will().or(carried.old_will);
+        let old_will = granted.old_will();
         let claimed = Claimed {
             epoch,
             session,
@@ -364,9 +364,7 @@ impl Actor {
     /// says of the session may be too little. It is made again when they have.
     fn claim_again(&mut self, mut claiming: Claiming, granted: Granted) {
         claiming.carried.took_over |= granted.previous.0 != ReplicaId(0);
-        if let Some(will) = granted.old_will() {
-            claiming.carried.old_will = Some(will);
-        }
+        // An old will stays stored and falls due, unless whoever had published it writes that again.
         let release = Request::Release {
             client_id: Arc::clone(&claiming.request.client_id),
             epoch: granted.epoch,

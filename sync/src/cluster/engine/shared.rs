@@ -16,7 +16,7 @@ use super::figures::Counters;
 use super::inbox::Position;
 use super::lanes::Lanes;
 use super::own::OwnSession;
-use crate::cluster::{ClaimError, ClaimRequest, Claimed, ClusterEvents, ReplicaId, TakenWill};
+use crate::cluster::{ClaimError, ClaimRequest, Claimed, ClusterEvents, ReplicaId};
 use crate::{Batch, Op, SessionId, StoreError, Ticket};
 
 /// Something for the engine's task, in the order in which it was handed in.
@@ -54,7 +54,6 @@ pub(super) struct Claiming {
 #[derive(Default)]
 pub(super) struct Carried {
     pub(super) took_over: bool,
-    pub(super) old_will: Option<TakenWill>,
 }
 
 #[derive(Default)]

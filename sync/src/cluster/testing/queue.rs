@@ -194,6 +194,9 @@ impl Queue {
         if self.was_seen(entry) {
             return;
         }
+        if let Some((publisher, count)) = entry.once {
+            self.seen.put(publisher, count);
+        }
         if self.entries.contains_key(&seq) {
             self.put_at(self.tail, entry);
         } else if self.may_be_lost(seq) && !self.done.contains(&seq) {

@@ -24,7 +24,14 @@ impl Actor {
         if now < self.member.reap_after {
             return;
         }
-        for dead in std::mem::take(&mut self.member.lapsed) {
+        // One that lives renews its lease within a second, even if Redis' clock has jumped over its end.
+        let patience = 2 * self.options.renew_every;
+        let lapsed = self.member.lapsed.iter();
+        let dead: Vec<ReplicaId> = lapsed
+            .filter(|(_, since)| now >= **since + patience)
+            .map(|(id, _)| *id)
+            .collect();
+        for dead in dead {
             if dead != self.replica && self.member.reaping.insert(dead) {
                 let inherited = keeper::inherited(Arc::clone(&self.backplane), dead);
                 self.expect(async move { Outcome::Inherits(dead, inherited.await) });

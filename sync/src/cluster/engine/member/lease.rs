@@ -41,9 +41,10 @@ impl Actor {
                 alive: true,
                 live,
                 lapsed,
-                ..
+                now_ms,
             }) => {
                 let now = Instant::now();
+                self.look_at_clock(sent, now, now_ms);
                 let waited = now.saturating_duration_since(self.member.answered);
                 self.member.answered = now;
                 if waited > self.options.lease / 3 {
@@ -58,7 +59,10 @@ impl Actor {
                     self.member.reconcile = Reconcile::Wanted;
                 }
                 self.count_peers(sent, &live, &lapsed);
-                self.member.lapsed = lapsed;
+                self.member.lapsed.retain(|id, _| lapsed.contains(id));
+                for id in lapsed {
+                    self.member.lapsed.entry(id).or_insert(now);
+                }
                 self.reap_announced();
             }
             Ok(Reply::Renewed { alive: false, .. }) => self.rejoin(),
@@ -66,6 +70,20 @@ impl Actor {
             other => {
                 warn!(answer = ?other.err(), "the lease could not be renewed");
             }
+        }
+    }
+
+    /// A jump of Redis' clock ends leases of replicas that are alive: each renews its own within a second.
+    fn look_at_clock(&mut self, sent: Instant, now: Instant, now_ms: u64) {
+        let before = self.member.clock.replace((sent, now_ms));
+        let Some((sent_before, ms_before)) = before else {
+            return;
+        };
+        let most = now.saturating_duration_since(sent_before) + self.options.renew_every;
+        let passed = now_ms.saturating_sub(ms_before);
+        if u128::from(passed) > most.as_millis() {
+            warn!(ms = passed, "the clock of Redis has jumped");
+            self.member.jumped_until = now + 2 * self.options.renew_every;
         }
     }
 
@@ -85,7 +103,8 @@ impl Actor {
         let mut gone = Vec::new();
         for (id, peer) in self.peers.iter_mut() {
             peer.registered = live.contains(&id) || lapsed.contains(&id);
-            if live.contains(&id) || peer.since >= sent {
+            let jumped = now < self.member.jumped_until && lapsed.contains(&id);
+            if live.contains(&id) || peer.since >= sent || jumped {
                 continue;
             }
             peer.live = false;
