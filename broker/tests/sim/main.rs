@@ -1,67 +1,128 @@
 //! A whole cluster in one thread and in virtual time: replicas with everything but their sockets, a
 //! model of Redis, hundreds of clients, faults at random, and an oracle that knows the promises.
 //!
-//! A seed decides everything and reproduces a run: `SIM_SEED=17 cargo test -p dunlin-broker --test sim`.
-//! `SIM_SEEDS` says how many seeds are tried, `SIM_FIRST` from which on.
+//! A seed decides everything and reproduces a run: `SIM_SEED=17 cargo test -p dunlin-broker --test sim`,
+//! with `SIM_TRACE=1` to see what happens. `SIM_SEEDS` says how many seeds of each kind are tried,
+//! `SIM_FIRST` from which on; they are shared among `SIM_THREADS` threads (default: one for each core).
+//! `make sim SEEDS=2000` does so in a build that is optimised.
 
 mod client;
 mod faults;
 mod oracle;
 mod plan;
 mod roles;
+mod tap;
 mod world;
+
+use std::ops::Range;
+use std::sync::Mutex;
 
 use plan::Plan;
 use world::{Ended, run};
+
+/// So many broken seeds are told of before a run is given up.
+const ENOUGH_BROKEN: usize = 5;
+/// So many broken promises of one seed are told of.
+const ENOUGH_PROMISES: usize = 20;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Runs `plan` for every seed; the first seed that breaks a promise ends it with all that is known.
-fn all_seeds(name: &str, default: u64, plan: impl Fn(u64) -> Plan) {
-    let (first, count) = match number("SIM_SEED") {
-        Some(seed) => (seed, 1),
-        None => (
-            number("SIM_FIRST").unwrap_or(1),
-            number("SIM_SEEDS").unwrap_or(default),
-        ),
-    };
-    let mut sum = Ended::default();
-    for seed in first..first + count {
-        let ended = run(&plan(seed));
-        if !ended.broken.is_empty() {
-            panic!(
-                "{name}: seed {seed} breaks {} promises; reproduce with SIM_SEED={seed}\n{}\nfaults: {:#?}",
-                ended.broken.len(),
-                ended
-                    .broken
-                    .iter()
-                    .take(20)
-                    .cloned()
-                    .collect::<Vec<_>>()
-                    .join("\n"),
-                ended.faults,
-            );
-        }
-        sum.add(&ended);
+/// The seeds to try: those of the environment, or the first `default` ones.
+fn seeds(default: u64) -> Range<u64> {
+    if let Some(seed) = number("SIM_SEED") {
+        return seed..seed + 1;
     }
-    eprintln!("{name}: {count} seeds from {first}: {sum}");
+    let first = number("SIM_FIRST").unwrap_or(1);
+    first..first + number("SIM_SEEDS").unwrap_or(default)
+}
+
+fn threads() -> usize {
+    match number("SIM_THREADS") {
+        Some(threads) => threads.max(1) as usize,
+        None => std::thread::available_parallelism().map_or(1, usize::from),
+    }
+}
+
+/// What came of the seeds tried so far.
+struct Tried {
+    rest: Range<u64>,
+    sum: Ended,
+    broken: Vec<(u64, Ended)>,
+}
+
+/// Runs `plan` for every seed, several at a time; tells of the seeds that break a promise, and of what it
+/// takes to see that again: `test` is the name of the calling test.
+fn all_seeds(test: &str, default: u64, plan: impl Fn(u64) -> Plan + Sync) {
+    let rest = seeds(default);
+    let (first, count) = (rest.start, rest.end - rest.start);
+    let tried = Mutex::new(Tried {
+        rest,
+        sum: Ended::default(),
+        broken: Vec::new(),
+    });
+    let next = || {
+        let mut tried = tried.lock().expect("no thread panicked");
+        if tried.broken.len() >= ENOUGH_BROKEN {
+            return None;
+        }
+        tried.rest.next()
+    };
+    let work = || {
+        while let Some(seed) = next() {
+            let ended = run(&plan(seed));
+            let mut tried = tried.lock().expect("no thread panicked");
+            tried.sum.add(&ended);
+            if !ended.broken.is_empty() {
+                tried.broken.push((seed, ended));
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..threads() {
+            scope.spawn(work);
+        }
+    });
+    let Tried {
+        rest,
+        sum,
+        mut broken,
+    } = tried.into_inner().expect("no thread panicked");
+    broken.sort_by_key(|(seed, _)| *seed);
+    for (seed, ended) in &broken {
+        eprintln!(
+            "seed {seed} breaks {} promises; SIM_SEED={seed} cargo test -p dunlin-broker --test sim {test} -- --nocapture",
+            ended.broken.len()
+        );
+        for promise in ended.broken.iter().take(ENOUGH_PROMISES) {
+            eprintln!("  {promise}");
+        }
+        eprintln!("  faults: {:#?}", ended.faults);
+    }
+    let seeds: Vec<u64> = broken.iter().map(|(seed, _)| *seed).collect();
+    assert!(
+        seeds.is_empty(),
+        "{test}: {} of {} seeds from {first} break promises: {seeds:?}",
+        seeds.len(),
+        count - (rest.end - rest.start),
+    );
+    eprintln!("{test}: {count} seeds from {first}: {sum}");
 }
 
 #[test]
 fn without_faults_every_promise_is_kept_and_nothing_is_repeated() {
-    all_seeds("calm", 4, Plan::calm);
+    all_seeds("without_faults", 4, Plan::calm);
 }
 
 #[test]
 fn while_replicas_die_and_redis_is_cut_off_every_promise_is_kept() {
-    all_seeds("storm", 30, Plan::storm);
+    all_seeds("while_replicas_die", 30, Plan::storm);
 }
 
 #[test]
 fn while_redis_fails_over_and_loses_its_newest_writes_every_promise_is_kept() {
-    all_seeds("failovers", 20, Plan::failovers);
+    all_seeds("while_redis_fails_over", 20, Plan::failovers);
 }
 
 #[test]

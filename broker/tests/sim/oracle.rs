@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::tap::Warehouse;
+
 /// Milliseconds of virtual time.
 pub(crate) type Ms = u64;
 
@@ -16,6 +18,8 @@ pub(crate) enum Fate {
 struct Sent {
     at: Ms,
     acknowledged: Option<Ms>,
+    /// Its publisher came back without an answer and sent it again.
+    again: bool,
 }
 
 /// A connection of a subscriber whose session ends with it.
@@ -50,6 +54,7 @@ pub(crate) struct Oracle {
     wills: BTreeMap<(String, String), u32>,
     will_receivers: Vec<String>,
     pub(crate) retained: BTreeMap<usize, u32>,
+    pub(crate) warehouse: Warehouse,
     pub(crate) broken: Vec<String>,
     pub(crate) duplicates: u64,
 }
@@ -92,6 +97,19 @@ impl Oracle {
         }
     }
 
+    pub(crate) fn sent_again(&mut self, publisher: usize, number: u32) {
+        if let Some(sent) = self.sent.get_mut(&(publisher, number)) {
+            sent.again = true;
+        }
+    }
+
+    /// Whether a receiver may see a message twice although nothing failed: at QoS 1, when it was sent twice.
+    fn may_repeat(&self, publisher: usize, number: u32) -> bool {
+        let exactly_once = self.publishers.get(&publisher).is_some_and(|p| p.1);
+        let sent = self.sent.get(&(publisher, number));
+        !exactly_once && sent.is_some_and(|sent| sent.again)
+    }
+
     pub(crate) fn acknowledged(&mut self, publisher: usize, number: u32, now: Ms) {
         if let Some(sent) = self.sent.get_mut(&(publisher, number)) {
             sent.acknowledged.get_or_insert(now);
@@ -100,6 +118,7 @@ impl Oracle {
 
     /// A persistent session got a message; repetitions that MQTT itself shows are left out before.
     pub(crate) fn received(&mut self, client: &str, publisher: usize, number: u32) {
+        let may_repeat = self.may_repeat(publisher, number);
         let Some(receiver) = self.receivers.get_mut(client) else {
             return;
         };
@@ -108,7 +127,7 @@ impl Oracle {
         if *count > 1 {
             self.duplicates += 1;
             let twice = self.publishers.get(&publisher).is_some_and(|p| p.1);
-            if (twice && receiver.exactly_once) || self.calm {
+            if (twice && receiver.exactly_once) || (self.calm && !may_repeat) {
                 self.broken.push(format!(
                     "{client} got message {number} of publisher {publisher} {count} times"
                 ));
@@ -172,6 +191,12 @@ impl Oracle {
                     ));
                 }
             }
+            if !self.warehouse.rows.contains_key(&(*publisher, *number)) {
+                missing.push(format!(
+                    "the warehouse never got message {number} of publisher {publisher}, acknowledged at {:?} ms",
+                    sent.acknowledged
+                ));
+            }
             if group == Some(0) && !self.shared.contains_key(&(*publisher, *number)) {
                 missing.push(format!(
                     "no member of the shared group got message {number} of publisher {publisher}"
@@ -195,6 +220,15 @@ impl Oracle {
     pub(crate) fn verdict(&mut self) -> Vec<String> {
         let mut broken = std::mem::take(&mut self.broken);
         broken.extend(self.missing());
+        broken.append(&mut self.warehouse.broken);
+        for ((publisher, number), rows) in &self.warehouse.rows {
+            let exactly_once = self.publishers.get(publisher).is_some_and(|p| p.1);
+            if *rows > 1 && (exactly_once || self.calm) {
+                broken.push(format!(
+                    "the warehouse got message {number} of publisher {publisher} {rows} times"
+                ));
+            }
+        }
         for ((client, will), count) in &self.wills {
             let most = match self.lives.get(will) {
                 Some(Fate::Exactly(most) | Fate::AtMost(most)) => *most,
@@ -229,7 +263,7 @@ impl Oracle {
         }
         if self.calm {
             for ((publisher, number), count) in &self.shared {
-                if *count != 1 {
+                if *count != 1 && !self.may_repeat(*publisher, *number) {
                     broken.push(format!(
                         "the shared group got message {number} of publisher {publisher} {count} times"
                     ));

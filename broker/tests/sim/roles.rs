@@ -321,6 +321,7 @@ async fn publisher(world: Rc<World>, n: usize, group: usize, waiting: usize) {
         for (id, flight) in &flights {
             match flight {
                 Flight::Published(number) => {
+                    world.oracle.borrow_mut().sent_again(n, *number);
                     let payload = format!("{n} {number}");
                     conn.publish(&topic, &payload, qos, *id, (true, false))
                         .await;

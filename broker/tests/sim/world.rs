@@ -14,7 +14,7 @@ use tokio::task::{AbortHandle, LocalSet};
 use crate::client::Conn;
 use crate::oracle::{Ms, Oracle};
 use crate::plan::{Plan, Random};
-use crate::{faults, roles};
+use crate::{faults, roles, tap};
 
 /// Longest run, in virtual time.
 const LONGEST: Duration = Duration::from_secs(3_600);
@@ -43,6 +43,7 @@ impl Ended {
         self.delivered += other.delivered;
         self.duplicates += other.duplicates;
         self.connects += other.connects;
+        self.digest ^= other.digest;
         self.faults.extend(other.faults.iter().cloned());
     }
 }
@@ -51,13 +52,14 @@ impl std::fmt::Display for Ended {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} published, {} acknowledged, {} delivered to persistent sessions, {} delivered again at QoS 1, {} connects, {} faults, 0 lost, 0 repeated at QoS 2, 0 out of order",
+            "{} published, {} acknowledged, {} delivered to persistent sessions, {} delivered again at QoS 1, {} connects, {} faults, 0 lost, 0 repeated at QoS 2, 0 out of order (digest {:016x})",
             self.published,
             self.acknowledged,
             self.delivered,
             self.duplicates,
             self.connects,
-            self.faults.len()
+            self.faults.len(),
+            self.digest
         )
     }
 }
@@ -83,6 +85,8 @@ pub(crate) struct World {
     pub(crate) oracle: RefCell<Oracle>,
     replicas: RefCell<Vec<Rc<Replica>>>,
     digest: Cell<u64>,
+    /// What is noted is shown too.
+    traces: bool,
     started: tokio::time::Instant,
     connects: Cell<u64>,
     pub(crate) faults: RefCell<Vec<String>>,
@@ -107,7 +111,7 @@ impl World {
             digest = (digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
         self.digest.set(digest);
-        if std::env::var_os("SIM_TRACE").is_some() {
+        if self.traces {
             eprintln!("{:>8} {text}", self.now());
         }
     }
@@ -229,6 +233,7 @@ async fn live(plan: Plan) -> Ended {
         oracle: RefCell::new(Oracle::new(plan.faults == 0)),
         replicas: RefCell::default(),
         digest: Cell::new(plan.seed),
+        traces: std::env::var_os("SIM_TRACE").is_some(),
         started: tokio::time::Instant::now(),
         connects: Cell::new(0),
         faults: RefCell::default(),
@@ -240,7 +245,9 @@ async fn live(plan: Plan) -> Ended {
     for _ in 0..world.plan.replicas {
         world.start_replica().await;
     }
+    tap::make(&world).await;
     roles::spawn_all(&world);
+    tap::spawn(&world);
     faults::spawn(&world);
     let finished = async {
         // First what the roles have to do, then what is under way.
