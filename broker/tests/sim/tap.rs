@@ -46,7 +46,10 @@ impl Warehouse {
                 continue;
             }
             *next = row.position + 1;
-            note(&format!("stored {payload} at {} of {}", row.position, batch.partition));
+            note(&format!(
+                "stored {payload} at {} of {}",
+                row.position, batch.partition
+            ));
             let identity = (row.identity.0.0, row.identity.1);
             if let Some(known) = self.identities.insert(identity, (publisher, number)) {
                 self.broken.push(format!(

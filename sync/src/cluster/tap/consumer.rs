@@ -473,7 +473,7 @@ impl Consumer {
         for state in self.partitions.values() {
             match &state.lease {
                 Some(lease) => {
-                    next = next.min(lease.until);
+                    next = next.min(lease.until.max(now + IDLE_MIN));
                     if !lease.renewing {
                         next = next.min(lease.renew_at);
                     }
@@ -482,7 +482,8 @@ impl Consumer {
                     }
                 }
                 None if !state.asking => {
-                    next = next.min(state.try_at.unwrap_or(next));
+                    // It may have its fair share, and not try.
+                    next = next.min(state.try_at.unwrap_or(next).max(now + TRY_EVERY));
                 }
                 None => {}
             }
