@@ -52,6 +52,15 @@ impl Flows {
         true
     }
 
+    /// Counts the next message of a flow, whichever it is.
+    #[inline]
+    pub(crate) fn see_next(&mut self, flow: usize) {
+        if let Some(flow) = self.flows.get_mut(flow) {
+            flow.next += 1;
+            flow.seen += 1;
+        }
+    }
+
     /// Messages of a flow that have not arrived, of so many that were sent.
     pub(crate) fn lost(&self, flow: usize, sent: u64) -> u64 {
         self.flows

@@ -18,6 +18,8 @@ pub enum Shape {
     FanOut,
     /// Each publisher has a topic and a subscriber of its own.
     Pairs,
+    /// Many publishers, each with a topic, and no subscriber: what is acknowledged counts as delivered, as a tap has it.
+    Tap,
     /// Connections that do nothing.
     Idle,
 }
@@ -117,6 +119,7 @@ impl Workload {
             Shape::FanIn => "fan-in",
             Shape::FanOut => "fan-out",
             Shape::Pairs => "pairs",
+            Shape::Tap => "tap",
             Shape::Idle => return format!("idle {}", self.clients),
         };
         let load = match self.load {
@@ -138,6 +141,7 @@ impl Workload {
             Shape::FanIn => (self.clients, 1),
             Shape::FanOut => (1, self.clients),
             Shape::Pairs => (self.clients, self.clients),
+            Shape::Tap => (self.clients, 0),
             Shape::Idle => (0, self.clients),
         }
     }
@@ -163,7 +167,7 @@ impl Workload {
     pub fn filter(&self, subscriber: usize) -> String {
         match self.shape {
             Shape::FanIn => "bench/+/value".to_owned(),
-            Shape::FanOut | Shape::Idle => self.topic(0),
+            Shape::FanOut | Shape::Tap | Shape::Idle => self.topic(0),
             Shape::Pairs => self.topic(subscriber),
         }
     }
@@ -205,6 +209,12 @@ impl Plan {
         }
         for workload in &self.workloads {
             workload.qos()?;
+            if workload.shape == Shape::Tap && workload.qos == 0 {
+                return wrong(format!(
+                    "{}: at QoS 0 nothing says that a message has arrived; ask for --qos 1,2",
+                    workload.name()
+                ));
+            }
             if workload.clients == 0 || workload.clients > 1_000_000 {
                 return wrong(format!("{}: 1 to 1000000 clients", workload.name()));
             }

@@ -105,6 +105,8 @@ enum WorkloadName {
     FanIn,
     FanOut,
     Pairs,
+    /// Publishers alone: what goes to a tap. Only where it is asked for.
+    Tap,
     Idle,
 }
 
@@ -280,6 +282,11 @@ impl BenchArgs {
                     .qos
                     .iter()
                     .for_each(|qos| add(Shape::Pairs, few(self.publishers, 10), *qos)),
+                WorkloadName::Tap => self
+                    .qos
+                    .iter()
+                    .filter(|qos| **qos > 0)
+                    .for_each(|qos| add(Shape::Tap, few(self.publishers, 10), *qos)),
                 WorkloadName::FanOut => {
                     let counts = if self.smoke {
                         &[10][..]

@@ -3,6 +3,7 @@
 use dunlin_protocol::{Ack, Packet, PacketId, QoS, Sender, decode, peek_frame};
 
 use super::{Engine, Failure, Outcome, READ_BYTES, Role};
+use crate::bench::plan::Shape;
 use crate::bench::stamp::Stamp;
 
 impl Engine {
@@ -145,6 +146,17 @@ impl Engine {
                 "a message was refused: {}",
                 ack.reason
             )));
+        }
+        if self.workload.shape == Shape::Tap {
+            self.flows.see_next(publisher);
+            if let Some(publisher) = self.publishers.get_mut(publisher) {
+                publisher.delivered();
+            }
+            self.totals.delivered += 1;
+            self.last_delivery_ns = self.now_ns;
+            if let Some(latencies) = &mut self.latencies {
+                latencies.record_ns(self.now_ns.saturating_sub(due_ns));
+            }
         }
         Ok(())
     }
