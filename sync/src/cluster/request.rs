@@ -281,6 +281,15 @@ pub enum Request {
         /// At most so many.
         limit: u32,
     },
+    /// Entries of a queue that were read shortly before a failover, from the other server: if it has lost them
+    /// they go back to their places, and the [`Request::Append`] that had made them, should it have had no
+    /// answer and come again, is answered as repeated. → [`Reply::Done`]
+    Restore {
+        /// Whose queue.
+        session: SessionId,
+        /// Sequence number and encoded entry.
+        entries: Vec<(u64, Bytes)>,
+    },
     /// What is known of a session beside its record and its queue. → [`Reply::Session`]
     GetSession {
         /// Which.

@@ -1,5 +1,6 @@
 //! Trouble with Redis itself.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use dunlin_sync::cluster::Cluster;
@@ -232,5 +233,60 @@ async fn after_an_outage_longer_than_the_lease_nobody_is_reaped_who_comes_back()
         pass(Duration::from_secs(10)).await;
         let now: Vec<_> = replicas.iter().map(|replica| replica.id()).collect();
         assert_eq!(now, ids, "seed {seed}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_reads_a_queue_over_a_failover_gets_everything_once_and_in_order() {
+    for seed in 0..60 {
+        let redis = ModelRedis::new(700 + seed);
+        redis.set_latency(Duration::from_micros(500), Duration::from_micros(900));
+        redis.keep_history(10_000);
+        let replicas = cluster(&redis, 3).await;
+        let session = replicas[1].claim("c", 600).await.session.unwrap();
+        let store = Arc::clone(&replicas[1].store);
+        let reader = tokio::spawn(async move {
+            let (mut from, mut got) = (0, Vec::new());
+            while got.len() < 120 {
+                let read = store.read_queue(session, from, 1000, usize::MAX);
+                for entry in within(read).await.unwrap() {
+                    from = entry.seq + 1;
+                    let message = entry.message.expect("it is not released");
+                    got.push(String::from_utf8_lossy(message.payload()).into_owned());
+                }
+                pass(Duration::from_micros(300)).await;
+            }
+            pass(Duration::from_secs(5)).await;
+            let more = store.read_queue(session, from, 1000, usize::MAX);
+            assert!(within(more).await.unwrap().is_empty(), "something twice");
+            got
+        });
+        let mut outcomes = Vec::new();
+        for n in 0..60 {
+            for replica in [0, 2] {
+                let text = format!("{replica} {n}");
+                outcomes.push(replicas[replica].submit(vec![enqueue(session, &text)], false));
+            }
+            if n == 30 {
+                redis.fail_over(
+                    Duration::from_millis(100 + seed * 30),
+                    2 + seed as usize % 25,
+                );
+            }
+            pass(Duration::from_micros(700)).await;
+        }
+        for outcome in outcomes {
+            within(outcome).await.unwrap().expect("it is durable");
+        }
+        let got = within(reader).await.unwrap();
+        for replica in [0, 2] {
+            let own: Vec<_> = got
+                .iter()
+                .filter(|text| text.starts_with(&format!("{replica} ")))
+                .cloned()
+                .collect();
+            let expected: Vec<_> = (0..60).map(|n| format!("{replica} {n}")).collect();
+            assert_eq!(own, expected, "seed {seed}");
+        }
     }
 }

@@ -318,6 +318,52 @@ async fn the_newest_retained_message_wins_whoever_writes_first_again() {
     }
 }
 
+/// An append whose origin has had no answer, but which somebody has read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_read_before_a_failover_is_not_appended_again_after_it() {
+    let mut pair = Pair::start().await;
+    let reader = connect(pair.front.url());
+    let sid = session(&reader, "c").await;
+    ask(&reader, append(sid, 1, 1)).await;
+    pair.stop_replication().await;
+    {
+        let origin = connect(pair.front.url());
+        for number in 2..=4 {
+            ask(&origin, append(sid, 1, number)).await;
+        }
+    }
+    let read = queue(&reader, sid).await;
+    assert_eq!(read.len(), 4);
+    // Its client is done with one of them.
+    ask(&reader, settle(sid, &[2], &[])).await;
+    pair.fail_over();
+    failover_noticed(&reader).await;
+    assert_eq!(queue(&reader, sid).await, read[..1]);
+    let entries: Vec<_> = read
+        .iter()
+        .map(|(seq, body)| (*seq, Bytes::from(body.clone())))
+        .collect();
+    for _ in 0..2 {
+        let restore = Request::Restore {
+            session: sid,
+            entries: entries.clone(),
+        };
+        assert_eq!(ask(&reader, restore).await, Reply::Done);
+    }
+    let left = [read[0].clone(), read[1].clone(), read[3].clone()];
+    assert_eq!(queue(&reader, sid).await, left);
+    // The origin is back: what it had no answer to comes again, and something new.
+    for (number, fate) in [(2, true), (3, true), (4, true), (5, false)] {
+        let Reply::Appended { seqs, .. } = ask(&reader, append(sid, 1, number)).await else {
+            panic!("an append has another answer");
+        };
+        assert_eq!(seqs == [AppendFate::Repeated], fate, "{number}: {seqs:?}");
+    }
+    let bodies: Vec<_> = queue(&reader, sid).await;
+    let bodies: Vec<_> = bodies.into_iter().map(|(_, body)| body).collect();
+    assert_eq!(bodies, ["1:1", "1:2", "1:4", "1:5"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_comes_back_empty_gets_the_newest_writes() {
     let mut server = RedisServer::start(&[]);

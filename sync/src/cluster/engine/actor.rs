@@ -255,6 +255,7 @@ impl Actor {
             Outcome::Verified { mark, listed } => self.verified(mark, listed),
             Outcome::Reconciled(mark, found) => self.reconciled(mark, found),
             Outcome::Trimmed => self.trimming = false,
+            Outcome::Restored => self.member.set_restored(),
             Outcome::Tapped(to, attempt, answer) => self.tap_tried(&to, attempt, answer),
             Outcome::Left => self.left = true,
             Outcome::Ignored => {}

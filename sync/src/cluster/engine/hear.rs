@@ -331,11 +331,11 @@ impl Actor {
     ) {
         let now = Instant::now();
         // It has seen a failover that this replica has not yet made good: it is to wait.
-        if !self
+        let covers = self
             .member
             .failovers
-            .covers(failovers, now, self.options.lease)
-        {
+            .covers(failovers, now, self.options.lease);
+        if !covers || self.member.is_restoring() {
             return;
         }
         let Some(peer) = self.peers.meet(origin, now) else {
@@ -403,6 +403,15 @@ impl Actor {
         self.member.failovers.handled(self.backplane.failovers());
         self.member
             .wait_for_all(Instant::now() + self.options.lease);
+        let restore = self.shared.reads.lock().take();
+        if !restore.is_empty() {
+            self.member.restore();
+            let replies = self.backplane.execute(restore);
+            self.expect(async move {
+                drop(replies.await);
+                Outcome::Restored
+            });
+        }
         if !self.member.is_cut() {
             self.begin_sync();
         }

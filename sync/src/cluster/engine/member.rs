@@ -111,6 +111,8 @@ pub(super) struct Member {
     info: Bytes,
     info_changed: bool,
     pub(super) failovers: Failovers,
+    /// Requests that write back what was read before a failover.
+    restoring: usize,
     reap_after: Instant,
     pub(super) repair_at: Option<Instant>,
     repaired: Option<Instant>,
@@ -153,6 +155,7 @@ impl Member {
             info: options.info.clone(),
             info_changed: false,
             failovers: Failovers::default(),
+            restoring: 0,
             answered: joined,
             // Others may be only as late as Redis was.
             reap_after: joined + options.lease,
@@ -166,6 +169,19 @@ impl Member {
 
     pub(super) fn is_joining(&self) -> bool {
         self.phase == Phase::Joining
+    }
+
+    /// What was read before a failover is being written back.
+    pub(super) fn is_restoring(&self) -> bool {
+        self.restoring > 0
+    }
+
+    pub(super) fn restore(&mut self) {
+        self.restoring += 1;
+    }
+
+    pub(super) fn set_restored(&mut self) {
+        self.restoring = self.restoring.saturating_sub(1);
     }
 
     pub(super) fn is_ready(&self) -> bool {

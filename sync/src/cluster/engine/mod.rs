@@ -27,6 +27,7 @@ mod outcome;
 mod own;
 mod peers;
 mod read;
+mod reads;
 mod replies;
 mod round;
 mod shared;
@@ -230,7 +231,8 @@ impl Store for ClusterStore {
                 let failovers = backplane.failovers();
                 shared.until_made_good(failovers).await;
                 let of = Arc::clone(&backplane);
-                let read = read::queue(of, session, from_seq, max_entries, max_bytes).await;
+                let read =
+                    read::queue(of, &shared.reads, session, from_seq, max_entries, max_bytes).await;
                 if backplane.failovers() == failovers || shared.has_ended() {
                     return read;
                 }

@@ -55,6 +55,8 @@ pub(super) enum Outcome {
     /// What a replica that had given everything up has found of its own in Redis.
     Reconciled(u64, Option<Reconciled>),
     Trimmed,
+    /// What was read before a failover is written back.
+    Restored,
     /// An attempt to append to a tap that was at its bound.
     Tapped(TapPartition, u32, Answer),
     /// The lease is given back.

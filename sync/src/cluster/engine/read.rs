@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
 use super::own::OwnSession;
+use super::reads::Reads;
 use crate::cluster::{
     BUCKETS, Backplane, BackplaneError, Bucket, Reply, Request, SessionEntry, SessionFields,
 };
@@ -25,6 +29,7 @@ pub(super) fn spread(n: u64) -> SessionId {
 /// See [`Store::read_queue`](crate::Store::read_queue).
 pub(super) async fn queue(
     backplane: Arc<dyn Backplane>,
+    reads: &Mutex<Reads>,
     session: SessionId,
     from_seq: u64,
     max_entries: usize,
@@ -37,6 +42,7 @@ pub(super) async fn queue(
         let limit = (max_entries - entries.len()).min(PAGE);
         let page = page(&*backplane, session, from, limit as u32).await?;
         let last = page.len() < limit;
+        reads.lock().note(Instant::now(), session, &page);
         for (seq, body) in page {
             if bytes > 0 && bytes >= max_bytes {
                 return Ok(entries);

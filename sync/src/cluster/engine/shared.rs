@@ -16,6 +16,7 @@ use super::figures::Counters;
 use super::inbox::Position;
 use super::lanes::Lanes;
 use super::own::OwnSession;
+use super::reads::Reads;
 use crate::cluster::{ClaimError, ClaimRequest, Claimed, ClusterEvents, ReplicaId};
 use crate::{Batch, Op, SessionId, StoreError, Ticket};
 
@@ -177,6 +178,7 @@ pub(super) struct Shared {
     fence_at: AtomicU64,
     /// The tables are whole and every live replica knows of this one.
     ready: AtomicBool,
+    pub(super) reads: Mutex<Reads>,
     pub(super) numbers: Mutex<Numbers>,
     pub(super) more_numbers: Condvar,
     pub(super) lanes: Mutex<Lanes>,
@@ -206,6 +208,7 @@ impl Shared {
             base: Instant::now(),
             fence_at: AtomicU64::new(0),
             ready: AtomicBool::new(false),
+            reads: Mutex::default(),
             numbers: Mutex::default(),
             more_numbers: Condvar::new(),
             lanes: Mutex::new(lanes),

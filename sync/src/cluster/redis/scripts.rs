@@ -50,7 +50,8 @@ scripts! {
     PutRetained Grows "tables" "replace" "put_retained";
     DeleteRetained Frees "tables" "replace" "delete_retained";
     Append Grows "append";
-    AppendAgain Grows "queue" "append_again";
+    AppendAgain Grows "queue" "put" "append_again";
+    Restore Frees "queue" "put" "restore";
     Settle Frees "settle_head" "queue" "settle";
     SettleGrowing Grows "settle_head" "queue" "settle";
     ReadQueue Reads "queue" "read_queue";

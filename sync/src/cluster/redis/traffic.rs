@@ -194,7 +194,11 @@ impl Traffic {
         while out.len() < OUT_MAX
             && let Some(job) = self.todo.pop_front()
         {
-            if self.gate && matches!(job.command.shape, Shape::Appended(_)) {
+            let appends = matches!(
+                job.command.shape,
+                Shape::Appended(_) | Shape::TapAppended(_)
+            );
+            if self.gate && appends {
                 self.gated.push(job);
                 continue;
             }

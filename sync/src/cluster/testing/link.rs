@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::lanes::Position;
 use super::rng::Rng;
+use crate::cluster::tap::TapRequest;
 use crate::cluster::{BackplaneError, BackplaneEvent, ReplicaId, Reply, Request};
 
 /// Answered writes that are kept for a failover.
@@ -133,9 +134,11 @@ impl Link {
 
     /// Whether a request waits until what a failover has lost is written again by all replicas.
     pub(super) fn keeps_back(&self, request: &Request) -> bool {
-        matches!(request, Request::Append { .. })
-            && self.listener.is_some()
-            && self.failovers > self.made_good
+        let appends = matches!(
+            request,
+            Request::Append { .. } | Request::Tap(TapRequest::Append { .. })
+        );
+        appends && self.listener.is_some() && self.failovers > self.made_good
     }
 
     pub(super) fn delay(&mut self, base: Duration, jitter: Duration) -> Duration {

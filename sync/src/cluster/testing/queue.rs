@@ -44,6 +44,8 @@ pub(super) struct Queue {
     /// Of those: dequeued, or released, before their append has come again.
     done: BTreeSet<u64>,
     released: BTreeSet<u64>,
+    /// Entries that were restored without their append, which may come yet.
+    orphans: BTreeSet<Bytes>,
 }
 
 /// Counts by publisher, bounded: the older of two generations is forgotten when the newer is full.
@@ -131,6 +133,7 @@ impl Queue {
         self.lost_to = self.tail;
         self.done.clear();
         self.released.clear();
+        self.orphans.clear();
     }
 
     pub(super) fn is_new(&self) -> bool {
@@ -158,6 +161,12 @@ impl Queue {
         }
         *last = entry.number;
         if self.was_seen(entry) {
+            return AppendFate::Repeated;
+        }
+        if self.orphans.remove(&entry.body) {
+            if let Some((publisher, count)) = entry.once {
+                self.seen.put(publisher, count);
+            }
             return AppendFate::Repeated;
         }
         let full = self.entries.len() as u64 >= max_messages
@@ -197,6 +206,9 @@ impl Queue {
         if let Some((publisher, count)) = entry.once {
             self.seen.put(publisher, count);
         }
+        if self.orphans.remove(&entry.body) {
+            return;
+        }
         if self.entries.contains_key(&seq) {
             self.put_at(self.tail, entry);
         } else if self.may_be_lost(seq) && !self.done.contains(&seq) {
@@ -206,6 +218,21 @@ impl Queue {
             }
         }
         // Neither: its client had acknowledged it, and that has been written again already.
+    }
+
+    /// An entry that was read before a failover.
+    fn restore(&mut self, seq: u64, body: &Bytes) {
+        if self.entries.contains_key(&seq) {
+            return;
+        }
+        self.orphans.insert(body.clone());
+        if self.may_be_lost(seq) && !self.done.contains(&seq) {
+            self.bytes += body.len() as u64;
+            self.entries.insert(seq, body.clone());
+            if self.released.contains(&seq) {
+                self.release(seq);
+            }
+        }
     }
 
     fn dequeue(&mut self, seq: u64) {
@@ -320,6 +347,14 @@ impl BucketState {
                     .map(|state| state.queue.read(*from, *limit))
                     .unwrap_or_default(),
             ),
+            Request::Restore { session, entries } => {
+                if let Some(state) = self.sessions.get_mut(session) {
+                    for (seq, body) in entries {
+                        state.queue.restore(*seq, body);
+                    }
+                }
+                Reply::Done
+            }
             Request::GetSession { session } => {
                 Reply::Session(self.sessions.get(session).map(SessionState::fields))
             }

@@ -124,6 +124,7 @@ pub(super) fn bucket_of(request: &Request) -> Option<Bucket> {
         | Request::Append { session, .. }
         | Request::Settle { session, .. }
         | Request::ReadQueue { session, .. }
+        | Request::Restore { session, .. }
         | Request::GetSession { session } => Some(of_session(*session)),
         Request::PutRetained { topic, .. } | Request::DeleteRetained { topic, .. } => {
             Some(Bucket::of(topic))

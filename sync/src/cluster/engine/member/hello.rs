@@ -91,6 +91,7 @@ impl Actor {
         if self.member.is_deaf()
             || !self.member.live_known
             || self.member.is_reconciling()
+            || self.member.is_restoring()
             || !self.tables.is_whole()
             || !routes_whole
         {

@@ -271,6 +271,7 @@ impl Encoder<'_> {
             Request::Append { .. }
             | Request::Settle { .. }
             | Request::ReadQueue { .. }
+            | Request::Restore { .. }
             | Request::GetSession { .. } => self.queues(request),
             Request::PutRoutes { .. }
             | Request::LoadRoutes { .. }

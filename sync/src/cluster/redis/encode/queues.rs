@@ -1,5 +1,7 @@
 //! Queues of sessions.
 
+use bytes::Bytes;
+
 use super::{Call, Chain, Class, Command, Encoder, Shape, epoch_arg};
 use crate::SessionId;
 use crate::cluster::redis::resp::Writer;
@@ -29,6 +31,7 @@ impl Encoder<'_> {
                     .number(u64::from(*limit))
                     .finish("ReadQueue", Class::Free, Shape::Queue)
             }
+            Request::Restore { session, entries } => self.restore(*session, entries),
             Request::GetSession { session } => {
                 let (base, slot) = self.0.bucket(Bucket::of_session(*session));
                 let mut writer = Writer::default();
@@ -82,6 +85,24 @@ impl Encoder<'_> {
         command.chain = entries
             .last()
             .map(|last| (Chain::Queue(session.0), last.number));
+        command.kept = true;
+        command
+    }
+
+    fn restore(&self, session: SessionId, entries: &[(u64, Bytes)]) -> Command {
+        let base = self.0.bucket(Bucket::of_session(session));
+        let size: usize = entries.iter().map(|(_, body)| body.len() + 24).sum();
+        let numbers: Vec<u8> = entries
+            .iter()
+            .flat_map(|(seq, _)| seq.to_le_bytes())
+            .collect();
+        let mut call = Call::new(Script::Restore, base, 2 + entries.len(), size)
+            .number(session.0)
+            .arg(&numbers);
+        for (_, body) in entries {
+            call = call.arg(body);
+        }
+        let mut command = call.finish("Restore", Class::Free, Shape::Done);
         command.kept = true;
         command
     }

@@ -17,8 +17,12 @@ if after > last then return -1 end
 local server = string.sub(ARGV[#ARGV], 1, 8)
 local count = #ARGV - 4
 
+-- Soon after a failover: what was read before it came back without its append, which comes now. See restore.lua.
+local z = string.sub(ARGV[#ARGV], 9, 9) ~= '0' and KEYS[1] .. 'z:' .. ARGV[1]
+if z and call('EXISTS', z) == 0 then z = nil end
+
 -- What happens most: all are new, and there is room.
-if plain == 1 and number > before and of[3] == server and n + count <= max_n and count > 0 then
+if plain == 1 and not z and number > before and of[3] == server and n + count <= max_n and count > 0 then
   local sum = bytes
   for i = 4, 3 + count do sum = sum + #ARGV[i] end
   if sum <= max_bytes then
@@ -60,8 +64,12 @@ for i = 1, count do
   end
   if number > last then
     last = number
+    body = ARGV[3 + i]
+    if not seen and z and call('HDEL', z, redis.sha1hex(body)) == 1 then
+      seen = true
+      if publisher then call('HSET', KEYS[1] .. 'k:' .. ARGV[1], publisher, its) end
+    end
     if not seen then
-      body = ARGV[3 + i]
       if n >= max_n or bytes + #body > max_bytes then
         fate = -2
       else

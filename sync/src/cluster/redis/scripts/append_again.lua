@@ -1,58 +1,11 @@
 -- Arguments as of append.lua; behind the control come the sequence numbers that the entries had (8 bytes each, the
 -- greatest for one that had none). Entries go back to their places.
 local o, numbers, memo = ARGV[2], ARGV[3], string.sub(ARGV[#ARGV], 10)
-local of = redis.call('HMGET', s, 'p', 'j', o)
-if not of[1] then return 1 end
-local tail, n, bytes, head, holes = struct.unpack('<I8I8I8I8I8', of[1])
-local last = of[3] and struct.unpack('<I8', of[3]) or 0
-local gaps = parse_gaps(of[2])
+local before = redis.call('HGET', s, o)
+local last = before and struct.unpack('<I8', before) or 0
 local none = '\255\255\255\255\255\255\255\255'
 
-local function insert(place, body)
-  local there = redis.call('LINDEX', q, place)
-  if not there then
-    redis.call('RPUSH', q, body)
-    return
-  end
-  -- LINSERT finds by value: a value that is nowhere else.
-  local mark = 'dunlin-here' .. o
-  redis.call('LSET', q, place, mark)
-  redis.call('LINSERT', q, 'BEFORE', mark, body)
-  redis.call('LSET', q, place + 1, there)
-end
-
-local function put(seq, body)
-  local place, gap, behind
-  if seq >= head and seq < tail then place, gap, behind = place_of(seq, head, gaps) end
-  if seq >= tail and seq - tail <= 65536 then
-    for _ = tail, seq - 1 do
-      redis.call('RPUSH', q, '\0')
-      holes = holes + 1
-    end
-    redis.call('RPUSH', q, body)
-    tail = seq + 1
-  elseif gap then
-    for _ = gaps[gap][1], seq - 1 do
-      insert(behind, '\0')
-      behind, holes = behind + 1, holes + 1
-    end
-    insert(behind, body)
-    gaps[gap] = {seq + 1, gaps[gap][1] + gaps[gap][2] - seq - 1}
-    if gaps[gap][2] == 0 then table.remove(gaps, gap) end
-  elseif place and redis.call('LINDEX', q, place) == '' then
-    return
-  elseif place and redis.call('LINDEX', q, place) == '\0' then
-    redis.call('LSET', q, place, body)
-    holes = holes - 1
-  else
-    -- Somebody else has the place: at the end.
-    redis.call('RPUSH', q, body)
-    tail = tail + 1
-  end
-  n, bytes = n + 1, bytes + #body
-end
-
-local k, l, d = base .. 'k:' .. sid, base .. 'l:' .. sid, base .. 'd:' .. sid
+local k, l, z = base .. 'k:' .. sid, base .. 'l:' .. sid, base .. 'z:' .. sid
 local function seen(publisher, its)
   local before = redis.call('HGET', k, publisher) or redis.call('HGET', l, publisher)
   if not before then return false end
@@ -74,15 +27,12 @@ for i = 1, #ARGV - 4 do
     last = number
     if had ~= none and not (publisher and seen(publisher, its)) then
       if publisher then redis.call('HSET', k, publisher, its) end
-      local seq = struct.unpack('<I8', had)
-      local text, body = string.format('%.0f', seq), ARGV[3 + i]
-      if redis.call('SISMEMBER', d, text) == 0 then
-        if redis.call('SISMEMBER', d, 'r' .. text) == 1 then body = '\1\3' end
-        put(seq, body)
-      end
+      -- Whoever had read it may have put it back already. See restore.lua.
+      local body = ARGV[3 + i]
+      if redis.call('HDEL', z, redis.sha1hex(body)) == 0 then put_back(struct.unpack('<I8', had), body) end
     end
   end
 end
-redis.call('HSET', s, 'p', struct.pack('<I8I8I8I8I8', tail, n, bytes, head, holes), o, struct.pack('<I8', last))
-if of[2] then write_gaps(gaps) end
+save()
+redis.call('HSET', s, o, struct.pack('<I8', last))
 return 1

@@ -43,7 +43,7 @@ local function number8(text)
 end
 
 local function end_session(channel, head, sid)
-  redis.call('UNLINK', base .. 's:' .. sid, base .. 'q:' .. sid, base .. 'k:' .. sid, base .. 'l:' .. sid, base .. 'd:' .. sid, base .. 'u:' .. sid)
+  redis.call('UNLINK', base .. 's:' .. sid, base .. 'q:' .. sid, base .. 'k:' .. sid, base .. 'l:' .. sid, base .. 'd:' .. sid, base .. 'u:' .. sid, base .. 'z:' .. sid)
   redis.call('ZREM', base .. 'due', 's:' .. sid)
   redis.call('HDEL', base .. 'records', sid)
   announce(channel, head, '\4' .. number8(sid))

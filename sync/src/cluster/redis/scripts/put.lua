@@ -1,0 +1,63 @@
+-- Entries that a failover may have lost go back to their places.
+local of = redis.call('HMGET', s, 'p', 'j')
+if not of[1] then return 1 end
+local tail, n, bytes, head, holes = struct.unpack('<I8I8I8I8I8', of[1])
+local gaps = parse_gaps(of[2])
+local d = base .. 'd:' .. sid
+
+local function insert(place, body)
+  local there = redis.call('LINDEX', q, place)
+  if not there then
+    redis.call('RPUSH', q, body)
+    return
+  end
+  -- LINSERT finds by value: a value that is nowhere else.
+  local mark = 'dunlin-here'
+  redis.call('LSET', q, place, mark)
+  redis.call('LINSERT', q, 'BEFORE', mark, body)
+  redis.call('LSET', q, place + 1, there)
+end
+
+local function put(seq, body)
+  local place, gap, behind
+  if seq >= head and seq < tail then place, gap, behind = place_of(seq, head, gaps) end
+  if seq >= tail and seq - tail <= 65536 then
+    for _ = tail, seq - 1 do
+      redis.call('RPUSH', q, '\0')
+      holes = holes + 1
+    end
+    redis.call('RPUSH', q, body)
+    tail = seq + 1
+  elseif gap then
+    for _ = gaps[gap][1], seq - 1 do
+      insert(behind, '\0')
+      behind, holes = behind + 1, holes + 1
+    end
+    insert(behind, body)
+    gaps[gap] = {seq + 1, gaps[gap][1] + gaps[gap][2] - seq - 1}
+    if gaps[gap][2] == 0 then table.remove(gaps, gap) end
+  elseif place and redis.call('LINDEX', q, place) == '' then
+    return
+  elseif place and redis.call('LINDEX', q, place) == '\0' then
+    redis.call('LSET', q, place, body)
+    holes = holes - 1
+  else
+    -- Somebody else has the place: at the end.
+    redis.call('RPUSH', q, body)
+    tail = tail + 1
+  end
+  n, bytes = n + 1, bytes + #body
+end
+
+-- What its client has done with an entry since counts.
+local function put_back(seq, body)
+  local text = string.format('%.0f', seq)
+  if redis.call('SISMEMBER', d, text) == 1 then return end
+  if redis.call('SISMEMBER', d, 'r' .. text) == 1 then body = '\1\3' end
+  put(seq, body)
+end
+
+local function save()
+  redis.call('HSET', s, 'p', struct.pack('<I8I8I8I8I8', tail, n, bytes, head, holes))
+  if of[2] then write_gaps(gaps) end
+end
