@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    rig::{Cluster, Proxy, Redis, connect_again},
+    rig::{Balancer, Cluster, Proxy, Redis, connect_again},
     support::{
         fleet::{Fleet, FleetSetup, Random, chaos_seed, environment},
         *,
@@ -141,6 +141,37 @@ fn sentinel_moves_the_cluster_to_the_promoted_replica() {
             .ask(&["INFO", "replication"])
             .contains("role:master")
     );
+}
+
+#[test]
+fn chaos_a_sentinel_failover_with_writes_in_flight_loses_nothing() {
+    let mut random = Random(chaos_seed("Sentinel moves the cluster"));
+    let mut master = Redis::start();
+    let standby = Standby::of(&master);
+    let sentinel = sentinel_of(&master);
+    let url = format!("redis+sentinel://{}/mymaster", sentinel.address());
+    let setup = Cluster::setup(0)
+        .with_faults()
+        .set("limits.max_queued_messages=1000000")
+        .set("limits.max_queued_bytes=4294967296");
+    let brokers = [setup.replica(&url), setup.replica(&url)];
+    let balancer = Balancer::start(brokers.iter().map(Broker::address).collect());
+    // Until Sentinel has decided the lease may lapse: no client whose session would end with its connection.
+    let fleet = Fleet::start(FleetSetup {
+        may_be_refused: true,
+        pause: Duration::from_millis(2),
+        ..FleetSetup::new("sent", balancer.address(), random.below(u64::MAX))
+    });
+    fleet.wait_for_more(200 + u32::try_from(random.below(600)).unwrap_or(0));
+    master.kill9();
+    eprintln!(
+        "chaos: master killed, {} acknowledged",
+        fleet.acknowledged()
+    );
+    fleet.wait_for_more(500);
+    let role = standby.redis.ask(&["INFO", "replication"]);
+    assert!(role.contains("role:master"), "{role}");
+    fleet.finish().check("Sentinel moved the cluster");
 }
 
 /// A Sentinel that watches `master` and gives it up quickly.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    rig::{Cluster, Redis},
+    rig::{Balancer, Cluster, Redis},
     support::{
         broker::free_port,
         fleet::{Fleet, FleetSetup, Random, chaos_seed},
@@ -66,6 +66,69 @@ fn chaos_over_a_redis_cluster_a_killed_replica_costs_no_message() {
     for master in &masters {
         assert_ne!(master.ask(&["DBSIZE"]), "0", "the load is spread");
     }
+}
+
+/// A server that has what `master` has, and takes its place when it dies.
+fn standby_of(master: &Redis, others: &[Redis]) -> Redis {
+    let bus = free_port().to_string();
+    let standby = Redis::start_with(&["--cluster-enabled", "yes", "--cluster-port", &bus]);
+    let port = master.port().to_string();
+    let answer = master.ask(&["CONFIG", "GET", "cluster-port"]);
+    let master_bus = answer.lines().last().expect("its port").to_owned();
+    standby.ask(&["CLUSTER", "MEET", "127.0.0.1", &port, &master_bus]);
+    let id = master.ask(&["CLUSTER", "MYID"]);
+    wait_until("the standby follows its master", || {
+        let knows = standby.ask(&["CLUSTER", "NODES"]).contains(&id);
+        knows && standby.ask(&["CLUSTER", "REPLICATE", &id]) == "OK"
+    });
+    wait_until("the standby has the data, and all know of it", || {
+        let own = standby.ask(&["CLUSTER", "MYID"]);
+        let up = standby.ask(&["INFO", "replication"]);
+        up.contains("master_link_status:up")
+            && others.iter().all(|other| {
+                let nodes = other.ask(&["CLUSTER", "NODES"]);
+                nodes
+                    .lines()
+                    .any(|line| line.starts_with(&own) && line.contains("slave"))
+            })
+    });
+    standby
+}
+
+#[test]
+fn chaos_a_redis_cluster_that_fails_over_with_writes_in_flight_loses_nothing() {
+    let mut random = Random(chaos_seed("a master of a Redis Cluster killed"));
+    let mut masters = masters();
+    let victim = usize::try_from(random.below(3)).unwrap_or(0);
+    let standby = standby_of(&masters[victim], &masters);
+    for node in masters.iter().chain([&standby]) {
+        node.ask(&["CONFIG", "SET", "cluster-node-timeout", "1000"]);
+    }
+    let url = format!("redis+cluster://{}", masters[(victim + 1) % 3].address());
+    let setup = Cluster::setup(0)
+        .with_faults()
+        .set("limits.max_queued_messages=1000000")
+        .set("limits.max_queued_bytes=4294967296");
+    let brokers = [setup.replica(&url), setup.replica(&url)];
+    let balancer = Balancer::start(brokers.iter().map(Broker::address).collect());
+    let fleet = Fleet::start(FleetSetup {
+        may_be_refused: true,
+        pause: Duration::from_millis(2),
+        ..FleetSetup::new("moved", balancer.address(), random.below(u64::MAX))
+    });
+    fleet.wait_for_more(200 + u32::try_from(random.below(600)).unwrap_or(0));
+    masters[victim].kill9();
+    eprintln!(
+        "chaos: master {victim} killed, {} acknowledged",
+        fleet.acknowledged()
+    );
+    wait_until("the standby has taken its place", || {
+        standby
+            .ask(&["INFO", "replication"])
+            .contains("role:master")
+    });
+    fleet.wait_for_more(500);
+    fleet.finish().check("a master of a Redis Cluster killed");
 }
 
 #[test]
