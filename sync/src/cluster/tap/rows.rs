@@ -86,13 +86,11 @@ impl Batch {
 
 fn rows_of(last: u64, frame: &Bytes) -> impl Iterator<Item = Row<'_>> {
     let first = first_of(last, frame);
-    let decoded = frame::decode(frame).inspect_err(
-        |error| tracing::error!(position = last, %error, "a frame of a tap cannot be read"),
-    );
-    let frame = match decoded {
-        Ok(frame) => Some(frame),
-        Err(_) => None,
-    };
+    let frame = frame::decode(frame)
+        .inspect_err(
+            |error| tracing::error!(position = last, %error, "a frame of a tap cannot be read"),
+        )
+        .ok();
     let (origin, entries) = match frame.map(|frame| (frame.origin, frame.body)) {
         Some((origin, Body::Tap { entries })) => (origin, Some(entries)),
         _ => (ReplicaId(0), None),
