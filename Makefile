@@ -50,7 +50,7 @@ bench: deps build ## Messages per second and CPU per message beside mosquitto, s
 	target/release/loadtest bench --broker loadtest/scenarios/brokers/dunlin.toml --broker loadtest/scenarios/brokers/mosquitto.toml
 
 bench-cluster: deps build ## CPU per message of a cluster, by role, its latency and how it starts; figures in docs/benchmarks.md
-	$(CARGO) build --release --locked -p dunlin-loadtest --example cluster_start
+	$(CARGO) build --release --locked -p dunlin-loadtest --example cluster_start --example tap_reader
 	scripts/bench-cluster
 
 chaos: deps ## KILLS (default 20) faults of each kind under load: nothing acknowledged may be missing, no QoS 2 message twice

@@ -23,4 +23,5 @@ mod rig;
 mod shards;
 mod sharing;
 mod takeover;
+mod tap;
 mod will;

@@ -123,6 +123,39 @@ fn the_bytes_of_version_1_stay_what_they_are() {
     assert_eq!(hex(&pack.seal(ORIGIN, ReplicaId(0), 1)), expected);
 }
 
+/// What lies in a tap is read by consumers of other versions, and a script finds the messages by their lengths.
+#[test]
+fn the_bytes_of_a_taps_frame_stay_what_they_are() {
+    let mut frame = head(Kind::Tap, ORIGIN).to_vec();
+    put_tapped(&mut frame, 9, &MessageView::of(&message())).unwrap();
+    let expected = concat!(
+        "444e01050201000000000000", // DN, version 1, tap, origin
+        "0436000000",               // tapped message, 54 bytes
+        "0900000000000000",         // number
+        "1d",
+        "0b00000000000000",
+        "0c00000000000000",
+        "0a00000000000000",
+        "02006d65",
+        "0300612f62",
+        "020000000101",
+        "020000006869",
+    );
+    assert_eq!(hex(&frame), expected);
+    let Body::Tap { mut entries } = decode(&frame).unwrap().body else {
+        panic!("not a tap's frame");
+    };
+    let Some(Ok(Entry::Tapped { number: 9, message })) = entries.next() else {
+        panic!("not the message");
+    };
+    assert_eq!((message.topic, message.payload), ("a/b", &b"hi"[..]));
+    assert!(
+        describe(&frame).contains("number 9"),
+        "{}",
+        describe(&frame)
+    );
+}
+
 /// The script of a claim looks at the second byte of a record, and everybody reads it.
 #[test]
 fn the_bytes_of_a_sessions_record_stay_what_they_are() {
