@@ -7,12 +7,14 @@
 //! - `handshake`: CONNECT, its answer, the claim of the session.
 //! - `packets`: what each packet means.
 //! - `acks`: acknowledgements that wait for the store, in order.
+//! - `held`: publishes that come while this replica is cut off from its cluster.
 //! - `run`: the loop, the socket, the clock.
 //! - `close`: how it ends.
 
 mod acks;
 mod close;
 mod handshake;
+mod held;
 mod packets;
 mod run;
 mod throttle;

@@ -28,44 +28,27 @@ struct Run<'a> {
 }
 
 /// What the packets of one read come to.
-struct Batch<'a> {
+pub(super) struct Batch<'a> {
     run: Run<'a>,
     outcome: Outcome,
     answers: Vec<Answer>,
     /// The answers wait until the operations are durable.
     durable: bool,
-    origin: Origin,
+    pub(super) origin: Origin,
     now_ms: u64,
     packets: u64,
     publishes: u64,
     publish_bytes: u64,
     /// New subscriptions that get retained messages.
     retained: Vec<(Box<str>, Subscription)>,
+    /// Whether this replica was cut off, once looked at.
+    pub(super) cut_off: Option<bool>,
 }
 
 impl Connection {
     /// Handles all whole packets in `bytes`; gives back how many bytes they had.
     pub(super) fn process(&mut self, bytes: &[u8]) -> Result<usize, Closing> {
-        let now_us = self.hub.clock.now_us();
-        let mut batch = Batch {
-            run: Run {
-                publishes: Vec::new(),
-                acks: Vec::new(),
-                routes: None,
-            },
-            outcome: Outcome::default(),
-            answers: Vec::new(),
-            durable: false,
-            origin: Origin {
-                received_at: now_us,
-                publisher: Some(self.session.client_id.clone()),
-            },
-            now_ms: now_us / 1000,
-            packets: 0,
-            publishes: 0,
-            publish_bytes: 0,
-            retained: Vec::new(),
-        };
+        let mut batch = self.batch();
         let mut consumed = 0;
         let mut result = Ok(());
         while result.is_ok() {
@@ -79,9 +62,7 @@ impl Connection {
                 Ok(_) => break,
                 Err(error) => result = Err(error.into()),
             }
-            if batch.outcome.ops.len() >= OPS_MAX {
-                self.end_batch(&mut batch);
-            }
+            self.end_batch_if_full(&mut batch);
         }
         // What came before a violation has its effect.
         self.end_batch(&mut batch);
@@ -99,11 +80,35 @@ impl Connection {
         result.map(|()| consumed)
     }
 
+    pub(super) fn batch<'a>(&self) -> Batch<'a> {
+        let now_us = self.hub.clock.now_us();
+        Batch {
+            run: Run {
+                publishes: Vec::new(),
+                acks: Vec::new(),
+                routes: None,
+            },
+            outcome: Outcome::default(),
+            answers: Vec::new(),
+            durable: false,
+            origin: Origin {
+                received_at: now_us,
+                publisher: Some(self.session.client_id.clone()),
+            },
+            now_ms: now_us / 1000,
+            packets: 0,
+            publishes: 0,
+            publish_bytes: 0,
+            retained: Vec::new(),
+            cut_off: None,
+        }
+    }
+
     fn packet<'a>(&mut self, frame: &'a [u8], batch: &mut Batch<'a>) -> Result<(), Closing> {
         batch.packets += 1;
         let packet = decode(frame, self.version, Sender::Client)?;
         if let Packet::Publish(publish) = packet {
-            return self.publish(publish, batch);
+            return self.publish(frame, publish, batch);
         }
         self.end_run(batch);
         match packet {
@@ -132,7 +137,7 @@ impl Connection {
     }
 
     /// Delivers the publishes collected so far.
-    fn end_run(&mut self, batch: &mut Batch<'_>) {
+    pub(super) fn end_run(&mut self, batch: &mut Batch<'_>) {
         let Some(routes) = batch.run.routes.take() else {
             return;
         };
@@ -158,8 +163,14 @@ impl Connection {
         batch.run.publishes.clear();
     }
 
+    pub(super) fn end_batch_if_full(&mut self, batch: &mut Batch<'_>) {
+        if batch.outcome.ops.len() >= OPS_MAX {
+            self.end_batch(batch);
+        }
+    }
+
     /// Hands the operations to the store and lines the answers up behind them.
-    fn end_batch(&mut self, batch: &mut Batch<'_>) {
+    pub(super) fn end_batch(&mut self, batch: &mut Batch<'_>) {
         self.end_run(batch);
         self.hub.count(std::mem::take(&mut batch.outcome.tally));
         self.publishing = batch.publishes > 0;

@@ -18,6 +18,7 @@ use tokio::time::{Instant, Sleep};
 use super::acks::Acks;
 use super::close::Closing;
 use super::handshake::keep_alive_limit;
+use super::held::Held;
 use super::throttle::Throttle;
 use crate::auth::Principal;
 use crate::core::out_buffer::OutBuffer;
@@ -95,6 +96,8 @@ pub(super) struct Connection {
     /// Topics by alias; only what the client has used is allocated.
     pub(super) aliases: Vec<Option<Arc<str>>>,
     pub(super) throttle: Option<Throttle>,
+    /// Publishes that are to be matched when this replica can keep its promises again.
+    pub(super) held: Option<Box<Held>>,
     /// The last read brought publishes.
     pub(super) publishing: bool,
     /// A receiver of the client's publishes that is behind.
@@ -172,6 +175,7 @@ impl Connection {
             inbound_count: 0,
             inbound_open,
             aliases: Vec::new(),
+            held: None,
             publishing: false,
             behind: None,
             partial: rest,
@@ -214,6 +218,10 @@ impl Connection {
         if let Some(request) = self.wake.close_request() {
             return Poll::Ready(Turn::Close(Closing::Asked(request)));
         }
+        if let Err(closing) = self.release_held() {
+            self.collect_answers();
+            return Poll::Ready(Turn::Close(closing));
+        }
         for _ in 0..TURNS {
             loop {
                 let behind = !self.writing.is_empty();
@@ -234,7 +242,10 @@ impl Connection {
                     self.collect_answers();
                     return Poll::Ready(Turn::Close(closing));
                 }
-                Poll::Pending => return self.poll_keep_alive(cx).map(Turn::Close),
+                Poll::Pending => {
+                    self.expect_release(cx);
+                    return self.poll_keep_alive(cx).map(Turn::Close);
+                }
             }
         }
         cx.waker().wake_by_ref();
@@ -398,7 +409,7 @@ impl Connection {
             return false;
         }
         // Whoever has only sent what needs nothing of the store is not held up by those who wait for it.
-        if self.waiting && self.hub.store.pending_bytes() > self.hub.limits.store_pending_bytes {
+        if self.waiting && self.hub.pending_bytes() > self.hub.limits.store_pending_bytes {
             self.pause_reading(match self.hub.known.is_suspended() {
                 true => SUSPENDED_PAUSE,
                 false => STORE_PAUSE,
@@ -432,6 +443,11 @@ impl Connection {
     /// Nothing is read for `pause`.
     pub(super) fn pause_reading(&mut self, pause: Duration) {
         self.pause = Some(Box::pin(tokio::time::sleep(pause)));
+    }
+
+    /// Whether nothing is read for now.
+    pub(super) fn is_paused(&self) -> bool {
+        self.pause.is_some()
     }
 
     /// Handles the packets in `bytes`, which follow what is left of earlier ones.

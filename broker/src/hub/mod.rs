@@ -126,6 +126,8 @@ pub struct Hub {
     pub(crate) congestion_bytes: usize,
     /// Congested connections: while there are any, publishers let others run before they read on.
     pub(crate) congested: AtomicUsize,
+    /// Bytes of publishes that connections hold while this replica is cut off.
+    pub(crate) held_bytes: AtomicUsize,
     shards: Box<[Shard]>,
     hasher: RandomState,
     stored: RwLock<HashMap<SessionId, Arc<Session>, RandomState>>,
@@ -187,6 +189,7 @@ impl Hub {
             retained: RwLock::new(Retained::default()),
             own_retained: RwLock::new(Retained::default()),
             timers: Timers::default(),
+            held_bytes: AtomicUsize::new(0),
             shards: (0..SHARDS).map(|_| Shard::default()).collect(),
             hasher: RandomState::default(),
             stored: RwLock::default(),
@@ -315,8 +318,20 @@ impl Hub {
             connections: self.connected_len(),
             sessions: self.stored.read().len(),
             retained: self.retained.read().len(),
-            pending_bytes: self.store.pending_bytes(),
+            pending_bytes: self.pending_bytes(),
         }
+    }
+
+    /// Bytes that wait for the store, or for the cluster.
+    pub(crate) fn pending_bytes(&self) -> usize {
+        self.store.pending_bytes() + self.held_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether others may have acknowledged subscriptions that this replica does not know of.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.cluster
+            .as_ref()
+            .is_some_and(|cluster| self.known.is_suspended() || !cluster.lease_runs())
     }
 
     /// Joins the cluster, if the hub has one: resolves when its tables are whole, so that this replica

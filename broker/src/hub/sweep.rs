@@ -87,7 +87,7 @@ impl Hub {
             shared_groups: self.directory.groups_len(),
             retained,
             retained_bytes,
-            store_pending_bytes: self.store.pending_bytes(),
+            store_pending_bytes: self.pending_bytes(),
         });
     }
 

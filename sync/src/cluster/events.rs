@@ -132,6 +132,10 @@ pub trait Cluster: Store {
     /// and its tables are whole. Two atomic reads and one of the clock.
     fn may_acknowledge(&self) -> bool;
 
+    /// Whether this replica's lease runs: as long as it does, whoever subscribes elsewhere waits until this replica
+    /// knows of it. One atomic read and one of the clock.
+    fn lease_runs(&self) -> bool;
+
     /// Begins: from here on `events` is told what happens, first of all everything that the tables hold.
     /// Resolves when the tables are whole and all live replicas know of this one. Called once.
     fn start(&self, events: Arc<dyn ClusterEvents>) -> BoxFuture<Result<(), ClaimError>>;

@@ -10,6 +10,7 @@ use super::{Batch, violation};
 use crate::auth::Action;
 use crate::connection::acks::{AckKind, Answer};
 use crate::connection::close::Closing;
+use crate::connection::held::acknowledged;
 use crate::connection::run::Connection;
 use crate::core::frames::{Forwarded, Incoming, Topic};
 use crate::core::inbound::Admitted;
@@ -17,6 +18,7 @@ use crate::core::inbound::Admitted;
 impl Connection {
     pub(super) fn publish<'a>(
         &mut self,
+        packet: &[u8],
         publish: Publish<'a>,
         batch: &mut Batch<'a>,
     ) -> Result<(), Closing> {
@@ -24,6 +26,20 @@ impl Connection {
         batch.publish_bytes += publish.payload.len() as u64;
         let topic = self.resolve_topic(&publish)?;
         self.check_publish(&publish, topic.as_str())?;
+        if let Some(ack) = acknowledged(&publish)
+            && self.must_hold(batch)
+        {
+            return self.hold(packet, ack, topic, batch);
+        }
+        self.take_publish(publish, topic, batch)
+    }
+
+    pub(in super::super) fn take_publish<'a>(
+        &mut self,
+        publish: Publish<'a>,
+        topic: Topic<'a>,
+        batch: &mut Batch<'a>,
+    ) -> Result<(), Closing> {
         let kind = match publish.qos {
             QoS::AtMostOnce => None,
             QoS::AtLeastOnce => Some(AckKind::PubAck),
@@ -155,18 +171,13 @@ impl Connection {
         Ok(())
     }
 
-    /// Counts a QoS 1 or 2 publish against the Receive Maximum; `None` if it is a repetition of a
-    /// QoS 2 publish that was taken before. Gives back by what a repetition elsewhere is known.
-    #[expect(
-        clippy::option_option,
-        reason = "taken or not, and if so, counted or not"
-    )]
-    fn admit(
-        &mut self,
+    /// [MQTT-3.3.4-9]
+    pub(in super::super) fn check_receive_maximum(
+        &self,
         qos: QoS,
         id: PacketId,
-        batch: &mut Batch<'_>,
-    ) -> Result<Option<Option<(u64, u64)>>, Closing> {
+        batch: &Batch<'_>,
+    ) -> Result<(), Closing> {
         if self.version.is_v5() {
             let pending = batch
                 .run
@@ -179,16 +190,31 @@ impl Connection {
                     .iter()
                     .filter(|answer| matches!(answer, Answer::Ack(AckKind::PubAck, ..)))
                     .count();
-            let open = self.acks.publishes() + pending + self.inbound_open;
+            let open = self.acks.publishes() + pending + self.inbound_open + self.held_len();
             let max = usize::from(self.hub.limits.receive_maximum);
             if open >= max && !(qos == QoS::ExactlyOnce && self.repeats(id)) {
-                // [MQTT-3.3.4-9]
                 return Err(violation(
                     ReasonCode::RECEIVE_MAXIMUM_EXCEEDED,
                     format!("more than {max} publishes are not acknowledged"),
                 ));
             }
         }
+        Ok(())
+    }
+
+    /// Counts a QoS 1 or 2 publish against the Receive Maximum; `None` if it is a repetition of a
+    /// QoS 2 publish that was taken before. Gives back by what a repetition elsewhere is known.
+    #[expect(
+        clippy::option_option,
+        reason = "taken or not, and if so, counted or not"
+    )]
+    fn admit(
+        &mut self,
+        qos: QoS,
+        id: PacketId,
+        batch: &mut Batch<'_>,
+    ) -> Result<Option<Option<(u64, u64)>>, Closing> {
+        self.check_receive_maximum(qos, id, batch)?;
         if qos != QoS::ExactlyOnce {
             return Ok(Some(None));
         }

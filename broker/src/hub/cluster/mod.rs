@@ -461,11 +461,15 @@ impl ClusterEvents for Events {
             hub.known.suspended.store(false, Ordering::Release);
             hub.health.set_cluster_suspended(None);
             tracing::warn!(anew, "promises can be kept again");
-            if anew {
-                let connections: Vec<_> = hub.connections.lock().values().cloned().collect();
-                for wake in connections {
-                    wake.close(CloseRequest::Suspended);
+            let connections: Vec<_> = hub.connections.lock().values().cloned().collect();
+            for wake in connections {
+                // Those that stay may hold publishes.
+                match anew {
+                    true => wake.close(CloseRequest::Suspended),
+                    false => wake.wake(),
                 }
+            }
+            if anew {
                 hub.submit(hub.known.routes.all());
                 hub.submit(hub.taps.known());
             }

@@ -328,6 +328,10 @@ impl Cluster for ClusterStore {
         self.shared.may_acknowledge()
     }
 
+    fn lease_runs(&self) -> bool {
+        self.shared.lease_runs()
+    }
+
     fn start(&self, events: Arc<dyn ClusterEvents>) -> BoxFuture<Result<(), ClaimError>> {
         let (answer, answered) = oneshot::channel();
         let pushed = self.shared.push(Job::Start(events, answer));
