@@ -57,6 +57,16 @@ impl Acks {
         self.publishes
     }
 
+    /// Packet ids of QoS 2 publishes whose PUBREC waits.
+    pub(super) fn unrecorded(&self) -> impl Iterator<Item = PacketId> {
+        self.waiting
+            .iter()
+            .filter_map(|waiting| match waiting.answer {
+                Answer::Ack(AckKind::PubRec, id, _) => Some(id),
+                _ => None,
+            })
+    }
+
     /// Appends an answer that waits for submission `number`.
     pub(super) fn push(&mut self, number: u64, answer: Answer) {
         if matches!(answer, Answer::Ack(AckKind::PubAck, ..)) {

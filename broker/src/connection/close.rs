@@ -1,5 +1,7 @@
 //! How a connection ends: what the client is told, and what becomes of its session.
 
+use std::future::poll_fn;
+use std::task::Poll;
 use std::time::Duration;
 
 use dunlin_protocol::{
@@ -16,6 +18,8 @@ use crate::net::Transport;
 /// How long the last bytes may take to leave, and how long is listened afterwards: a socket that is
 /// closed with unread input is reset, and the reset can overtake the DISCONNECT.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long a connection that has ended waits for its QoS 2 publishes.
+const DELIVERIES: Duration = Duration::from_secs(5);
 /// Bytes that are read and thrown away while lingering.
 const LINGER_BYTES: usize = 1 << 20;
 
@@ -101,6 +105,9 @@ impl Connection {
     /// Lets go of the session, then tells the client.
     pub(super) async fn finish(mut self, closing: Closing) {
         self.log(&closing);
+        if self.hub.cluster.is_some() && self.session.store_id.is_some() && self.inbound_open > 0 {
+            self.await_deliveries(&closing).await;
+        }
         self.hub
             .detach(&self.session, &self.wake, closing.departure());
         self.hub.metrics.connection_closed();
@@ -120,6 +127,39 @@ impl Connection {
             say_goodbye(&mut self.transport, &out).await;
         } else if let Err(error) = tokio::time::timeout(LINGER, self.transport.shutdown()).await {
             tracing::trace!(%error, "a closed connection did not shut down in time");
+        }
+    }
+
+    /// Waits until the client's QoS 2 publishes are with their receivers: that is left to whoever has the
+    /// session next, who would otherwise have to deliver again what the client repeats, and some receivers
+    /// cannot tell a repetition. Ids of which it is not known in time are forgotten here, and stay as they are in Redis.
+    async fn await_deliveries(&mut self, closing: &Closing) {
+        let hopeless = |request| {
+            matches!(
+                request,
+                CloseRequest::ClaimedElsewhere
+                    | CloseRequest::Suspended
+                    | CloseRequest::StoreFailed
+            )
+        };
+        let given_up = matches!(closing, Closing::Asked(request) if hopeless(*request));
+        if !given_up {
+            let committed = poll_fn(|cx| {
+                self.wake.begin(cx.waker());
+                let over = self.wake.close_request().is_some_and(hopeless);
+                match over || self.wake.committed() >= self.submitted {
+                    true => Poll::Ready(()),
+                    false => Poll::Pending,
+                }
+            });
+            if tokio::time::timeout(DELIVERIES, committed).await.is_err() {
+                tracing::debug!(client = %self.session.client_id, "QoS 2 publishes were not delivered in time");
+            }
+        }
+        self.collect_answers();
+        let mut state = self.session.lock();
+        for id in self.acks.unrecorded() {
+            state.inbound.remove(id);
         }
     }
 

@@ -308,7 +308,7 @@ impl Connection {
         refill
     }
 
-    fn collect_answers(&mut self) {
+    pub(super) fn collect_answers(&mut self) {
         if self.acks.is_empty() {
             return;
         }

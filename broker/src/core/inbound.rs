@@ -51,11 +51,25 @@ impl InboundQos2 {
         }
     }
 
+    /// Remembers an id that another process took and whose message it has delivered to all.
+    pub(crate) fn recall_delivered(&mut self, id: PacketId) {
+        self.ids.get_or_insert_default().insert(id, Held::Delivered);
+    }
+
     /// Remembers an id that another process took, with its count.
     pub(crate) fn recall(&mut self, id: PacketId, count: u64) {
         self.ids
             .get_or_insert_default()
             .insert(id, Held::Unsure(count));
+    }
+
+    /// Ids that this process took, whether or not their messages have reached all receivers.
+    pub(crate) fn taken(&self) -> impl Iterator<Item = PacketId> {
+        self.ids
+            .iter()
+            .flat_map(|ids| ids.iter())
+            .filter(|(_, held)| matches!(held, Held::Delivered))
+            .map(|(id, _)| *id)
     }
 
     /// Whether `id` is held.

@@ -262,6 +262,13 @@ impl Oracle {
             }
         }
         if self.calm {
+            for ((publisher, number), count) in self.windows.iter().flat_map(|window| &window.got) {
+                if *count != 1 && !self.may_repeat(*publisher, *number) {
+                    broken.push(format!(
+                        "a clean subscriber got message {number} of publisher {publisher} {count} times"
+                    ));
+                }
+            }
             for ((publisher, number), count) in &self.shared {
                 if *count != 1 && !self.may_repeat(*publisher, *number) {
                     broken.push(format!(

@@ -33,5 +33,5 @@ pub use request::{
     SessionFields, WillFate,
 };
 pub use types::{
-    BUCKETS, Bucket, Epoch, RELEASED_ENTRY, ReplicaId, Route, SENT_MARK, SessionEntry,
+    BUCKETS, Bucket, DELIVERED, Epoch, RELEASED_ENTRY, ReplicaId, Route, SENT_MARK, SessionEntry,
 };

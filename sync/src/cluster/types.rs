@@ -19,6 +19,10 @@ pub const RELEASED_ENTRY: &[u8] = &[1, 3];
 /// been sent.
 pub const SENT_MARK: u16 = 0;
 
+/// Count of a QoS 2 packet id of a publisher whose message is with all its receivers: whoever has the
+/// session next answers a repetition and delivers nothing. Counts of publishes are above it.
+pub const DELIVERED: u64 = 0;
+
 /// One running broker process; a new number at every start, never used again. 0 is nobody.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReplicaId(pub u64);

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use dunlin_protocol::{PacketId, SubscribeOptions};
-use dunlin_sync::cluster::{ClaimRequest, Claimed, Cluster, Epoch, ReleaseRequest, SENT_MARK};
+use dunlin_sync::cluster::{
+    ClaimRequest, Claimed, Cluster, DELIVERED, Epoch, ReleaseRequest, SENT_MARK,
+};
 use dunlin_sync::{Op, WillRecord};
 
 use crate::core::link::Link;
@@ -176,8 +178,10 @@ impl Hub {
             if id == SENT_MARK {
                 state.delivering.outbound.set_sent_to(count);
             }
-            if let Some(id) = PacketId::new(id) {
-                state.inbound.recall(id, count);
+            match PacketId::new(id) {
+                Some(id) if count == DELIVERED => state.inbound.recall_delivered(id),
+                Some(id) => state.inbound.recall(id, count),
+                None => {}
             }
         }
         state.will = request.will.map(|will| {
@@ -212,7 +216,7 @@ impl Hub {
     ) {
         let mut ops = Vec::new();
         let mut tally = Tally::default();
-        let (subscriptions, will_now, shared, epoch, mark) = {
+        let (subscriptions, will_now, shared, epoch, marks) = {
             let mut state = session.lock();
             if !departure.claimed_elsewhere {
                 self.store_backlog(session, &mut state, &mut ops, &mut tally);
@@ -221,11 +225,21 @@ impl Hub {
             state.delivering.link = None;
             state.ended = true;
             ops.append(&mut state.delivering.ops);
-            let mark = session.store_id.map(|session| Op::PutInboundQos2 {
-                session,
-                packet_id: SENT_MARK,
-                count: state.delivering.outbound.sent_mark(),
-            });
+            let mut marks = Vec::new();
+            if let Some(session) = session.store_id {
+                marks.push(Op::PutInboundQos2 {
+                    session,
+                    packet_id: SENT_MARK,
+                    count: state.delivering.outbound.sent_mark(),
+                });
+                let mut delivered: Vec<u16> = state.inbound.taken().map(PacketId::get).collect();
+                delivered.sort_unstable();
+                marks.extend(delivered.into_iter().map(|packet_id| Op::PutInboundQos2 {
+                    session,
+                    packet_id,
+                    count: DELIVERED,
+                }));
+            }
             let expiry_interval = departure.expiry_interval.unwrap_or(state.expiry_interval);
             let will = state.will.take().filter(|_| departure.will);
             let delay = will.as_ref().map(|will| will.delay.min(expiry_interval));
@@ -245,7 +259,7 @@ impl Hub {
                 will.filter(|_| delay == Some(0)),
                 state.delivering.outbound.take_shared(),
                 epoch,
-                mark,
+                marks,
             )
         };
         self.count(tally);
@@ -255,9 +269,9 @@ impl Hub {
             self.unsubscribe_here(session, filter, *subscription, &mut ops);
         }
         self.remove_session(session);
-        // Alone: it may be refused as the session is another's by now, the rest must not be.
-        if let Some(mark) = mark.filter(|_| !departure.claimed_elsewhere) {
-            self.submit(vec![mark]);
+        // Alone: they may be refused as the session is another's by now, the rest must not be.
+        if !departure.claimed_elsewhere && !marks.is_empty() {
+            self.submit(marks);
         }
         self.submit(ops);
         if let Some(will) = will_now {
