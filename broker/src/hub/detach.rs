@@ -283,7 +283,11 @@ impl Hub {
     }
 
     /// Moves what a stored session has not acknowledged of shared subscriptions to connected
-    /// members, each in one atomic write. Stops when the client is back.
+    /// members. Stops when the client is back.
+    ///
+    /// The store of one broker does each in one atomic write. In a cluster two queues may lie on two
+    /// servers: what is of QoS 1 is taken from the one when it is in the other, so that at worst both
+    /// members get it.
     async fn move_shared(self: &Arc<Self>, session: &Arc<Session>) {
         let Some(store_id) = session.store_id else {
             return;
@@ -313,7 +317,7 @@ impl Hub {
                 .await
             {
                 Ok(entries) => entries,
-                Err(error) => return self.store_failed(&error),
+                Err(error) => return self.commit_failed(&error),
             };
             let Some(last) = entries.last() else { return };
             from = last.seq + 1;
@@ -348,14 +352,20 @@ impl Hub {
         let Some(picked) = self.pick_other(&group, from, true, message) else {
             return;
         };
-        let mut outcome = Outcome::default();
-        outcome.ops.push(Op::Dequeue {
+        let done = Op::Dequeue {
             session: store_id,
             seq: entry.seq,
-        });
+        };
+        let mut outcome = Outcome::default();
         self.pass_on(&picked, group.share(), message, None, &mut outcome);
         self.count(outcome.tally);
-        let ticket = self.submit(outcome.ops);
+        let moves = !outcome.ops.is_empty();
+        let ticket = if self.cluster.is_some() && moves && entry.delivery.qos == QoS::AtLeastOnce {
+            self.submit_then(outcome.ops, done)
+        } else {
+            outcome.ops.insert(0, done);
+            self.submit(outcome.ops)
+        };
         let mut state = session.lock();
         state.delivering.outbound.moved(message.size() as u64);
         state.last_ticket = ticket;

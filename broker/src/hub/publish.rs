@@ -345,6 +345,7 @@ impl Hub {
             notify,
             held: Vec::new(),
             again: None,
+            then: None,
         };
         let mut batch = Batch::with_callback(ops, Box::new(commit));
         batch.barrier = waiting.barrier;
@@ -363,10 +364,24 @@ impl Hub {
             notify: None,
             again: (held.is_empty() && self.cluster.is_some()).then(|| ops.clone()),
             held,
+            then: None,
         };
         let mut batch = Batch::with_callback(ops, Box::new(commit));
         batch.keep = true;
         self.store.submit(batch);
+    }
+
+    /// Writes operations that nobody waits for, and when they are durable one that must not be without them.
+    pub(super) fn submit_then(self: &Arc<Self>, ops: Vec<Op>, then: Op) -> dunlin_sync::Ticket {
+        let commit = Commit {
+            hub: self.clone(),
+            notify: None,
+            held: Vec::new(),
+            again: None,
+            then: Some(then),
+        };
+        self.store
+            .submit(Batch::with_callback(ops, Box::new(commit)))
     }
 
     /// Writes operations and waits as [`Self::submit_for`] says; `false`: the store refused them.
@@ -459,6 +474,8 @@ struct Commit {
     held: Vec<Held>,
     /// Written by the replica's next life, if this one is taken for dead before.
     again: Option<Vec<Op>>,
+    /// Written when the batch is durable.
+    then: Option<Op>,
 }
 
 impl Committed for Commit {
@@ -472,6 +489,9 @@ impl Committed for Commit {
                 self.hub.appended(appended, &mut tally);
             }
             self.hub.count(tally);
+        }
+        if let Some(then) = self.then {
+            self.hub.submit(vec![then]);
         }
         if let Some((wake, number)) = self.notify {
             wake.commit(number);
