@@ -69,7 +69,6 @@ impl Hub {
             return self.detach_claimed(session, wake, departure);
         }
         self.store_backlog(session, &mut state, &mut ops, &mut tally);
-        state.wake = None;
         state.delivering.link = None;
         state.delivering.outbound.detach();
         ops.append(&mut state.delivering.ops);
@@ -103,11 +102,18 @@ impl Hub {
         if ends {
             self.end_session(session, Ending::Expired);
         }
-        self.connections.lock().remove(&session.number);
-        wake.set_gone();
+        self.connection_ended(session, wake);
         if shares {
             self.spawn_move_shared(session);
         }
+    }
+
+    /// The last step of a connection's end. Until here the session counts as connected: a new connection of its
+    /// client waits, and finds the session put away or gone, never halfway.
+    pub(super) fn connection_ended(&self, session: &Session, wake: &Wake) {
+        self.connections.lock().remove(&session.number);
+        session.lock().wake = None;
+        wake.set_gone();
     }
 
     /// The session outlives its connection: its end and its will are arranged.

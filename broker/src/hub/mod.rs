@@ -249,7 +249,10 @@ impl Hub {
             }
         }
         if let Some(id) = session.store_id {
-            self.stored.write().remove(&id);
+            let mut stored = self.stored.write();
+            if stored.get(&id).is_some_and(|now| Arc::ptr_eq(now, session)) {
+                stored.remove(&id);
+            }
         }
         self.sessions.fetch_sub(1, Ordering::Relaxed);
     }

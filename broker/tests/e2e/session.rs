@@ -90,6 +90,24 @@ fn a_clean_session_before_5_0_ends_with_its_connection() {
     next.expect_silence();
 }
 
+// The end of a connection and the next CONNECT of its client meet in the broker.
+#[test]
+fn a_client_that_is_back_at_once_finds_its_session_ended_or_whole() {
+    let broker = Broker::start();
+    let brief = connect(Version::V5, "at-once").resume().expiry(0);
+    let kept = connect(Version::V5, "at-once-kept").persistent();
+    for (connect, present) in [(&brief, false), (&kept, true)] {
+        let mut last = connect.open(&broker, false);
+        for _ in 0..500 {
+            let mut next = Client::open(broker.address(), Version::V5);
+            last.drop_connection();
+            next.send_bytes(&connect.bytes());
+            assert_eq!(next.receive().connack().session_present, present);
+            last = next;
+        }
+    }
+}
+
 #[test]
 fn a_session_without_expiry_ends_with_its_connection() {
     let broker = Broker::start();

@@ -221,7 +221,6 @@ impl Hub {
             if !departure.claimed_elsewhere {
                 self.store_backlog(session, &mut state, &mut ops, &mut tally);
             }
-            state.wake = None;
             state.delivering.link = None;
             state.ended = true;
             ops.append(&mut state.delivering.ops);
@@ -288,8 +287,7 @@ impl Hub {
         if !shared.is_empty() {
             self.redistribute(session, shared);
         }
-        self.connections.lock().remove(&session.number);
-        wake.set_gone();
+        self.connection_ended(session, wake);
         if shares && session.store_id.is_some() && !departure.claimed_elsewhere {
             self.spawn_move_shared(session);
         }
