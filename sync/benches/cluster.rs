@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use dunlin_protocol::QoS;
 use dunlin_sync::cluster::redis::{RedisBackplane, RedisOptions};
 use dunlin_sync::cluster::{
-    ClaimRequest, Cluster, ClusterEvents, ClusterStore, EngineOptions, Epoch, Relayed, ReplicaId,
-    Route, SessionEntry, TakenWill,
+    ClaimRequest, Cluster, ClusterEvents, ClusterStore, EngineOptions, Epoch, Held, Relayed,
+    ReplicaId, Route, SessionEntry, TakenWill,
 };
 use dunlin_sync::{
     Appended, Batch, Committed, Delivery, Message, MessageParts, Op, SessionId, Store, StoreError,
@@ -100,7 +100,7 @@ impl ClusterEvents for Receiver {
     fn let_go(&self, _: &str, _: Epoch) {}
     fn fenced(&self, _: SessionId) {}
     fn will_due(&self, _: TakenWill) {}
-    fn redeliver(&self, _: &str, _: Arc<Message>) {}
+    fn redeliver(&self, _: &str, _: Arc<Message>, _: Option<Held>) {}
     fn suspended(&self, _: &str) {}
     fn resumed(&self, _: bool) {}
 }

@@ -87,8 +87,8 @@ pub struct Relayed<'a> {
     pub share: Option<&'a str>,
 }
 
-/// Keeps a frame in this replica's inbox: dropping the last clone lets go of it. A frame that is held
-/// while more than [`EngineOptions::held_bytes`](super::EngineOptions::held_bytes) come after it is let go
+/// Keeps a frame in this replica's inbox, or the inbox of one that is gone: dropping the last clone lets go of
+/// it. A frame of this replica's that is held while more than [`EngineOptions::held_bytes`](super::EngineOptions::held_bytes) come after it is let go
 /// of anyway.
 #[derive(Clone)]
 pub struct Held(Arc<dyn HeldFrame>);
@@ -209,8 +209,9 @@ pub trait ClusterEvents: Send + Sync {
     fn will_due(&self, will: TakenWill);
 
     /// A message for a shared subscription was not acknowledged by a member on a replica that is gone:
-    /// to another member.
-    fn redeliver(&self, share: &str, message: Arc<Message>);
+    /// to another member. Where it lies stays until `held` and all its clones are dropped, which is to be when it
+    /// is durable elsewhere: should this replica die before, another one finds it there.
+    fn redeliver(&self, share: &str, message: Arc<Message>, held: Option<Held>);
 
     /// This replica cannot keep its promises now (its lease is about to lapse): connections with a
     /// persistent session close; nothing is acknowledged until [`resumed`](Self::resumed).

@@ -186,3 +186,41 @@ async fn shared_messages_stay_in_the_inbox_until_they_are_acknowledged() {
     assert!(replicas[0].told.has(&again) || replicas[2].told.has(&again));
     assert_eq!(count().iter().sum::<usize>(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_an_heir_has_not_made_durable_another_heir_finds() {
+    let redis = ModelRedis::new(18);
+    let replicas = cluster(&redis, 4).await;
+    let relay = Op::Relay {
+        to: replicas[1].id(),
+        share: Some(Arc::from("$share/g/t")),
+        message: message_on("t", b"inherited"),
+    };
+    replicas[0].commit(vec![relay]).await;
+    until(|| !replicas[1].told.all().is_empty()).await;
+    let again = Told::Redeliver("$share/g/t".into(), "inherited".into());
+    let mut alive = vec![0, 2, 3];
+    let mut dead = 1;
+    for heirs in 1..=2 {
+        replicas[dead].store.kill();
+        redis.crash(replicas[dead].link);
+        let told = || alive.iter().filter(|n| replicas[**n].told.has(&again));
+        until(|| told().count() == 1).await;
+        // It has it, and is still about to write it.
+        pass(Duration::from_secs(3)).await;
+        let heir = *told().next().expect("an heir");
+        assert_eq!(replicas[heir].told.count(|told| *told == again), 1);
+        if heirs == 2 {
+            replicas[heir].told.let_go();
+            until(|| replicas[heir].store.figures().reaping == 0).await;
+        }
+        alive.retain(|n| *n != heir);
+        dead = heir;
+    }
+    // What was let go of is not found again.
+    replicas[dead].store.kill();
+    redis.crash(replicas[dead].link);
+    until(|| replicas[alive[0]].store.figures().reaped > 0).await;
+    pass(Duration::from_secs(20)).await;
+    assert!(!replicas[alive[0]].told.has(&again));
+}

@@ -426,7 +426,7 @@ impl ClusterEvents for Events {
         self.with(|hub| hub.publish_taken_will(&will.record));
     }
 
-    fn redeliver(&self, share: &str, message: Arc<Message>) {
+    fn redeliver(&self, share: &str, message: Arc<Message>, held: Option<Held>) {
         self.with(|hub| {
             let now_ms = hub.clock.now_ms();
             if is_expired(&message, now_ms) {
@@ -443,7 +443,7 @@ impl ClusterEvents for Events {
             let mut outcome = Outcome::default();
             hub.publish_shared(&group, None, &publish, &origin, &mut outcome);
             hub.count(outcome.tally);
-            hub.submit_owed(outcome.ops, Vec::new());
+            hub.submit_owed(outcome.ops, held.into_iter().collect());
         });
     }
 

@@ -26,7 +26,33 @@ impl HeldFrame for Frame {}
 
 impl Drop for Frame {
     fn drop(&mut self) {
-        self.shared.let_go_of(self.replica, self.at);
+        let frame = LetGo::Frame(self.at);
+        self.shared.let_go_of(self.replica, frame);
+    }
+}
+
+/// What is held no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LetGo {
+    Frame(Position),
+    /// What was found in the inbox of this replica, which is gone.
+    Inheritance(ReplicaId),
+}
+
+/// The inbox of a replica that is gone, as far as it was read.
+pub(super) struct Inheritance {
+    pub(super) shared: Arc<Shared>,
+    /// This replica.
+    pub(super) heir: ReplicaId,
+    pub(super) of: ReplicaId,
+}
+
+impl HeldFrame for Inheritance {}
+
+impl Drop for Inheritance {
+    fn drop(&mut self) {
+        let inheritance = LetGo::Inheritance(self.of);
+        self.shared.let_go_of(self.heir, inheritance);
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tracing::warn;
 
+use super::inbox::Position;
 use crate::cluster::frame::{self, Body, Entry, Kind};
 use crate::cluster::{
     Backplane, BackplaneError, Bucket, DueItem, Epoch, ReplicaId, Reply, Request, TakenWill,
@@ -171,20 +172,24 @@ pub(super) struct Reaped {
     pub(super) again: bool,
     /// Messages for shared subscriptions that nobody has acknowledged there.
     pub(super) redeliver: Vec<(Arc<str>, Arc<Message>)>,
+    /// Up to where its inbox was read.
+    pub(super) read_to: Position,
 }
 
-/// Takes a dead replica off the register and gives its clients free.
+/// Takes a dead replica off the register and gives its clients free. Its inbox is read from behind `after` on.
 pub(super) async fn reap(
     backplane: Arc<dyn Backplane>,
     me: ReplicaId,
     replica: ReplicaId,
     known_dead: bool,
+    after: Position,
 ) -> Reaped {
     let mut reaped = Reaped {
         replica,
         done: false,
         again: false,
         redeliver: Vec::new(),
+        read_to: after,
     };
     if !known_dead {
         let request = Request::Reap {
@@ -202,9 +207,10 @@ pub(super) async fn reap(
     }
     reaped.again = true;
     if orphan_all(&*backplane, me, replica).await
-        && let Some(messages) = shared_in_inbox(&*backplane, replica).await
+        && let Some((messages, read_to)) = shared_in_inbox(&*backplane, replica, after).await
     {
         reaped.redeliver = messages;
+        reaped.read_to = read_to;
         reaped.done = true;
         reaped.again = false;
     }
@@ -266,13 +272,14 @@ async fn orphan_all(backplane: &dyn Backplane, me: ReplicaId, dead: ReplicaId) -
     true
 }
 
-/// Shared messages in the inbox of a dead replica; `None` if there was no answer.
+/// Shared messages in the inbox of a dead replica behind a position, and the position of the last frame;
+/// `None` if there was no answer.
 async fn shared_in_inbox(
     backplane: &dyn Backplane,
     replica: ReplicaId,
-) -> Option<Vec<(Arc<str>, Arc<Message>)>> {
+    mut after: Position,
+) -> Option<(Vec<(Arc<str>, Arc<Message>)>, Position)> {
     let mut found = Vec::new();
-    let mut after = (0, 0);
     loop {
         let request = Request::ReadInbox {
             replica,
@@ -282,10 +289,10 @@ async fn shared_in_inbox(
         let frames = match one(backplane, request).await {
             Ok(Reply::Inbox(frames)) => frames,
             Err(BackplaneError::Closed | BackplaneError::Lost) => return None,
-            _ => return Some(found),
+            _ => return Some((found, after)),
         };
         let Some((last, _)) = frames.last() else {
-            return Some(found);
+            return Some((found, after));
         };
         after = *last;
         for (_, bytes) in &frames {

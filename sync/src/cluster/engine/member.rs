@@ -24,6 +24,7 @@ use tokio::time::Instant;
 pub(super) use self::leading::leave;
 use super::actor::Actor;
 use super::failovers::Failovers;
+use super::inbox::Position;
 use super::lanes::ALL;
 use super::options::EngineOptions;
 use super::outcome::Outcome;
@@ -103,6 +104,8 @@ pub(super) struct Member {
     jumped_until: Instant,
     /// Those that this replica is clearing away after.
     reaping: BTreeSet<ReplicaId>,
+    /// Up to where the inboxes of some of them are read and handed over.
+    inherited: BTreeMap<ReplicaId, Position>,
     /// They are cleared away after when the renewal with this number has told everybody of it; whether
     /// they are known to be off the register.
     announced: Vec<(u64, ReplicaId, bool)>,
@@ -150,6 +153,7 @@ impl Member {
             clock: None,
             jumped_until: joined,
             reaping: BTreeSet::new(),
+            inherited: BTreeMap::new(),
             announced: Vec::new(),
             renewals: 0,
             info: options.info.clone(),

@@ -112,7 +112,7 @@ impl Actor {
                 self.inbox_sequences.remove(&to);
                 if let Some(events) = self.events() {
                     for (share, message) in shared {
-                        events.redeliver(&share, message);
+                        events.redeliver(&share, message, None);
                     }
                 }
             }

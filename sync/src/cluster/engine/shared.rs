@@ -13,7 +13,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::figures::Counters;
-use super::inbox::Position;
+use super::inbox::LetGo;
 use super::lanes::Lanes;
 use super::own::OwnSession;
 use super::reads::Reads;
@@ -185,8 +185,8 @@ pub(super) struct Shared {
     pub(super) counters: Counters,
     /// What `cluster status` shows, when it has changed.
     info: Mutex<Option<Bytes>>,
-    /// Frames of the inbox that nobody holds any more.
-    let_go: Mutex<Vec<(ReplicaId, Position)>>,
+    /// What nobody holds any more, and who held it.
+    let_go: Mutex<Vec<(ReplicaId, LetGo)>>,
     /// So many failovers of Redis are made good by all replicas.
     made_good: watch::Sender<u64>,
     ended: watch::Sender<bool>,
@@ -303,13 +303,13 @@ impl Shared {
         self.info.lock().take()
     }
 
-    /// A frame of the inbox is not held any more. At most as many as are held.
-    pub(super) fn let_go_of(&self, replica: ReplicaId, at: Position) {
-        self.let_go.lock().push((replica, at));
+    /// `what` is not held by `replica` any more. At most as many as are held.
+    pub(super) fn let_go_of(&self, replica: ReplicaId, what: LetGo) {
+        self.let_go.lock().push((replica, what));
         self.wake();
     }
 
-    pub(super) fn take_let_go(&self) -> Vec<(ReplicaId, Position)> {
+    pub(super) fn take_let_go(&self) -> Vec<(ReplicaId, LetGo)> {
         std::mem::take(&mut *self.let_go.lock())
     }
 

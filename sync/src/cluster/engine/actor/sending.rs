@@ -1,5 +1,6 @@
 //! Frames on their way to other replicas, and what they have read of one's own inbox.
 
+use super::super::inbox::LetGo;
 use super::super::lanes::ALL;
 use super::super::outcome::{Answer, Outcome};
 use super::Actor;
@@ -41,9 +42,11 @@ impl Actor {
     }
 
     pub(super) fn trim(&mut self) {
-        for (replica, at) in self.shared.take_let_go() {
-            if replica == self.replica {
-                self.inbox.let_go_of(at);
+        for (holder, what) in self.shared.take_let_go() {
+            match what {
+                LetGo::Frame(at) if holder == self.replica => self.inbox.let_go_of(at),
+                LetGo::Frame(_) => {}
+                LetGo::Inheritance(of) => self.inheritance_done(of, holder == self.replica),
             }
         }
         let given_up = self.inbox.give_up(self.options.held_bytes);

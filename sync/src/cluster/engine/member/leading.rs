@@ -6,12 +6,13 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::super::actor::Actor;
+use super::super::inbox::Inheritance;
 use super::super::keeper::{self, Reaped, Swept};
 use super::super::outcome::{Answer, Outcome};
 use super::{Phase, WILL_PATIENCE};
 
 use crate::cluster::frame::{Kind, head};
-use crate::cluster::{Backplane, ReplicaId, Reply, Request};
+use crate::cluster::{Backplane, Held, ReplicaId, Reply, Request};
 
 impl Actor {
     pub(in super::super) fn led(&mut self, answer: Answer) {
@@ -68,7 +69,10 @@ impl Actor {
             self.member.renew_now();
         }
         for (_, dead, known_dead) in ready {
-            let reaped = keeper::reap(Arc::clone(&self.backplane), self.replica, dead, known_dead);
+            let after = self.member.inherited.get(&dead).copied();
+            let backplane = Arc::clone(&self.backplane);
+            let after = after.unwrap_or_default();
+            let reaped = keeper::reap(backplane, self.replica, dead, known_dead, after);
             self.expect(async move { Outcome::Reaped(reaped.await) });
         }
     }
@@ -110,29 +114,60 @@ impl Actor {
             self.member.announced.push((next, reaped.replica, false));
             return;
         }
-        self.member.reaping.remove(&reaped.replica);
-        self.shared
-            .counters
-            .reaping
-            .set(self.member.reaping.len() as u64);
-        self.member.info_changed = true;
-        if !reaped.done {
-            return;
-        }
-        self.shared.counters.reaped.add(1);
-        info!(
-            replica = reaped.replica.0,
-            redelivered = reaped.redeliver.len(),
-            "a dead replica was cleared away"
-        );
-        if let Some(events) = self.events() {
-            for (share, message) in reaped.redeliver {
-                events.redeliver(&share, message);
-            }
-        }
         let replica = reaped.replica;
+        if !reaped.done {
+            return self.forget_reaping(replica);
+        }
+        if !self.member.inherited.contains_key(&replica) {
+            self.shared.counters.reaped.add(1);
+            info!(
+                replica = replica.0,
+                redelivered = reaped.redeliver.len(),
+                "a dead replica was cleared away"
+            );
+        }
+        let events = self.events().filter(|_| !reaped.redeliver.is_empty());
+        let Some(events) = events else {
+            return self.drop_replica(replica);
+        };
+        self.member.inherited.insert(replica, reaped.read_to);
+        let held = Held::new(Arc::new(Inheritance {
+            shared: Arc::clone(&self.shared),
+            heir: self.replica,
+            of: replica,
+        }));
+        for (share, message) in reaped.redeliver {
+            events.redeliver(&share, message, Some(held.clone()));
+        }
+    }
+
+    /// What was found in a dead replica's inbox is safe elsewhere, or this replica itself was taken for dead
+    /// (`heir` is false): then whoever clears away after it finds it there.
+    pub(in super::super) fn inheritance_done(&mut self, of: ReplicaId, heir: bool) {
+        if !heir {
+            self.forget_reaping(of);
+        } else if self.is_closing() {
+            self.drop_replica(of);
+        } else {
+            // Something may have come in meanwhile from a replica that did not know.
+            let next = self.member.renewals + 1;
+            self.member.announced.push((next, of, true));
+            self.member.renew_now();
+        }
+    }
+
+    fn drop_replica(&mut self, replica: ReplicaId) {
         self.ask(Request::DropReplica { replica }, |_| Outcome::Ignored);
+        self.forget_reaping(replica);
         self.member.renew_now();
+    }
+
+    fn forget_reaping(&mut self, replica: ReplicaId) {
+        self.member.inherited.remove(&replica);
+        self.member.reaping.remove(&replica);
+        let reaping = self.member.reaping.len() as u64;
+        self.shared.counters.reaping.set(reaping);
+        self.member.info_changed = true;
     }
 }
 
