@@ -1,9 +1,12 @@
 //! What was acknowledged is delivered, whatever dies: publishers and subscribers sit on different replicas.
 
-use std::{thread, time::Duration};
+use std::{
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use crate::{
-    rig::Cluster,
+    rig::{Cluster, Redis, cluster::ClusterSetup},
     support::fleet::{Fleet, FleetSetup, Random, chaos_seed, environment},
 };
 
@@ -12,11 +15,14 @@ const PAUSE: Duration = Duration::from_millis(2);
 
 /// A cluster whose queues have room for what comes while subscribers cannot connect.
 fn cluster(replicas: usize) -> Cluster {
+    queues_with_room(replicas).start()
+}
+
+fn queues_with_room(replicas: usize) -> ClusterSetup {
     Cluster::setup(replicas)
         .with_faults()
         .set("limits.max_queued_messages=1000000")
         .set("limits.max_queued_bytes=4294967296")
-        .start()
 }
 
 /// Faults of one run.
@@ -137,6 +143,57 @@ fn chaos_replicas_stopped_and_continued_lose_nothing_and_repeat_no_qos_2() {
     }
     fleet.wait_for_more(some(&mut random));
     fleet.finish().check(&format!("{faults} replicas stopped"));
+}
+
+/// How far Redis' clock is off.
+fn seconds_off(cluster: &Cluster) -> u64 {
+    let time = cluster.redis.ask(&["TIME"]);
+    let seconds = time.lines().next().and_then(|line| line.parse().ok());
+    let redis = UNIX_EPOCH + Duration::from_secs(seconds.expect("seconds since 1970"));
+    let now = SystemTime::now();
+    let off = redis
+        .duration_since(now)
+        .or_else(|_| now.duration_since(redis));
+    off.map_or(0, |off| off.as_secs())
+}
+
+#[test]
+fn chaos_jumps_of_redis_clock_take_nobody_for_dead_and_lose_nothing() {
+    let faults = faults();
+    let mut random = Random(chaos_seed(&format!("{faults} jumps of Redis' clock")));
+    let cluster = queues_with_room(3).start_over(Redis::start_with_clock());
+    let fleet = fleet(&cluster, "jumped", &mut random);
+    for jump in 1..=faults {
+        fleet.wait_for_more(some(&mut random));
+        // Longer than leases, and within the hour that a session of the fleet lasts without its client.
+        let length = Duration::from_millis(60_000 + random.below(1_600_000));
+        let ahead = random.below(2) == 0;
+        let clock = cluster.redis.clock();
+        if ahead {
+            clock.ahead(length);
+        } else {
+            clock.behind(length);
+        }
+        let off = seconds_off(&cluster);
+        assert!(off >= length.as_secs() - 30, "only {off} s off");
+        // Leases are looked at, and renewed.
+        thread::sleep(Duration::from_millis(500 + random.below(3_000)));
+        eprintln!(
+            "chaos: jump {jump} (to {length:?} {}), {} acknowledged",
+            if ahead { "ahead" } else { "behind" },
+            fleet.acknowledged()
+        );
+    }
+    fleet.wait_for_more(some(&mut random));
+    assert_eq!(fleet.broken(), 0, "connections were closed");
+    fleet
+        .finish()
+        .check(&format!("{faults} jumps of Redis' clock"));
+    let register = cluster.redis.ask(&["HLEN", "dunlin:{r}:register"]);
+    assert!(
+        register.ends_with('3'),
+        "{register} replicas are registered"
+    );
 }
 
 #[test]

@@ -2,7 +2,13 @@
 
 use std::time::Duration;
 
-use crate::{rig::Cluster, support::*};
+use dunlin_protocol::{Properties, Subscribe};
+use rustix::process::Signal;
+
+use crate::{
+    rig::{Cluster, connect_again},
+    support::*,
+};
 
 #[test]
 fn an_acknowledged_retained_message_is_there_on_every_replica_at_once() {
@@ -37,6 +43,48 @@ fn a_retained_message_that_was_removed_is_gone_on_every_replica_at_once() {
         let mut subscriber = cluster.clean(at, "late");
         subscriber.subscribe("retained/#", QoS::AtLeastOnce);
         subscriber.expect_silence();
+    }
+}
+
+#[test]
+fn a_replica_that_slept_through_a_retained_publish_gives_it_to_who_subscribes_there() {
+    let cluster = Cluster::setup(3).with_faults().start();
+    let mut publisher = cluster.clean(0, "publisher");
+    publisher.publish_retained("retained/x", b"old", QoS::AtLeastOnce);
+    let mut subscriber = cluster.clean(2, "subscriber");
+    cluster.replicas[2].signal(Signal::STOP);
+    // It waits for the stopped replica, until its lease has lapsed.
+    publisher.publish_retained("retained/x", b"new", QoS::AtLeastOnce);
+    let mut filters = SubscribeFiltersBuf::new();
+    filters
+        .push("retained/#", SubscribeOptions::new(QoS::AtLeastOnce))
+        .expect("the filter can be written");
+    let subscribe = Packet::Subscribe(Subscribe {
+        packet_id: id(1),
+        properties: Properties::EMPTY,
+        filters: filters.as_filters(),
+    });
+    subscriber.send(subscribe);
+    cluster.replicas[2].signal(Signal::CONT);
+    let granted = loop {
+        match subscriber.next() {
+            Some(received) => match received.packet() {
+                Packet::SubAck(suback) => break suback.reason_codes == [1],
+                Packet::Disconnect(_) => {}
+                other => panic!("{other:?}"),
+            },
+            None => break false,
+        }
+    };
+    if granted {
+        let received = subscriber.expect_message("retained/x", b"new");
+        assert!(received.publish().retain, "{received:?}");
+    } else {
+        // It had lost its lease: whoever comes when it is back has what is new.
+        let again = connect(Version::V5, "again");
+        let mut subscriber = connect_again(&cluster.replicas[2], &again);
+        subscriber.subscribe("retained/#", QoS::AtLeastOnce);
+        subscriber.expect_message("retained/x", b"new");
     }
 }
 

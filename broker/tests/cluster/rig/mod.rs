@@ -6,6 +6,7 @@
 //! ```
 
 pub(crate) mod balancer;
+pub(crate) mod clock;
 pub(crate) mod cluster;
 pub(crate) mod proxy;
 pub(crate) mod redis;

@@ -11,6 +11,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use super::clock::Clock;
 use crate::support::{
     broker::free_port,
     foreign::{Outcome, run},
@@ -25,6 +26,8 @@ pub(crate) struct Redis {
     arguments: Vec<String>,
     /// The file of a Sentinel; `None`: it is a server with data.
     sentinel: Option<PathBuf>,
+    /// Its wall clock, if a test sets it.
+    clock: Option<Clock>,
 }
 
 impl Redis {
@@ -35,15 +38,26 @@ impl Redis {
 
     /// Starts a server with more arguments.
     pub(crate) fn start_with(arguments: &[&str]) -> Self {
-        Self::launch(arguments, None)
+        Self::launch(arguments, None, false)
+    }
+
+    /// Starts a server with a clock that can be set: [`Self::clock`].
+    pub(crate) fn start_with_clock() -> Self {
+        Self::launch(&[], None, true)
+    }
+
+    /// The server's wall clock.
+    #[track_caller]
+    pub(crate) fn clock(&self) -> &Clock {
+        self.clock.as_ref().expect("started with a clock")
     }
 
     /// Starts a Sentinel with a configuration file of its own.
     pub(crate) fn sentinel(file: &Path) -> Self {
-        Self::launch(&[], Some(file.to_path_buf()))
+        Self::launch(&[], Some(file.to_path_buf()), false)
     }
 
-    fn launch(arguments: &[&str], sentinel: Option<PathBuf>) -> Self {
+    fn launch(arguments: &[&str], sentinel: Option<PathBuf>, clock: bool) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("dunlin-redis-")
             .tempdir()
@@ -51,6 +65,7 @@ impl Redis {
         let mut redis = Self {
             child: None,
             port: free_port(),
+            clock: clock.then(|| Clock::new(dir.path())),
             dir,
             arguments: arguments.iter().map(ToString::to_string).collect(),
             sentinel,
@@ -167,6 +182,9 @@ impl Redis {
 
     fn command(&self) -> Command {
         let mut command = Command::new("redis-server");
+        if let Some(clock) = &self.clock {
+            clock.apply(&mut command);
+        }
         if let Some(file) = &self.sentinel {
             command.arg(file).arg("--sentinel");
         }
