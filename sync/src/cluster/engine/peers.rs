@@ -221,6 +221,11 @@ impl Routes {
         wants
     }
 
+    /// They could not be loaded.
+    pub(super) fn not_loaded(&mut self) {
+        self.state = State::Stale;
+    }
+
     /// An announcement. Gives back the version that is applied now, if it covers the announcement.
     pub(super) fn announced(
         &mut self,
@@ -319,5 +324,20 @@ impl Routes {
                 self.apply(replica, changes, events);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_whose_loading_was_given_up_are_loaded_again() {
+        let mut routes = Routes::new();
+        assert!(routes.wants_load());
+        assert!(!routes.wants_load(), "that is under way");
+        routes.stale();
+        routes.not_loaded();
+        assert!(routes.wants_load());
     }
 }

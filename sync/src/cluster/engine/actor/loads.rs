@@ -73,13 +73,15 @@ impl Actor {
         let Some(peer) = self.peers.get_mut(replica) else {
             return;
         };
-        if let Ok(Reply::Routes { version, routes }) = answer {
-            peer.routes.loaded(replica, version, routes, &*events);
-            let version = peer.routes.version();
-            self.shared.counters.loads.add(1);
-            self.acks.entry(replica).or_default().routes = Some(version);
-        } else {
-            peer.routes.stale();
+        match answer {
+            Ok(Reply::Routes { version, routes }) => {
+                peer.routes.loaded(replica, version, routes, &*events);
+                let version = peer.routes.version();
+                self.shared.counters.loads.add(1);
+                self.acks.entry(replica).or_default().routes = Some(version);
+            }
+            Err(BackplaneError::Closed) => {}
+            _ => peer.routes.not_loaded(),
         }
     }
 
