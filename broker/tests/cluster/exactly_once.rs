@@ -71,6 +71,11 @@ fn a_pubrel_that_is_owed_is_sent_by_the_next_replica() {
     receiver.send(Packet::PubComp(ack(packet_id)));
     sender.publish("exactly/once", b"two", QoS::ExactlyOnce);
     receiver.expect_message("exactly/once", b"two");
+    // PUBCOMP has no answer: until it is stored, a resumed session may be sent PUBREL once more.
+    wait_until("the exchange is done with", || {
+        let queues = cluster.redis.ask(&["--scan", "--pattern", "*:q:*"]);
+        queues.is_empty()
+    });
     receiver.disconnect();
     let mut receiver = cluster.open(2, &subscriber(), true);
     receiver.expect_silence();

@@ -1,5 +1,7 @@
 //! A will is published exactly once, also when its replica dies, and after its delay.
 
+use rustix::process::Signal;
+
 use crate::{rig::Cluster, support::*};
 
 /// When no will is stored any more, none is published any more.
@@ -22,24 +24,25 @@ fn watchers(cluster: &Cluster, at: &[usize]) -> Vec<Client> {
         .collect()
 }
 
-#[test]
-fn the_wills_of_a_killed_replica_are_published_once_each() {
-    let mut cluster = Cluster::setup(3).with_faults().start();
-    let mut watchers = watchers(&cluster, &[1, 2]);
-    let mut clients = Vec::new();
-    for n in 0..20 {
+/// Twenty clients with wills, half of them with sessions that outlive the connection.
+fn mortals(cluster: &Cluster, at: usize) -> Vec<Client> {
+    let mortal = |n: usize| {
         let mut mortal = connect(Version::V5, &format!("mortal-{n}"));
-        if n % 2 == 0 {
+        if n.is_multiple_of(2) {
             mortal = mortal.persistent();
         }
         let topic = format!("will/{n}");
         let mortal = mortal.will(&topic, b"gone", QoS::AtLeastOnce, false);
-        clients.push(cluster.open(0, &mortal, false));
-    }
-    cluster.replicas[0].kill9();
+        cluster.open(at, &mortal, false)
+    };
+    (0..20).map(mortal).collect()
+}
+
+/// Each of the twenty wills comes to each watcher.
+fn expect_the_wills(watchers: &mut [Client]) {
     let mut wanted: Vec<String> = (0..20).map(|n| format!("will/{n}")).collect();
     wanted.sort();
-    for watcher in &mut watchers {
+    for watcher in watchers {
         let mut topics = Vec::new();
         for _ in 0..20 {
             let received = watcher.receive();
@@ -48,6 +51,33 @@ fn the_wills_of_a_killed_replica_are_published_once_each() {
         }
         topics.sort();
         assert_eq!(topics, wanted);
+    }
+}
+
+#[test]
+fn the_wills_of_a_killed_replica_are_published_once_each() {
+    let mut cluster = Cluster::setup(3).with_faults().start();
+    let mut watchers = watchers(&cluster, &[1, 2]);
+    let _clients = mortals(&cluster, 0);
+    cluster.replicas[0].kill9();
+    expect_the_wills(&mut watchers);
+    wait_until_no_will_is_stored(&cluster);
+    for watcher in &mut watchers {
+        watcher.expect_silence();
+    }
+}
+
+#[test]
+fn the_wills_of_a_replica_that_slept_are_not_published_again_when_it_wakes_up() {
+    let cluster = Cluster::setup(3).with_faults().start();
+    let mut watchers = watchers(&cluster, &[1, 2]);
+    let mut clients = mortals(&cluster, 0);
+    cluster.replicas[0].signal(Signal::STOP);
+    expect_the_wills(&mut watchers);
+    cluster.replicas[0].signal(Signal::CONT);
+    // The connections that the wills belong to end, and no will is left for that.
+    for client in &mut clients {
+        while client.next().is_some() {}
     }
     wait_until_no_will_is_stored(&cluster);
     for watcher in &mut watchers {
