@@ -7,6 +7,7 @@ use dunlin_protocol::{
     Sender, Subscribe, SubscribeFiltersBuf, SubscribeOptions, Version, Will, decode, peek_frame,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::watch;
 
 /// How long a client waits for an answer before it gives its connection up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -49,6 +50,8 @@ pub(crate) struct Hello<'a> {
 pub(crate) struct Conn {
     stream: DuplexStream,
     unread: Vec<u8>,
+    /// Changes when the network between the client and its replica breaks.
+    severed: watch::Receiver<u64>,
 }
 
 fn id(id: u16) -> PacketId {
@@ -56,10 +59,11 @@ fn id(id: u16) -> PacketId {
 }
 
 impl Conn {
-    pub(crate) fn new(stream: DuplexStream) -> Self {
+    pub(crate) fn new(stream: DuplexStream, severed: watch::Receiver<u64>) -> Self {
         Self {
             stream,
             unread: Vec::new(),
+            severed,
         }
     }
 
@@ -170,17 +174,7 @@ impl Conn {
 
     /// The next packet. Cancel safe: what was read stays.
     pub(crate) async fn event(&mut self, patience: Duration) -> Event {
-        let deadline = tokio::time::Instant::now() + patience;
-        loop {
-            if let Some(event) = self.next_whole() {
-                return event;
-            }
-            let mut chunk = [0; 4096];
-            match tokio::time::timeout_at(deadline, self.stream.read(&mut chunk)).await {
-                Ok(Ok(count)) if count > 0 => self.unread.extend_from_slice(&chunk[..count]),
-                _ => return Event::Closed,
-            }
-        }
+        self.event_within(patience).await.unwrap_or(Event::Closed)
     }
 
     /// As [`Self::event`], but `None` when nothing came in time.
@@ -191,10 +185,16 @@ impl Conn {
                 return Some(event);
             }
             let mut chunk = [0; 4096];
-            match tokio::time::timeout_at(deadline, self.stream.read(&mut chunk)).await {
-                Ok(Ok(count)) if count > 0 => self.unread.extend_from_slice(&chunk[..count]),
-                Ok(_) => return Some(Event::Closed),
-                Err(_) => return None,
+            let read = tokio::select! {
+                biased;
+                // An error: the replica is dead.
+                _ = self.severed.changed() => return Some(Event::Closed),
+                read = self.stream.read(&mut chunk) => read,
+                () = tokio::time::sleep_until(deadline) => return None,
+            };
+            match read {
+                Ok(count) if count > 0 => self.unread.extend_from_slice(&chunk[..count]),
+                _ => return Some(Event::Closed),
             }
         }
     }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::plan::Random;
-use crate::world::World;
+use crate::world::{Replica, World};
 
 const MOST_CUT_MS: u64 = 20_000;
 
@@ -37,6 +37,18 @@ fn say(world: &World, what: String) {
         .faults
         .borrow_mut()
         .push(format!("{} ms: {what}", world.now()));
+}
+
+/// What cuts a replica off from Redis often cuts its clients off from it: they go on elsewhere, while it
+/// cannot tell anybody yet that they have gone.
+fn sever_some(world: &Rc<World>, victim: &Replica, random: &mut Random) {
+    if random.chance(500) {
+        say(
+            world,
+            format!("the clients of replica {} are cut off", victim.backplane),
+        );
+        world.sever(victim);
+    }
 }
 
 async fn one(world: &Rc<World>, random: &mut Random) {
@@ -74,6 +86,7 @@ async fn one(world: &Rc<World>, random: &mut Random) {
             );
             victim.troubled.set(true);
             world.model.cut(number);
+            sever_some(world, &victim, random);
             let world = world.clone();
             world.clone().spawn(async move {
                 tokio::time::sleep(length).await;
@@ -89,6 +102,7 @@ async fn one(world: &Rc<World>, random: &mut Random) {
             );
             victim.troubled.set(true);
             world.model.black_hole(number, length);
+            sever_some(world, &victim, random);
         }
         7 => {
             let length = ms(random, 8_000);

@@ -8,6 +8,8 @@ pub(crate) struct Plan {
     /// Publishers with a persistent session, each with topics of its own.
     pub(crate) publishers: usize,
     pub(crate) messages_each: u32,
+    /// About how long a publisher takes for them: as long as the faults, in milliseconds.
+    pub(crate) span_ms: u64,
     /// Persistent sessions that subscribe to everything the publishers of one group send.
     pub(crate) subscribers: usize,
     /// The same with sessions that end with their connection.
@@ -44,6 +46,7 @@ impl Plan {
             failovers: true,
             faults: 2,
             messages_each: 40,
+            span_ms: 40_000,
             ..Self::storm(seed)
         }
     }
@@ -54,6 +57,7 @@ impl Plan {
             replicas: 5,
             publishers: 24,
             messages_each: 12,
+            span_ms: 15_000,
             subscribers: 16,
             clean_subscribers: 8,
             groups: 4,

@@ -296,6 +296,9 @@ async fn publisher(world: Rc<World>, n: usize, group: usize, waiting: usize) {
     // By order of sending: (packet id, state).
     let mut flights: Vec<(u16, Flight)> = Vec::new();
     let mut known = false;
+    // Messages come in bursts.
+    let each = world.plan.span_ms / u64::from(world.plan.messages_each);
+    let mut burst_at = tokio::time::Instant::now() + Duration::from_millis(random.below(each));
     while next <= world.plan.messages_each || !flights.is_empty() {
         let Some((mut conn, _replica)) = world.connect(&mut random) else {
             pause(&mut random, 500).await;
@@ -335,7 +338,14 @@ async fn publisher(world: Rc<World>, n: usize, group: usize, waiting: usize) {
             if flights.is_empty() && next > world.plan.messages_each {
                 break;
             }
-            while flights.len() < WINDOW && next <= world.plan.messages_each && random.chance(400) {
+            let mut burst = 0;
+            if tokio::time::Instant::now() >= burst_at {
+                burst = 1 + random.below(WINDOW as u64);
+                burst_at = tokio::time::Instant::now()
+                    + Duration::from_millis(random.below(2 * burst * each));
+            }
+            while burst > 0 && flights.len() < WINDOW && next <= world.plan.messages_each {
+                burst -= 1;
                 world.oracle.borrow_mut().sent(n, next, world.now());
                 let payload = format!("{n} {next}");
                 conn.publish(&topic, &payload, qos, next_id, (false, false))

@@ -9,6 +9,7 @@ use dunlin_broker::hub::HubConfig;
 use dunlin_broker::testing::InProcess;
 use dunlin_sync::cluster::engine::{ClusterStore, EngineOptions};
 use dunlin_sync::cluster::testing::ModelRedis;
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, LocalSet};
 
 use crate::client::Conn;
@@ -69,6 +70,7 @@ pub(crate) struct Replica {
     broker: RefCell<Option<InProcess>>,
     store: Arc<ClusterStore>,
     connections: RefCell<Vec<AbortHandle>>,
+    severed: watch::Sender<u64>,
     /// It was cut off from Redis at some time.
     pub(crate) troubled: Cell<bool>,
 }
@@ -166,6 +168,7 @@ impl World {
             broker: RefCell::new(Some(broker)),
             store,
             connections: RefCell::default(),
+            severed: watch::Sender::default(),
             troubled: Cell::new(false),
         }));
     }
@@ -181,6 +184,11 @@ impl World {
         drop(replica.broker.borrow_mut().take());
     }
 
+    /// The network between a replica and its clients breaks, once: both ends see their connections closed.
+    pub(crate) fn sever(&self, replica: &Replica) {
+        replica.severed.send_modify(|times| *times += 1);
+    }
+
     /// A pipe to a replica that is alive.
     pub(crate) fn connect(&self, random: &mut Random) -> Option<(Conn, Rc<Replica>)> {
         let replicas = self.replicas();
@@ -193,7 +201,8 @@ impl World {
         connections.push(task.abort_handle());
         drop(connections);
         self.connects.set(self.connects.get() + 1);
-        Some((Conn::new(stream), replica))
+        let conn = Conn::new(stream, replica.severed.subscribe());
+        Some((conn, replica))
     }
 
     pub(crate) fn spawn(self: &Rc<Self>, role: impl Future<Output = ()> + 'static) {

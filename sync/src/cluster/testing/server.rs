@@ -304,6 +304,16 @@ impl Inner {
                     .get(usize::from(Bucket::of(client_id).0))?;
                 *epoch = bucket.owners.get(client_id)?.epoch;
             }
+            Request::DeleteSession { epoch, .. } => *epoch = None,
+            Request::PutRecord { session, epoch, .. } => {
+                *epoch = self
+                    .state
+                    .buckets
+                    .get(usize::from(Bucket::of_session(*session).0))?
+                    .sessions
+                    .get(session)?
+                    .epoch;
+            }
             _ => return None,
         }
         Some(request)
