@@ -1,6 +1,6 @@
 //! What the clients do.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -129,7 +129,8 @@ async fn persistent_subscriber(
 ) {
     let mut random = Random::of(world.plan.seed, "subscriber", n);
     let mut subscribed = false;
-    let mut held: BTreeSet<u16> = BTreeSet::new();
+    // QoS 2: what came and is not released.
+    let mut held: BTreeMap<u16, String> = BTreeMap::new();
     while !world.over.get() {
         let Some((mut conn, _replica)) = world.connect(&mut random) else {
             pause(&mut random, 500).await;
@@ -173,10 +174,11 @@ async fn persistent_subscriber(
                     topic,
                     payload,
                     qos,
+                    dup,
                     id,
                     ..
                 } => {
-                    world.note(&format!("{client} gets {payload} as {id}"));
+                    world.note(&format!("{client} gets {payload} as {id}, dup {dup}"));
                     match qos {
                         QoS::AtMostOnce => take(&world, &client, &topic, &payload),
                         QoS::AtLeastOnce => {
@@ -184,14 +186,22 @@ async fn persistent_subscriber(
                             conn.ack(Packet::PubAck, id).await;
                         }
                         QoS::ExactlyOnce => {
-                            if held.insert(id) {
-                                take(&world, &client, &topic, &payload);
+                            match held.get(&id) {
+                                None => {
+                                    take(&world, &client, &topic, &payload);
+                                    held.insert(id, payload);
+                                }
+                                Some(before) if *before == payload && dup => {}
+                                Some(before) => world.oracle.borrow_mut().breach(format!(
+                                    "{client} got {payload} as {id} (dup {dup}), which stands for {before} until its release"
+                                )),
                             }
                             conn.ack(Packet::PubRec, id).await;
                         }
                     }
                 }
                 Event::PubRel(id) => {
+                    world.note(&format!("{client} is to release {id}"));
                     held.remove(&id);
                     conn.ack(Packet::PubComp, id).await;
                 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dunlin_sync::cluster::tap::{Batch, Consumer, ConsumerOptions, Definition, Event, define};
+use dunlin_sync::cluster::testing::ModelBackplane;
 
 use crate::plan::Random;
 use crate::world::World;
@@ -70,8 +71,9 @@ impl Warehouse {
     }
 }
 
-/// Makes the tap; every replica knows of it when this ends.
-pub(crate) async fn make(world: &World) {
+/// Makes the tap; every replica knows of it when this ends. Whoever made it stays: a failover that loses the
+/// definition would be made good by nobody else.
+pub(crate) async fn make(world: &World) -> ModelBackplane {
     let mut definition = Definition::new(
         NAME,
         (0..world.plan.groups).map(|group| format!("g{group}/#")),
@@ -81,6 +83,7 @@ pub(crate) async fn make(world: &World) {
     define(&backplane, &definition, 1, Duration::from_secs(60))
         .await
         .expect("a tap");
+    backplane
 }
 
 pub(crate) fn spawn(world: &Rc<World>) {

@@ -254,7 +254,7 @@ async fn live(plan: Plan) -> Ended {
     for _ in 0..world.plan.replicas {
         world.start_replica().await;
     }
-    tap::make(&world).await;
+    let _defines = tap::make(&world).await;
     roles::spawn_all(&world);
     tap::spawn(&world);
     faults::spawn(&world);

@@ -716,3 +716,78 @@ async fn what_an_older_claim_had_acknowledged_counts_after_a_newer_one() {
     };
     assert_eq!(sessions, [(sid, record(1))]);
 }
+
+fn settle_ids(session: SessionId, epoch: Epoch, put: &[(u16, u64)], delete: &[u16]) -> Request {
+    Request::Settle {
+        session,
+        epoch: Some(epoch),
+        dequeue: Vec::new(),
+        release: Vec::new(),
+        inbound_put: put.to_vec(),
+        inbound_delete: delete.to_vec(),
+    }
+}
+
+async fn claim_again(redis: &RedisBackplane, client: &str) -> Epoch {
+    let claim = Request::Claim {
+        client_id: client.into(),
+        replica: ReplicaId(2),
+        nonce: 2,
+        clean_start: false,
+        expiry_interval: 60,
+        fresh: Bucket::of(client).session(2),
+        record: record(0),
+        will: None,
+        will_grace_ms: 0,
+        head: head(2),
+    };
+    match ask(redis, claim).await {
+        Reply::Claimed { epoch, .. } => epoch,
+        other => panic!("not claimed: {other:?}"),
+    }
+}
+
+async fn inbound(redis: &RedisBackplane, session: SessionId) -> Vec<(u16, u64)> {
+    match ask(redis, Request::GetSession { session }).await {
+        Reply::Session(Some(fields)) => fields.inbound,
+        other => panic!("no session: {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn packet_ids_come_back_in_the_order_of_the_claims_whoever_comes_first() {
+    let mut pair = Pair::start().await;
+    let slow = Proxy::start(pair.master.port).await;
+    let (second, first) = (connect(pair.front.url()), connect(slow.url()));
+    let sid = session(&first, "c").await;
+    pair.stop_replication().await;
+    ask(
+        &first,
+        settle_ids(sid, Epoch(1), &[(0, 5), (7, 1), (8, 2)], &[]),
+    )
+    .await;
+    let epoch = claim_again(&second, "c").await;
+    ask(&second, settle_ids(sid, epoch, &[(8, 9)], &[0])).await;
+    slow.go(Way::Cut);
+    pair.fail_over();
+    failover_noticed(&second).await;
+    slow.go(Way::To(pair.replica.port));
+    failover_noticed(&first).await;
+    assert_eq!(inbound(&first, sid).await, [(7, 1), (8, 9)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_done_before_a_claim_that_is_still_there_is_not_done_again() {
+    let mut pair = Pair::start().await;
+    let (first, second) = (connect(pair.front.url()), connect(pair.front.url()));
+    let sid = session(&first, "c").await;
+    ask(&first, settle_ids(sid, Epoch(1), &[(7, 1)], &[])).await;
+    let epoch = claim_again(&second, "c").await;
+    ask(&second, settle_ids(sid, epoch, &[], &[7])).await;
+    // It is killed: nobody repeats what it has done.
+    drop(second);
+    pair.stop_replication().await;
+    pair.fail_over();
+    failover_noticed(&first).await;
+    assert_eq!(inbound(&first, sid).await, []);
+}

@@ -191,6 +191,7 @@ impl Actor {
         while let Some(event) = self.frames.pop_front() {
             self.hear(event);
         }
+        self.notice_failovers();
         self.deadlines(Instant::now());
         self.jobs();
         self.try_taps();

@@ -11,10 +11,12 @@ use super::actor::Actor;
 use super::lanes::ALL;
 use super::outcome::{Answer, Outcome};
 use super::peers::Order;
+use super::shared::Shared;
 use super::tables::Heard;
 use crate::cluster::frame::{self, Body, Change, Entries, Entry, FrameError, RouteChanges};
 use crate::cluster::{
-    BackplaneEvent, Bucket, ClusterEvents, Held, Relayed, ReplicaId, Reply, Request,
+    Backplane, BackplaneError, BackplaneEvent, Bucket, ClusterEvents, Held, Relayed, ReplicaId,
+    Reply, Request,
 };
 use crate::{Appended, MessageParts};
 
@@ -32,7 +34,7 @@ impl Actor {
                 info!("announcements of the cluster are not heard now");
                 self.member.set_deaf(Some(Instant::now()));
             }
-            BackplaneEvent::Failover => self.failed_over(),
+            BackplaneEvent::Failover => self.notice_failovers(),
         }
     }
 
@@ -391,6 +393,14 @@ impl Actor {
         }
     }
 
+    /// Looks whether Redis has failed over. Not only when it is said: a replica that begins to listen
+    /// under another number is not told of what was before that.
+    pub(super) fn notice_failovers(&mut self) {
+        if self.events.is_some() && self.member.failovers.is_new(self.backplane.failovers()) {
+            self.failed_over();
+        }
+    }
+
     /// Redis is another one now, or has lost newer writes.
     fn failed_over(&mut self) {
         warn!("Redis has failed over: the tables are loaded anew");
@@ -403,15 +413,12 @@ impl Actor {
         self.member.failovers.handled(self.backplane.failovers());
         self.member
             .wait_for_all(Instant::now() + self.options.lease);
-        let restore = self.shared.reads.lock().take();
-        if !restore.is_empty() {
-            self.member.restore();
-            let replies = self.backplane.execute(restore);
-            self.expect(async move {
-                drop(replies.await);
-                Outcome::Restored
-            });
-        }
+        self.member.restore();
+        let restored = restore(Arc::clone(&self.backplane), Arc::clone(&self.shared));
+        self.expect(async move {
+            restored.await;
+            Outcome::Restored
+        });
         if !self.member.is_cut() {
             self.begin_sync();
         }
@@ -482,6 +489,19 @@ impl Actor {
         for (client, epoch) in lost {
             self.own.release(&client, epoch);
             events.let_go(&client, epoch);
+        }
+    }
+}
+
+/// Writes back what was read lately, whatever is given up meanwhile; then what was answered before the
+/// failover and taken note of after it.
+async fn restore(backplane: Arc<dyn Backplane>, shared: Arc<Shared>) {
+    for _ in 0..2 {
+        let mut requests = shared.reads.lock().take();
+        while !requests.is_empty() {
+            let answers = backplane.execute(requests.clone()).await;
+            let mut answers = answers.iter();
+            requests.retain(|_| matches!(answers.next(), Some(Err(BackplaneError::Lost))));
         }
     }
 }

@@ -25,8 +25,11 @@ pub(super) struct SessionState {
     pub(super) record: Bytes,
     pub(super) queue: Queue,
     inbound: BTreeMap<u16, u64>,
-    /// Packet ids put or deleted since the last failover: what was before it does not count for them.
-    touched: BTreeSet<u16>,
+    /// Packet ids put or deleted since the last failover, or again, and under which epoch: what comes again
+    /// from an older one does not count for them.
+    touched: BTreeMap<u16, Epoch>,
+    /// The claim that the last failover has left: what was done under older ones was not lost.
+    known: Epoch,
 }
 
 /// Entries by sequence number.
@@ -93,13 +96,15 @@ impl SessionState {
             record,
             queue: Queue::default(),
             inbound: BTreeMap::new(),
-            touched: BTreeSet::new(),
+            touched: BTreeMap::new(),
+            known: Epoch::default(),
         }
     }
 
     pub(super) fn begin_anew(&mut self) {
         self.queue.begin_anew();
         self.touched.clear();
+        self.known = self.epoch;
     }
 
     pub(super) fn fields(&self) -> SessionFields {
@@ -236,7 +241,8 @@ impl Queue {
     }
 
     fn dequeue(&mut self, seq: u64) {
-        if self.may_be_lost(seq) {
+        // Also what is there: it may be written back again by somebody else who had read it.
+        if (self.lost_from..self.lost_to).contains(&seq) {
             self.done.insert(seq);
         }
         if let Some(body) = self.entries.remove(&seq) {
@@ -274,6 +280,7 @@ struct Settling<'a> {
 
 impl SessionState {
     fn settle(&mut self, settling: &Settling<'_>) {
+        let epoch = self.epoch;
         for seq in settling.dequeue {
             self.queue.dequeue(*seq);
         }
@@ -282,16 +289,21 @@ impl SessionState {
         }
         for (id, count) in settling.inbound_put {
             self.inbound.insert(*id, *count);
-            self.touched.insert(*id);
+            self.touched.insert(*id, epoch);
         }
         for id in settling.inbound_delete {
             self.inbound.remove(id);
-            self.touched.insert(*id);
+            self.touched.insert(*id, epoch);
         }
     }
 
-    /// What had been acknowledged before a failover, whoever has the session since.
-    fn settle_again(&mut self, settling: &Settling<'_>) {
+    /// What had been acknowledged before a failover, whoever has the session since. Those who had it one
+    /// after the other come in any order.
+    fn settle_again(&mut self, epoch: Option<Epoch>, settling: &Settling<'_>) {
+        let epoch = epoch.unwrap_or(self.epoch);
+        if epoch < self.known {
+            return;
+        }
         for seq in settling.dequeue {
             self.queue.dequeue(*seq);
         }
@@ -299,15 +311,22 @@ impl SessionState {
             self.queue.release(*seq);
         }
         for (id, count) in settling.inbound_put {
-            if !self.touched.contains(id) {
+            if self.may_touch(*id, epoch) {
                 self.inbound.insert(*id, *count);
             }
         }
         for id in settling.inbound_delete {
-            if !self.touched.contains(id) {
+            if self.may_touch(*id, epoch) {
                 self.inbound.remove(id);
             }
         }
+    }
+
+    fn may_touch(&mut self, id: u16, epoch: Epoch) -> bool {
+        let last = self.touched.entry(id).or_default();
+        let may = *last <= epoch;
+        *last = epoch.max(*last);
+        may
     }
 }
 
@@ -387,11 +406,11 @@ impl BucketState {
     pub(super) fn settle_again(&mut self, request: &Request) {
         let Request::Settle {
             session,
+            epoch,
             dequeue,
             release,
             inbound_put,
             inbound_delete,
-            ..
         } = request
         else {
             return;
@@ -403,7 +422,7 @@ impl BucketState {
             inbound_delete,
         };
         if let Some(state) = self.sessions.get_mut(session) {
-            state.settle_again(&settling);
+            state.settle_again(*epoch, &settling);
         }
     }
 

@@ -30,12 +30,15 @@ local sid = '0'
 if kept then
   sid = old_sid
   -- Another server: what it lacks comes back below the tail that the claimer is told. See append.lua.
-  local at = redis.call('HMGET', base .. 's:' .. sid, 'g', 'p', 'j')
+  local at = redis.call('HMGET', base .. 's:' .. sid, 'g', 'p', 'j', 'ep')
   if at[1] ~= server then
     local tail = struct.unpack('<I8', at[2])
     redis.call('HSET', base .. 's:' .. sid, 'g', server, 'p', struct.pack('<I8', tail + 65536) .. string.sub(at[2], 9),
       'j', (at[3] or '') .. string.format('%.0f:65536;', tail))
   end
+  -- The newest claim that a failover has left. See settle_head.lua.
+  local began = string.match(redis.call('GET', base .. 'gen'), ':(%d+)$', 9)
+  if began and tonumber(at[4]) <= tonumber(began) then redis.call('HSET', base .. 's:' .. sid, 'b', at[4]) end
   redis.call('HSET', base .. 's:' .. sid, 'ex', expiry, 'ep', epoch, 'ow', replica)
   redis.call('ZREM', due, 's:' .. sid)
   -- Of the numbers of last appends only the newest replicas' matter.

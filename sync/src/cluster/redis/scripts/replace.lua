@@ -3,7 +3,7 @@
 local function may_replace(what)
   if mode == '2' then
     look_at_server()
-    local began = tonumber(string.sub(redis.call('GET', base .. 'gen'), 9))
+    local began = tonumber(string.match(redis.call('GET', base .. 'gen'), '^%d+', 9))
     local since = redis.call('HGET', base .. 'replayed', what)
     if tonumber(memo) <= began or since == 'w' or (since and tonumber(since) >= tonumber(memo)) then return false end
     redis.call('HSET', base .. 'replayed', what, memo)

@@ -96,13 +96,15 @@ end
 if dequeues + releases > 0 then call('HSET', s, 'p', struct.pack('<I8I8I8I8I8', tail, n, bytes, head, holes)) end
 if gaps_changed then write_gaps(gaps) end
 
--- Soon after a failover: what was acknowledged before is not to undo what has been done since.
+-- Soon after a failover: what was acknowledged before is not to undo what has been done since, nor what was done under
+-- a later claim and has come again already.
 local function may_set(id)
-  if mode == '1' then
-    call('SADD', base .. 'u:' .. sid, id)
-    call('PEXPIRE', base .. 'u:' .. sid, 180000)
-  end
-  return mode ~= '2' or call('SISMEMBER', base .. 'u:' .. sid, id) == 0
+  if mode == '0' then return true end
+  local u = base .. 'u:' .. sid
+  if mode == '2' and tonumber(call('HGET', u, id) or '0') > epoch then return false end
+  call('HSET', u, id, string.format('%.0f', epoch))
+  call('PEXPIRE', u, 180000)
+  return true
 end
 
 for _ = 1, puts do

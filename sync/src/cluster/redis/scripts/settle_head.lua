@@ -4,8 +4,18 @@
 local call, s, q = redis.call, KEYS[1] .. 's:' .. ARGV[1], KEYS[1] .. 'q:' .. ARGV[1]
 local of = call('HMGET', s, 'ep', 'p', 'j')
 if not of[1] then return ARGV[2] == '' and 1 or 0 end
--- What was acknowledged before a failover counts, whoever has claimed the session since.
-if ARGV[2] ~= '' and ARGV[2] ~= of[1] and string.sub(ARGV[#ARGV], 9, 9) ~= '2' then return 0 end
+local epoch = tonumber(ARGV[2] ~= '' and ARGV[2] or of[1])
+if string.sub(ARGV[#ARGV], 9, 9) == '2' then
+  -- What was acknowledged before a failover counts, whoever has claimed the session since; but if a later claim
+  -- was not lost, what was done before that was not, either. `b` is the claim that the failover has left, if
+  -- the one that is there came after.
+  local gen = call('GET', KEYS[1] .. 'gen')
+  local began = gen and string.sub(gen, 1, 8) == string.sub(ARGV[#ARGV], 1, 8) and string.match(gen, ':(%d+)$', 9)
+  local known = (not began or tonumber(of[1]) <= tonumber(began)) and of[1] or call('HGET', s, 'b') or '0'
+  if epoch < tonumber(known) then return 1 end
+elseif ARGV[2] ~= '' and ARGV[2] ~= of[1] then
+  return 0
+end
 local lists, packed = ARGV[3], of[2]
 local dequeues, releases, puts, deletes, at = struct.unpack('<I4I4I4I4', lists)
 local tail, n, bytes, head, holes = struct.unpack('<I8I8I8I8I8', packed)

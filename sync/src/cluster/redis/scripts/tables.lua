@@ -8,21 +8,21 @@ local memo = string.sub(ARGV[#ARGV], 10)
 local known_server = false
 
 -- Another server holds the data now, and may lack the newest of it: versions and epochs go on above all that may
--- have been drawn. `gen` holds the server's name and the version of the table that it began with.
+-- have been drawn. `gen` holds the server's name, and the version of the table and the epoch that it began with.
 local function look_at_server()
   if known_server then return end
   known_server = true
   local gen = redis.call('GET', base .. 'gen')
   if gen and string.sub(gen, 1, 8) == server then return end
-  local version = 0
+  local version, epoch = 0, 0
   if gen or mode ~= '0' then
     version = tonumber(redis.call('GET', base .. 'version') or '0')
-    local epoch = tonumber(redis.call('GET', base .. 'epoch') or '0')
+    epoch = tonumber(redis.call('GET', base .. 'epoch') or '0')
     if not gen then epoch = math.max(epoch, redis.call('TIME')[1] - 1700000000) end
     redis.call('SET', base .. 'version', version + 65536)
     redis.call('SET', base .. 'epoch', epoch + 65536)
   end
-  redis.call('SET', base .. 'gen', server .. string.format('%.0f', version))
+  redis.call('SET', base .. 'gen', server .. string.format('%.0f:%.0f', version, epoch))
 end
 
 -- `head`: 12 bytes of a frame's head and 2 of the bucket. Returns the version after the change.
