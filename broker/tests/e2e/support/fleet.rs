@@ -379,8 +379,10 @@ impl Publisher {
 #[derive(Default)]
 struct Taken {
     numbers: BTreeMap<(u32, u8), Vec<u32>>,
-    /// QoS 2: received and not yet released.
-    unreleased: HashSet<PacketId>,
+    /// QoS 2: received and not yet released, with the publisher and the number of the message.
+    unreleased: HashMap<PacketId, (u32, u32)>,
+    /// What has come on the connection that stands.
+    connection: HashSet<PacketId>,
 }
 
 fn spawn_subscriber(n: u32, run: &Arc<Run>, seed: u64) -> JoinHandle<Taken> {
@@ -450,6 +452,7 @@ impl Taken {
     /// Takes up to `count` packets, or what there is until all messages have come.
     fn take(&mut self, link: &mut Link, count: u64, run: &Run) -> Result<(), Closed> {
         let mut deadline = None;
+        self.connection.clear();
         for _ in 0..count {
             if self.is_complete(run) {
                 break;
@@ -468,6 +471,7 @@ impl Taken {
                 Packet::Publish(publish) => self.publish(link, &publish)?,
                 Packet::PubRel(ack) => {
                     self.unreleased.remove(&ack.packet_id);
+                    self.connection.remove(&ack.packet_id);
                     link.send(Packet::PubComp(Ack::new(
                         ack.packet_id,
                         ReasonCode::SUCCESS,
@@ -483,29 +487,31 @@ impl Taken {
     fn publish(&mut self, link: &mut Link, publish: &Publish<'_>) -> Result<(), Closed> {
         let packet_id = publish.packet_id.expect("a packet id");
         let answer = Ack::new(packet_id, ReasonCode::SUCCESS);
+        let (publisher, number) = identity(publish);
         if publish.qos == QoS::AtLeastOnce {
-            self.note(publish);
+            self.note(publish, publisher, number);
             return link.send(Packet::PubAck(answer));
         }
-        if self.unreleased.insert(packet_id) {
-            self.note(publish);
-        } else {
-            assert!(
-                publish.dup,
-                "packet id {packet_id:?} stands for a new message before its release"
-            );
+        let on_this_connection = !self.connection.insert(packet_id);
+        match self.unreleased.insert(packet_id, (publisher, number)) {
+            None => self.note(publish, publisher, number),
+            Some(before) => {
+                assert_eq!(
+                    (publisher, number),
+                    before,
+                    "{packet_id:?} stands for another message before its release (publisher, number)"
+                );
+                assert!(
+                    publish.dup && !on_this_connection,
+                    "{packet_id:?}, number {number} of publisher {publisher}, came again: DUP {}, on the same connection {on_this_connection}",
+                    publish.dup
+                );
+            }
         }
         link.send(Packet::PubRec(answer))
     }
 
-    fn note(&mut self, publish: &Publish<'_>) {
-        let mut levels = publish.topic.split('/').skip(1);
-        let publisher = levels
-            .next()
-            .and_then(|level| level.parse().ok())
-            .expect("a publisher in the topic");
-        let text = String::from_utf8_lossy(publish.payload);
-        let number: u32 = text.trim_end().parse().expect("a number in the payload");
+    fn note(&mut self, publish: &Publish<'_>, publisher: u32, number: u32) {
         assert_eq!(
             publish.payload.len(),
             number.to_string().len() + (number as usize * 37) % 3_000,
@@ -533,6 +539,18 @@ impl Taken {
                 })
             })
     }
+}
+
+/// Publisher and number of a message.
+fn identity(publish: &Publish<'_>) -> (u32, u32) {
+    let mut levels = publish.topic.split('/').skip(1);
+    let publisher = levels
+        .next()
+        .and_then(|level| level.parse().ok())
+        .expect("a publisher in the topic");
+    let text = String::from_utf8_lossy(publish.payload);
+    let number = text.trim_end().parse().expect("a number in the payload");
+    (publisher, number)
 }
 
 // --- the oracle
