@@ -38,7 +38,11 @@ struct Receiver {
     group: usize,
     exactly_once: bool,
     got: BTreeMap<(usize, u32), u32>,
+    /// When each came first.
+    first: BTreeMap<(usize, u32), Ms>,
     newest: BTreeMap<usize, u32>,
+    /// Connections that nothing disturbed: from, to.
+    stays: Vec<(Ms, Ms)>,
 }
 
 #[derive(Debug, Default)]
@@ -59,7 +63,7 @@ pub(crate) struct Oracle {
     pub(crate) duplicates: u64,
 }
 
-/// A clean subscriber must have a message so long after it was acknowledged, if it is still there.
+/// A connected subscriber must have a message so long after it was acknowledged, if it is still there.
 const SOON: Ms = 15_000;
 
 impl Oracle {
@@ -81,7 +85,9 @@ impl Oracle {
                 group,
                 exactly_once,
                 got: BTreeMap::new(),
+                first: BTreeMap::new(),
                 newest: BTreeMap::new(),
+                stays: Vec::new(),
             },
         );
     }
@@ -117,7 +123,7 @@ impl Oracle {
     }
 
     /// A persistent session got a message; repetitions that MQTT itself shows are left out before.
-    pub(crate) fn received(&mut self, client: &str, publisher: usize, number: u32) {
+    pub(crate) fn received(&mut self, client: &str, publisher: usize, number: u32, now: Ms) {
         let may_repeat = self.may_repeat(publisher, number);
         let Some(receiver) = self.receivers.get_mut(client) else {
             return;
@@ -134,6 +140,7 @@ impl Oracle {
             }
             return;
         }
+        receiver.first.insert((publisher, number), now);
         let newest = receiver.newest.entry(publisher).or_default();
         if number < *newest {
             self.broken.push(format!(
@@ -141,6 +148,15 @@ impl Oracle {
             ));
         }
         *newest = number.max(*newest);
+    }
+
+    /// A persistent session's connection is over, and its replica was never cut off from Redis.
+    pub(crate) fn stayed(&mut self, client: &str, from: Ms, to: Ms) {
+        if let Some(receiver) = self.receivers.get_mut(client)
+            && from + SOON <= to
+        {
+            receiver.stays.push((from, to));
+        }
     }
 
     pub(crate) fn window(&mut self, window: Window) {
@@ -238,6 +254,22 @@ impl Oracle {
                 broken.push(format!(
                     "{client} got will {will} {count} times, not {most}"
                 ));
+            }
+        }
+        for (client, receiver) in &self.receivers {
+            for (from, to) in &receiver.stays {
+                for ((publisher, number), sent) in &self.sent {
+                    let due = sent.acknowledged.is_some_and(|at| at + SOON <= *to);
+                    let wanted =
+                        self.publishers.get(publisher).map(|p| p.0) == Some(receiver.group);
+                    let first = receiver.first.get(&(*publisher, *number));
+                    if due && wanted && first.is_some_and(|first| first > to) {
+                        broken.push(format!(
+                            "{client} was connected from {from} to {to} ms and got message {number} of publisher {publisher} at {first:?}, acknowledged at {:?}",
+                            sent.acknowledged
+                        ));
+                    }
+                }
             }
         }
         for (index, window) in self.windows.iter().enumerate() {

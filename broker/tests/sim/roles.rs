@@ -83,7 +83,7 @@ fn take_message(world: &World, client: &str, _topic: &str, payload: &str) {
         world
             .oracle
             .borrow_mut()
-            .received(client, publisher, number);
+            .received(client, publisher, number, world.now());
     }
 }
 
@@ -132,7 +132,7 @@ async fn persistent_subscriber(
     // QoS 2: what came and is not released.
     let mut held: BTreeMap<u16, String> = BTreeMap::new();
     while !world.over.get() {
-        let Some((mut conn, _replica)) = world.connect(&mut random) else {
+        let Some((mut conn, replica)) = world.connect(&mut random) else {
             pause(&mut random, 500).await;
             continue;
         };
@@ -145,6 +145,7 @@ async fn persistent_subscriber(
             pause(&mut random, 1_000).await;
             continue;
         };
+        let from = world.now();
         world.note(&format!("{client} is connected, present {present}"));
         if subscribed && !present {
             world
@@ -159,8 +160,9 @@ async fn persistent_subscriber(
             conn.subscribe(&filters, qos).await;
         }
         // Now and then the client itself goes and comes back.
+        let longest = if random.chance(250) { 60_000 } else { 20_000 };
         let leaves =
-            tokio::time::Instant::now() + Duration::from_millis(2_000 + random.below(20_000));
+            tokio::time::Instant::now() + Duration::from_millis(2_000 + random.below(longest));
         while !world.over.get() && tokio::time::Instant::now() < leaves {
             let Some(event) = conn.event_within(Duration::from_millis(500)).await else {
                 continue;
@@ -210,6 +212,9 @@ async fn persistent_subscriber(
             }
         }
         drop(conn);
+        if !replica.troubled.get() {
+            world.oracle.borrow_mut().stayed(&client, from, world.now());
+        }
         pause(&mut random, 1_500).await;
     }
 }
