@@ -185,11 +185,17 @@ impl Outbound {
         queued_bytes: u64,
         window: u32,
     ) -> Self {
-        Self {
+        let mut claimed = Self {
             cluster: true,
             counted_to: tail,
             ..Self::recovered(store_id, head, tail, queued, queued_bytes, window)
+        };
+        // Numbers that a failover of Redis has skipped lie somewhere among the entries, perhaps among
+        // those that were in flight.
+        if tail - head >= queued.saturating_add(IDS) {
+            claimed.sent_to = tail;
         }
+        claimed
     }
 
     /// Messages and bytes that count against the bounds.

@@ -791,3 +791,64 @@ async fn what_was_done_before_a_claim_that_is_still_there_is_not_done_again() {
     failover_noticed(&first).await;
     assert_eq!(inbound(&first, sid).await, []);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_done_with_before_it_has_come_back_does_not_come_back() {
+    let mut pair = Pair::start().await;
+    let slow = Proxy::start(pair.master.port).await;
+    let (one, two) = (connect(pair.front.url()), connect(slow.url()));
+    let sid = session(&one, "c").await;
+    pair.stop_replication().await;
+    ask(&one, append(sid, 1, 1)).await;
+    ask(&two, append(sid, 2, 1)).await;
+    ask(&one, append(sid, 1, 2)).await;
+    ask(&two, append(sid, 2, 2)).await;
+    ask(&one, append(sid, 1, 3)).await;
+    ask(&one, settle(sid, &[3], &[])).await;
+    ask(&one, settle(sid, &[0, 1, 2], &[])).await;
+    slow.go(Way::Cut);
+    pair.fail_over();
+    failover_noticed(&one).await;
+    slow.go(Way::To(pair.replica.port));
+    failover_noticed(&two).await;
+    let left: Vec<u64> = queue(&one, sid)
+        .await
+        .into_iter()
+        .map(|(seq, _)| seq)
+        .collect();
+    assert_eq!(left, [4]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claims_on_two_servers_one_after_the_other_leave_the_places_of_entries_alone() {
+    let mut pair = Pair::start().await;
+    let one = connect(pair.front.url());
+    let sid = session(&one, "c").await;
+    pair.stop_replication().await;
+    pair.fail_over();
+    failover_noticed(&one).await;
+    claim_again(&one, "c").await;
+    // The next server has everything.
+    let next = RedisServer::start(&[]);
+    let port = pair.replica.port.to_string();
+    next.cli(&["REPLICAOF", "127.0.0.1", &port]);
+    let up = || {
+        next.cli(&["INFO", "replication"])
+            .contains("master_link_status:up")
+    };
+    until(up, "the next replica follows").await;
+    assert_eq!(pair.replica.cli(&["WAIT", "1", "5000"]), "1");
+    pair.front.go(Way::Cut);
+    pair.replica.kill();
+    next.cli(&["REPLICAOF", "NO", "ONE"]);
+    pair.front.go(Way::To(next.port));
+    until(|| one.status().failovers > 1, "the second is noticed").await;
+    for number in 1..=3 {
+        ask(&one, append(sid, 1, number)).await;
+    }
+    let before = queue(&one, sid).await;
+    assert_eq!(before.len(), 3);
+    ask(&one, settle(sid, &[before[0].0], &[])).await;
+    ask(&one, settle(sid, &[before[1].0], &[])).await;
+    assert_eq!(queue(&one, sid).await, before[2..]);
+}

@@ -71,7 +71,8 @@ impl Reads {
         }
         let mut requests = Vec::new();
         for (session, mut entries) in by_session {
-            entries.sort_unstable_by_key(|(seq, _)| *seq);
+            // Of an entry that was read again after its release the first reading counts.
+            entries.sort_by_key(|(seq, _)| *seq);
             entries.dedup_by_key(|(seq, _)| *seq);
             for part in entries.chunks(AT_ONCE) {
                 requests.push(Request::Restore {

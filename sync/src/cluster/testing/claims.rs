@@ -214,6 +214,7 @@ impl BucketState {
         let Some(session) = session else { return };
         self.due.remove(&due_session(session));
         if let Some(state) = self.sessions.get_mut(&session) {
+            state.forget_old_mark();
             state.expiry_interval = claiming.expiry_interval;
             state.epoch = epoch;
             state.owner = claiming.replica;

@@ -9,7 +9,8 @@ use super::bucket::BucketState;
 use super::register::JUMP;
 use crate::SessionId;
 use crate::cluster::{
-    AppendFate, Appending, Epoch, RELEASED_ENTRY, ReplicaId, Reply, Request, SessionFields,
+    AppendFate, Appending, Epoch, RELEASED_ENTRY, ReplicaId, Reply, Request, SENT_MARK,
+    SessionFields,
 };
 
 /// Publishers in one of the two generations of [`SeenOnce`].
@@ -28,6 +29,8 @@ pub(super) struct SessionState {
     /// Packet ids put or deleted since the last failover, or again, and under which epoch: what comes again
     /// from an older one does not count for them.
     touched: BTreeMap<u16, Epoch>,
+    /// Under which claim word was left of how far its connection had sent.
+    marked: Epoch,
     /// The claim that the last failover has left: what was done under older ones was not lost.
     known: Epoch,
 }
@@ -97,6 +100,7 @@ impl SessionState {
             queue: Queue::default(),
             inbound: BTreeMap::new(),
             touched: BTreeMap::new(),
+            marked: Epoch::default(),
             known: Epoch::default(),
         }
     }
@@ -227,7 +231,7 @@ impl Queue {
 
     /// An entry that was read before a failover.
     fn restore(&mut self, seq: u64, body: &Bytes) {
-        if self.entries.contains_key(&seq) {
+        if self.entries.get(&seq) == Some(body) {
             return;
         }
         self.orphans.insert(body.clone());
@@ -288,7 +292,7 @@ impl SessionState {
             self.queue.release(*seq);
         }
         for (id, count) in settling.inbound_put {
-            self.inbound.insert(*id, *count);
+            self.put_inbound(*id, *count, epoch);
             self.touched.insert(*id, epoch);
         }
         for id in settling.inbound_delete {
@@ -312,13 +316,27 @@ impl SessionState {
         }
         for (id, count) in settling.inbound_put {
             if self.may_touch(*id, epoch) {
-                self.inbound.insert(*id, *count);
+                self.put_inbound(*id, *count, epoch);
             }
         }
         for id in settling.inbound_delete {
             if self.may_touch(*id, epoch) {
                 self.inbound.remove(id);
             }
+        }
+    }
+
+    fn put_inbound(&mut self, id: u16, count: u64, epoch: Epoch) {
+        self.inbound.insert(id, count);
+        if id == SENT_MARK {
+            self.marked = epoch;
+        }
+    }
+
+    /// How far an older connection than the last one has sent says nothing.
+    pub(super) fn forget_old_mark(&mut self) {
+        if self.marked != self.epoch {
+            self.inbound.remove(&SENT_MARK);
         }
     }
 

@@ -30,7 +30,7 @@ local sid = '0'
 if kept then
   sid = old_sid
   -- Another server: what it lacks comes back below the tail that the claimer is told. See append.lua.
-  local at = redis.call('HMGET', base .. 's:' .. sid, 'g', 'p', 'j', 'ep')
+  local at = redis.call('HMGET', base .. 's:' .. sid, 'g', 'p', 'j', 'ep', 'm')
   if at[1] ~= server then
     local tail = struct.unpack('<I8', at[2])
     redis.call('HSET', base .. 's:' .. sid, 'g', server, 'p', struct.pack('<I8', tail + 65536) .. string.sub(at[2], 9),
@@ -39,6 +39,8 @@ if kept then
   -- The newest claim that a failover has left. See settle_head.lua.
   local began = string.match(redis.call('GET', base .. 'gen'), ':(%d+)$', 9)
   if began and tonumber(at[4]) <= tonumber(began) then redis.call('HSET', base .. 's:' .. sid, 'b', at[4]) end
+  -- How far an older connection than the last one has sent says nothing.
+  if at[5] and at[5] ~= at[4] then redis.call('HDEL', base .. 's:' .. sid, 'i0', 'm') end
   redis.call('HSET', base .. 's:' .. sid, 'ex', expiry, 'ep', epoch, 'ow', replica)
   redis.call('ZREM', due, 's:' .. sid)
   -- Of the numbers of last appends only the newest replicas' matter.

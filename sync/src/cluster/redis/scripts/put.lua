@@ -2,7 +2,7 @@
 local of = redis.call('HMGET', s, 'p', 'j')
 if not of[1] then return 1 end
 local tail, n, bytes, head, holes = struct.unpack('<I8I8I8I8I8', of[1])
-local gaps = parse_gaps(of[2])
+local gaps, gaps_changed = parse_gaps(of[2]), false
 local d = base .. 'd:' .. sid
 
 local function insert(place, body)
@@ -18,24 +18,37 @@ local function insert(place, body)
   redis.call('LSET', q, place + 1, there)
 end
 
+-- So many places that were not given, or are not there yet, are filled in front of an entry; more become a gap.
+local fill = 1024
+
 local function put(seq, body)
   local place, gap, behind
   if seq >= head and seq < tail then place, gap, behind = place_of(seq, head, gaps) end
-  if seq >= tail and seq - tail <= 65536 then
-    for _ = tail, seq - 1 do
-      redis.call('RPUSH', q, '\0')
-      holes = holes + 1
+  if seq >= tail then
+    if seq - tail > fill then
+      gaps[#gaps + 1], gaps_changed = {tail, seq - tail}, true
+    else
+      for _ = tail, seq - 1 do
+        redis.call('RPUSH', q, '\0')
+        holes = holes + 1
+      end
     end
     redis.call('RPUSH', q, body)
     tail = seq + 1
   elseif gap then
-    for _ = gaps[gap][1], seq - 1 do
-      insert(behind, '\0')
-      behind, holes = behind + 1, holes + 1
+    local from, left = gaps[gap][1], gaps[gap][1] + gaps[gap][2] - seq - 1
+    gaps_changed = true
+    table.remove(gaps, gap)
+    if left > 0 then table.insert(gaps, gap, {seq + 1, left}) end
+    if seq - from > fill then
+      table.insert(gaps, gap, {from, seq - from})
+    else
+      for _ = from, seq - 1 do
+        insert(behind, '\0')
+        behind, holes = behind + 1, holes + 1
+      end
     end
     insert(behind, body)
-    gaps[gap] = {seq + 1, gaps[gap][1] + gaps[gap][2] - seq - 1}
-    if gaps[gap][2] == 0 then table.remove(gaps, gap) end
   elseif place and redis.call('LINDEX', q, place) == '' then
     return
   elseif place and redis.call('LINDEX', q, place) == '\0' then
@@ -59,5 +72,5 @@ end
 
 local function save()
   redis.call('HSET', s, 'p', struct.pack('<I8I8I8I8I8', tail, n, bytes, head, holes))
-  if of[2] then write_gaps(gaps) end
+  if gaps_changed then write_gaps(gaps) end
 end

@@ -6,7 +6,7 @@ for i = 1, #ARGV - 3 do
   local place = seq >= head and seq < tail and place_of(seq, head, gaps)
   local there = place and redis.call('LINDEX', q, place)
   if seq >= head and (not there or there == '\0') then put_back(seq, body) end
-  if not there or there == '\0' or there == '' then redis.call('HSET', z, redis.sha1hex(body), 1) end
+  if there ~= body then redis.call('HSET', z, redis.sha1hex(body), 1) end
 end
 redis.call('PEXPIRE', z, 180000)
 save()

@@ -1,7 +1,7 @@
 -- `dequeues`, `releases`, `puts`, `deletes` and the session's numbers are those of settle_head.lua.
 local gaps, gaps_changed = of[3] and parse_gaps(of[3]) or {}, false
 local mode = string.sub(ARGV[#ARGV], 9, 9)
-local released = '\1\3'
+local released, head_before = '\1\3', head
 
 local function passed(seq)
   head = seq + 1
@@ -22,25 +22,12 @@ end
 
 -- First number of the element at the head of the list.
 local function first()
-  if gaps[1] and gaps[1][1] == head then return head + gaps[1][2] end
-  return head
-end
-
--- Removes up to `count` entries from the head, and the holes behind them.
-local function pop(count)
-  local seq = first()
-  local popped = call('LPOP', q, count)
-  if not popped then return end
-  for _, body in ipairs(popped) do take(body) end
-  passed(seq + #popped - 1)
-  while holes > 0 do
-    local body = call('LINDEX', q, 0)
-    if body ~= '' and (body ~= '\0' or mode ~= '0') then break end
-    seq = first()
-    call('LPOP', q)
-    holes = holes - 1
-    passed(seq)
+  local seq = head
+  for _, gap in ipairs(gaps) do
+    if gap[1] ~= seq then break end
+    seq = seq + gap[2]
   end
+  return seq
 end
 
 -- Not there: soon after a failover its append may come again, and is to find what has become of it.
@@ -48,6 +35,31 @@ local function remember(mark, seq)
   if mode == '0' then return end
   call('SADD', base .. 'd:' .. sid, mark .. string.format('%.0f', seq))
   call('PEXPIRE', base .. 'd:' .. sid, 180000)
+end
+
+-- Removes the holes at the head.
+local function trim()
+  while holes > 0 do
+    local body = call('LINDEX', q, 0)
+    if body ~= '' and (body ~= '\0' or mode ~= '0') then break end
+    local seq = first()
+    call('LPOP', q)
+    holes = holes - 1
+    passed(seq)
+  end
+end
+
+-- Removes up to `count` entries from the head, and the holes behind them.
+local function pop(count)
+  local seq = first()
+  local popped = call('LPOP', q, count)
+  if not popped then return end
+  for i, body in ipairs(popped) do
+    if body == '\0' then remember('', seq + i - 1) end
+    take(body)
+  end
+  passed(seq + #popped - 1)
+  trim()
 end
 
 local seqs = {}
@@ -73,6 +85,7 @@ while i <= dequeues do
   else
     local body = call('LINDEX', q, place)
     if body == '\0' then
+      remember('', seq)
       call('LSET', q, place, '')
     elseif body and body ~= '' then
       call('LSET', q, place, '')
@@ -81,6 +94,8 @@ while i <= dequeues do
   end
   i = i + run
 end
+-- After a while what has not come back does not come any more.
+if mode == '0' then trim() end
 
 for i = dequeues + 1, dequeues + releases do
   local seq = seqs[i]
@@ -93,7 +108,7 @@ for i = dequeues + 1, dequeues + releases do
     remember('r', seq)
   end
 end
-if dequeues + releases > 0 then call('HSET', s, 'p', struct.pack('<I8I8I8I8I8', tail, n, bytes, head, holes)) end
+if dequeues + releases > 0 or head ~= head_before then call('HSET', s, 'p', struct.pack('<I8I8I8I8I8', tail, n, bytes, head, holes)) end
 if gaps_changed then write_gaps(gaps) end
 
 -- Soon after a failover: what was acknowledged before is not to undo what has been done since, nor what was done under
@@ -110,7 +125,11 @@ end
 for _ = 1, puts do
   local id
   id, at = struct.unpack('<I2', lists, at)
-  if may_set(id) then call('HSET', s, 'i' .. id, string.sub(lists, at, at + 7)) end
+  if may_set(id) then
+    call('HSET', s, 'i' .. id, string.sub(lists, at, at + 7))
+    -- Word of how far a connection has sent is of use to the next one only. See claim_tail.lua.
+    if id == 0 then call('HSET', s, 'm', string.format('%.0f', epoch)) end
+  end
   at = at + 8
 end
 for _ = 1, deletes do
