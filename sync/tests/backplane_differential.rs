@@ -199,11 +199,13 @@ fn normal(reply: Reply) -> Reply {
     match reply {
         Reply::Renewed {
             alive,
+            lost,
             live,
             lapsed,
             ..
         } => Reply::Renewed {
             alive,
+            lost,
             live,
             lapsed,
             now_ms: 0,
@@ -367,10 +369,14 @@ impl Draw {
     }
 
     fn replica(&mut self) -> ReplicaId {
-        let replicas = self.replicas.clone();
         if self.random.one_in(20) {
             return ReplicaId(99);
         }
+        self.known_replica()
+    }
+
+    fn known_replica(&mut self) -> ReplicaId {
+        let replicas = self.replicas.clone();
         self.random.pick(&replicas)
     }
 
@@ -684,8 +690,9 @@ impl Draw {
                 info: self.random.bytes(),
                 lease_ms: LONG_MS,
             },
+            // One that has joined: for Redis it has lost whoever is not there and was not reaped.
             1 | 2 => Request::Renew {
-                replica: self.replica(),
+                replica: self.known_replica(),
                 lease_ms: LONG_MS,
                 info: self.random.one_in(2).then(|| self.random.bytes()),
             },

@@ -109,6 +109,50 @@ fn chaos_failovers_that_lose_the_tail_lose_no_message() {
 }
 
 #[test]
+fn replicas_come_back_by_themselves_when_redis_is_emptied_and_lose_nothing_of_the_last_seconds() {
+    let cluster = Cluster::setup(2)
+        .with_faults()
+        .allow_log("Redis has lost everything")
+        .start();
+    let reader = connect(Version::V5, "reader").persistent();
+    let mut away = cluster.open(1, &reader, false);
+    away.subscribe("empty/#", QoS::ExactlyOnce);
+    away.disconnect();
+    let mut publisher = cluster.clean(0, "publisher");
+    for n in 0..10 {
+        publisher.publish("empty/x", n.to_string().as_bytes(), QoS::ExactlyOnce);
+    }
+    publisher.publish_retained("empty/retained", b"kept", QoS::AtLeastOnce);
+    let before = replicas_of(&cluster.redis);
+    assert_eq!(cluster.redis.ask(&["FLUSHALL"]).trim(), "OK");
+
+    // Both join anew, under numbers that nobody has had.
+    wait_until("both have joined anew", || {
+        let now = replicas_of(&cluster.redis);
+        now.len() == 2 && now.iter().all(|replica| !before.contains(replica))
+    });
+    publisher.drop_connection();
+    let mut publisher = connect_again(&cluster.replicas[0], &connect(Version::V5, "publisher"));
+    publisher.publish("empty/x", b"10", QoS::ExactlyOnce);
+    let mut back = connect_again(&cluster.replicas[1], &reader);
+    for n in 0..10 {
+        back.expect_message("empty/x", n.to_string().as_bytes());
+    }
+    back.expect_message("empty/retained", b"kept");
+    back.expect_message("empty/x", b"10");
+    back.expect_silence();
+    let mut late = connect_again(&cluster.replicas[0], &connect(Version::V5, "late"));
+    late.subscribe("empty/retained", QoS::AtMostOnce);
+    late.expect_message("empty/retained", b"kept");
+}
+
+/// The numbers of the replicas on the register.
+fn replicas_of(redis: &Redis) -> Vec<String> {
+    let register = redis.ask(&["HKEYS", "dunlin:{r}:register"]);
+    register.lines().map(str::to_owned).collect()
+}
+
+#[test]
 fn sentinel_moves_the_cluster_to_the_promoted_replica() {
     let master = Redis::start();
     let standby = Standby::of(&master);

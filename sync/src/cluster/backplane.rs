@@ -114,6 +114,9 @@ pub trait Backplane: Send + Sync + 'static {
     /// [`Request::Append`]s of a backplane that [listens](Self::listen) wait: what is new comes behind what comes back.
     fn made_good(&self, failovers: u64);
 
+    /// Redis has been emptied while it ran: what was acknowledged lately is written again, as after a failover.
+    fn lost_everything(&self) {}
+
     /// Ends all connections; requests without an answer get [`BackplaneError::Closed`].
     fn close(&self) -> BoxFuture<()>;
 }

@@ -447,6 +447,9 @@ pub enum Reply {
     Renewed {
         /// `false`: the replica was reaped, and must join anew.
         alive: bool,
+        /// Nobody has reaped it: Redis has lost the register, and probably everything else. See
+        /// [`Backplane::lost_everything`](crate::cluster::Backplane::lost_everything).
+        lost: bool,
         /// Replicas whose lease runs, ascending, the asking one included.
         live: Vec<ReplicaId>,
         /// Replicas on the register whose lease has lapsed, ascending.

@@ -852,3 +852,32 @@ async fn claims_on_two_servers_one_after_the_other_leave_the_places_of_entries_a
     ask(&one, settle(sid, &[before[1].0], &[])).await;
     assert_eq!(queue(&one, sid).await, before[2..]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_come_back_before_their_session_wait_for_it() {
+    let mut pair = Pair::start().await;
+    let slow = Proxy::start(pair.master.port).await;
+    let (maker, other) = (connect(slow.url()), connect(pair.front.url()));
+    ask(&other, Request::Versions).await;
+    pair.stop_replication().await;
+    let sid = session(&maker, "c").await;
+    ask(&maker, settle_ids(sid, Epoch(1), &[(5, 5)], &[])).await;
+    for number in 1..=3 {
+        ask(&other, append(sid, 2, number)).await;
+    }
+    let epoch = claim_again(&other, "c").await;
+    slow.go(Way::Cut);
+    pair.fail_over();
+    failover_noticed(&other).await;
+    slow.go(Way::To(pair.replica.port));
+    failover_noticed(&maker).await;
+    let Reply::Session(Some(fields)) = ask(&other, Request::GetSession { session: sid }).await
+    else {
+        panic!("the session is lost");
+    };
+    assert_eq!((fields.epoch, fields.inbound), (epoch, vec![(5, 5)]));
+    ask(&other, append(sid, 2, 4)).await;
+    assert_eq!(own_numbers(&other, sid, 2).await, [1, 2, 3, 4]);
+    let keys = pair.replica.cli(&["--scan", "--pattern", "*:s:*"]);
+    assert_eq!(pair.replica.cli(&["PTTL", keys.trim()]), "-1");
+}

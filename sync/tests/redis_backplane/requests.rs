@@ -182,6 +182,7 @@ async fn a_replica_joins_renews_leads_and_leaves() {
         live,
         lapsed,
         now_ms,
+        ..
     } = rig.ask(renew).await
     else {
         panic!("not renewed");

@@ -147,6 +147,11 @@ impl Numbers {
         self.blocks.iter().map(|(first, end)| end - first).sum()
     }
 
+    /// They may be given to others.
+    pub(super) fn clear(&mut self) {
+        self.blocks.clear();
+    }
+
     pub(super) fn add(&mut self, first: u64, count: u64) {
         self.blocks.push_back((first, first.saturating_add(count)));
     }

@@ -158,7 +158,10 @@ pub(super) struct Early {
 pub(super) fn memo(shape: Shape, reply: &Reply) -> Option<Bytes> {
     Some(match reply {
         Reply::Fenced => return None,
-        Reply::Claimed { epoch, .. } => epoch.0.to_string().into(),
+        Reply::Claimed { epoch, session, .. } => match session {
+            Some(session) => format!("{}:{}", epoch.0, session.0).into(),
+            None => epoch.0.to_string().into(),
+        },
         Reply::Joined { replica } => replica.0.to_string().into(),
         Reply::Version(version) => version.to_string().into(),
         Reply::Flag(false) if shape == Shape::InboxEntry => return None,

@@ -74,6 +74,7 @@ pub(super) async fn run(core: Arc<Core>, node: Arc<Node>) {
         node: Arc::clone(&node),
         traffic,
         server: None,
+        emptied: core.emptied.load(Ordering::Acquire),
         client: None,
         replay: Vec::new(),
         connections: 0,
@@ -97,6 +98,8 @@ struct Link {
     traffic: Traffic,
     /// At the other end of the last connection.
     server: Option<[u8; 8]>,
+    /// So often it was emptied, and what it had lost is written again.
+    emptied: u64,
     /// The last connection's number at the server.
     client: Option<i64>,
     /// Acknowledged writes that the server may lack.
@@ -228,7 +231,9 @@ impl Link {
         let server = tokio::time::timeout(timeout, self.greet(&mut wire))
             .await
             .map_err(|_| late())??;
-        let is_another = self.server.is_some_and(|known| known != server.name);
+        let emptied = self.core.emptied.load(Ordering::Acquire);
+        let is_another =
+            self.server.is_some_and(|known| known != server.name) || emptied > self.emptied;
         if is_another {
             self.replay.extend(self.traffic.ring.take());
         }
@@ -237,6 +242,7 @@ impl Link {
         // From here on the ring is this server's: a further failure replays it all.
         self.replay(&mut wire, server.name).await?;
         self.server = Some(server.name);
+        self.emptied = emptied;
         let until = repairs.then(|| Instant::now() + REPAIR);
         self.traffic.handle_connected(server.name, until);
         self.connections += 1;

@@ -94,6 +94,10 @@ impl Backplane for RedisBackplane {
         self.core.abandon();
     }
 
+    fn lost_everything(&self) {
+        self.core.lost_everything();
+    }
+
     fn status(&self) -> BackplaneStatus {
         self.core.status()
     }

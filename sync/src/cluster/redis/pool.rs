@@ -60,6 +60,8 @@ pub(super) struct Core {
     pub(super) closed: watch::Sender<bool>,
     /// Counts servers that were met anew.
     pub(super) failovers: watch::Sender<u64>,
+    /// How often Redis was emptied while it ran.
+    pub(super) emptied: AtomicU64,
     /// Somebody listens, and says when failovers are made good.
     pub(super) gated: AtomicBool,
     /// So many of them are.
@@ -87,6 +89,7 @@ impl Core {
             routes: Mutex::default(),
             closed: watch::Sender::new(false),
             failovers: watch::Sender::new(0),
+            emptied: AtomicU64::new(0),
             gated: AtomicBool::new(false),
             made_good: AtomicU64::new(0),
             topology: Notify::new(),
@@ -265,6 +268,15 @@ impl Core {
         }
         for node in nodes {
             node.abandon(last);
+        }
+    }
+
+    /// All connect anew, and write again what was acknowledged lately.
+    pub(super) fn lost_everything(&self) {
+        self.emptied.fetch_add(1, Ordering::AcqRel);
+        for node in &self.routes.lock().nodes {
+            node.moved.store(true, Ordering::Release);
+            node.wake.notify_one();
         }
     }
 

@@ -129,6 +129,7 @@ impl Register {
         let ids = |list: Vec<(ReplicaId, bool)>| list.into_iter().map(|(id, _)| id).collect();
         Reply::Renewed {
             alive,
+            lost: false,
             live: ids(live),
             lapsed: ids(lapsed),
             now_ms: now,

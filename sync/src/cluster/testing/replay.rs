@@ -61,8 +61,8 @@ impl State {
 impl BucketState {
     fn replay(&mut self, now: u64, request: &Request, reply: &Reply, out: &mut Vec<Announcement>) {
         match (request, reply) {
-            (Request::Claim { .. }, Reply::Claimed { epoch, .. }) => {
-                self.claim_again(now, request, *epoch, out);
+            (Request::Claim { .. }, Reply::Claimed { epoch, session, .. }) => {
+                self.claim_again(now, request, (*epoch, *session), out);
             }
             (
                 Request::Append {
@@ -91,13 +91,15 @@ impl BucketState {
         &mut self,
         now: u64,
         request: &Request,
-        epoch: Epoch,
+        (epoch, session): (Epoch, Option<SessionId>),
         out: &mut Vec<Announcement>,
     ) {
         self.epoch = self.epoch.max(epoch.0);
-        let Some((nonce, claiming)) = Claiming::of(request) else {
+        let Some((nonce, mut claiming)) = Claiming::of(request) else {
             return;
         };
+        // It may have been another's before, who makes it again later.
+        claiming.fresh = session.unwrap_or(claiming.fresh);
         let newer = self
             .owners
             .get(claiming.client_id)

@@ -1,7 +1,7 @@
 //! The lease: renewing it, losing it, joining anew; who else has one.
 
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::super::actor::Actor;
 use super::super::inbox::Inbox;
@@ -42,6 +42,7 @@ impl Actor {
                 live,
                 lapsed,
                 now_ms,
+                ..
             }) => {
                 let now = Instant::now();
                 self.look_at_clock(sent, now, now_ms);
@@ -65,7 +66,18 @@ impl Actor {
                 }
                 self.reap_announced();
             }
-            Ok(Reply::Renewed { alive: false, .. }) => self.rejoin(),
+            Ok(Reply::Renewed {
+                alive: false, lost, ..
+            }) => {
+                if lost {
+                    error!(
+                        "Redis has lost everything: what was acknowledged lately is written again"
+                    );
+                    self.backplane.lost_everything();
+                    self.shared.numbers.lock().clear();
+                }
+                self.rejoin();
+            }
             Err(BackplaneError::Closed) => {}
             other => {
                 warn!(answer = ?other.err(), "the lease could not be renewed");

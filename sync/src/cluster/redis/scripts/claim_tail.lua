@@ -53,8 +53,9 @@ if kept then
     for i = 1, #origins - 256 do redis.call('HDEL', base .. 's:' .. sid, 'o' .. string.format('%.0f', origins[i])) end
   end
 elseif expiry ~= '0' then
-  sid = fresh
-  redis.call('HSET', base .. 's:' .. sid, 'ow', replica, 'p', string.rep('\0', 40), 'g', server, 'ex', expiry, 'ep', epoch, 'cl', client)
+  sid = again_sid or fresh
+  make_queue(sid)
+  redis.call('HSET', base .. 's:' .. sid, 'ow', replica, 'ex', expiry, 'ep', epoch, 'cl', client)
   redis.call('HSET', base .. 'records', sid, ARGV[7])
   announce(channel, head, '\3' .. number8(sid) .. ARGV[7])
 end

@@ -1,8 +1,12 @@
--- Entries that a failover may have lost go back to their places.
-local of = redis.call('HMGET', s, 'p', 'j')
-if not of[1] then return 1 end
-local tail, n, bytes, head, holes = struct.unpack('<I8I8I8I8I8', of[1])
-local gaps, gaps_changed = parse_gaps(of[2]), false
+-- Entries that a failover may have lost go back to their places. If the session is lost, too, whoever has made it makes it again: until then they wait for it for a while.
+local of = redis.call('HMGET', s, 'p', 'j', 'ow')
+local waits = not of[3]
+local tail, n, bytes, head, holes = 65536, 0, 0, 0, 0
+local gaps, gaps_changed = {{0, 65536}}, true
+if of[1] then
+  tail, n, bytes, head, holes = struct.unpack('<I8I8I8I8I8', of[1])
+  gaps, gaps_changed = parse_gaps(of[2]), false
+end
 local d = base .. 'd:' .. sid
 
 local function insert(place, body)
@@ -73,4 +77,8 @@ end
 local function save()
   redis.call('HSET', s, 'p', struct.pack('<I8I8I8I8I8', tail, n, bytes, head, holes))
   if gaps_changed then write_gaps(gaps) end
+  if waits then
+    redis.call('HSET', s, 'g', server)
+    for _, key in ipairs({'s:', 'q:', 'k:'}) do redis.call('PEXPIRE', base .. key .. sid, 180000) end
+  end
 end

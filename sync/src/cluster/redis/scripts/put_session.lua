@@ -4,7 +4,8 @@ if mode == '2' and tonumber(redis.call('HGET', s, 'ep') or '-1') >= tonumber(ARG
 local owner = redis.call('HGET', s, 'ow')
 if not owner then
   owner = '0'
-  redis.call('HSET', s, 'ow', 0, 'p', string.rep('\0', 40), 'g', server)
+  make_queue(ARGV[1])
+  redis.call('HSET', s, 'ow', 0)
 end
 redis.call('HSET', s, 'ex', ARGV[3], 'ep', ARGV[4], 'cl', ARGV[2])
 redis.call('HSET', base .. 'owners', ARGV[2], owner .. ':' .. ARGV[4] .. ':' .. ARGV[1])

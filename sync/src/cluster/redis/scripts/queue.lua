@@ -1,7 +1,7 @@
 -- The list holds contiguous sequence numbers, head first, but for gaps that failovers have made: field j is
 -- 'from:by;…', ascending, where `by` numbers from `from` on were never given or are lost.
 -- An element that is '' is a hole: done with. '\0' is a place that an append from before a failover may take again.
-local base, sid = KEYS[1], ARGV[1]
+local base, sid, server = KEYS[1], ARGV[1], string.sub(ARGV[#ARGV], 1, 8)
 local s, q = base .. 's:' .. sid, base .. 'q:' .. sid
 
 local function parse_gaps(text)

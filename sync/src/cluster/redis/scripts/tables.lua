@@ -18,9 +18,10 @@ local function look_at_server()
   if gen or mode ~= '0' then
     version = tonumber(redis.call('GET', base .. 'version') or '0')
     epoch = tonumber(redis.call('GET', base .. 'epoch') or '0')
-    if not gen then epoch = math.max(epoch, redis.call('TIME')[1] - 1700000000) end
+    local above = epoch
+    if not gen then above = math.max(above, redis.call('TIME')[1] - 1700000000) end
     redis.call('SET', base .. 'version', version + 65536)
-    redis.call('SET', base .. 'epoch', epoch + 65536)
+    redis.call('SET', base .. 'epoch', above + 65536)
   end
   redis.call('SET', base .. 'gen', server .. string.format('%.0f:%.0f', version, epoch))
 end
@@ -40,6 +41,19 @@ end
 
 local function number8(text)
   return struct.pack('<I8', tonumber(text))
+end
+
+-- The queue of a session that is made. After a failover its entries may have come back before it (see put.lua), or
+-- come yet: new ones go behind their places.
+local function make_queue(sid)
+  local s = base .. 's:' .. sid
+  if redis.call('HEXISTS', s, 'p') == 1 then
+    for _, key in ipairs({'s:', 'q:', 'k:'}) do redis.call('PERSIST', base .. key .. sid) end
+  elseif mode == '2' then
+    redis.call('HSET', s, 'p', struct.pack('<I8I8I8I8I8', 65536, 0, 0, 0, 0), 'j', '0:65536;', 'g', server)
+  else
+    redis.call('HSET', s, 'p', string.rep('\0', 40), 'g', server)
+  end
 end
 
 local function end_session(channel, head, sid)
