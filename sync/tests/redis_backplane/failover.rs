@@ -6,8 +6,8 @@ use bytes::Bytes;
 use dunlin_sync::SessionId;
 use dunlin_sync::cluster::redis::RedisBackplane;
 use dunlin_sync::cluster::{
-    AppendFate, Appending, Backplane, BackplaneEvent, Bucket, Epoch, RELEASED_ENTRY, ReplicaId,
-    Reply, Request, Route,
+    AppendFate, Appending, Backplane, BackplaneEvent, Bucket, Epoch, RELEASED_ENTRY, ReleaseEnd,
+    ReplicaId, Reply, Request, Route, WillFate,
 };
 
 use crate::proxy::{Proxy, Way};
@@ -880,4 +880,53 @@ async fn messages_that_come_back_before_their_session_wait_for_it() {
     assert_eq!(own_numbers(&other, sid, 2).await, [1, 2, 3, 4]);
     let keys = pair.replica.cli(&["--scan", "--pattern", "*:s:*"]);
     assert_eq!(pair.replica.cli(&["PTTL", keys.trim()]), "-1");
+}
+
+async fn wills(redis: &RedisBackplane, client: &str) -> Vec<Epoch> {
+    let bucket = Bucket::of(client);
+    match ask(redis, Request::Wills { bucket }).await {
+        Reply::Wills(wills) => wills.into_iter().map(|(epoch, _)| epoch).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_will_of_a_lost_claim_comes_back_although_its_client_was_claimed_since() {
+    let mut pair = Pair::start().await;
+    let slow = Proxy::start(pair.master.port).await;
+    let (second, first) = (connect(pair.front.url()), connect(slow.url()));
+    pair.stop_replication().await;
+    let claim = Request::Claim {
+        client_id: "c".into(),
+        replica: ReplicaId(1),
+        nonce: 1,
+        clean_start: false,
+        expiry_interval: 0,
+        fresh: Bucket::of("c").session(1),
+        record: record(0),
+        will: Some((0, Bytes::from_static(b"will"))),
+        will_grace_ms: 60_000,
+        head: head(1),
+    };
+    let Reply::Claimed { epoch, .. } = ask(&first, claim).await else {
+        panic!("not claimed");
+    };
+    slow.go(Way::Cut);
+    pair.fail_over();
+    failover_noticed(&second).await;
+    claim_again(&second, "c").await;
+    assert_eq!(wills(&second, "c").await, []);
+    slow.go(Way::To(pair.replica.port));
+    failover_noticed(&first).await;
+    assert_eq!(wills(&first, "c").await, [epoch]);
+    // Its connection had ended with DISCONNECT, which comes late.
+    let release = Request::Release {
+        client_id: "c".into(),
+        epoch,
+        end: ReleaseEnd::Ends,
+        will: WillFate::Dropped,
+        head: head(1),
+    };
+    assert_eq!(ask(&first, release).await, Reply::Fenced);
+    assert_eq!(wills(&first, "c").await, []);
 }

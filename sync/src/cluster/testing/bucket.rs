@@ -52,6 +52,10 @@ pub(super) struct BucketState {
     pub(super) claims: BTreeMap<u64, ClaimAnswer>,
     /// Version when the last failover was noticed.
     pub(super) base: u64,
+    /// Epoch at the same time, if there was one.
+    pub(super) began: Option<Epoch>,
+    /// Clients that were claimed since: the newest claim that their first one found, 0 for none.
+    pub(super) firsts: BTreeMap<Arc<str>, Epoch>,
     /// Version that a topic's newest replayed change had; `u64::MAX`: written since the failover.
     pub(super) replayed: BTreeMap<Arc<str>, u64>,
     /// Queues of sessions whose making was lost in a failover and has not been written again yet.
@@ -72,6 +76,8 @@ impl BucketState {
             due: BTreeMap::new(),
             claims: BTreeMap::new(),
             base: 0,
+            began: None,
+            firsts: BTreeMap::new(),
             replayed: BTreeMap::new(),
             limbo: BTreeMap::new(),
         }
@@ -83,6 +89,8 @@ impl BucketState {
 
     pub(super) fn begin_anew(&mut self) {
         self.base = self.version;
+        self.began = Some(Epoch(self.epoch));
+        self.firsts.clear();
         self.version += JUMP;
         self.epoch += JUMP;
         self.replayed.clear();

@@ -147,6 +147,13 @@ impl BucketState {
     ) -> ClaimAnswer {
         self.epoch = self.epoch.max(epoch.0);
         let previous = self.owners.get(claiming.client_id).copied();
+        let found = previous.map_or_else(Default::default, |owner| owner.epoch);
+        if self
+            .began
+            .is_some_and(|began| found <= began && epoch > began)
+        {
+            self.firsts.insert(Arc::clone(claiming.client_id), found);
+        }
         let old = previous
             .and_then(|owner| owner.session)
             .filter(|session| self.sessions.contains_key(session));
@@ -269,6 +276,8 @@ impl BucketState {
             return Reply::Done;
         };
         if owner.epoch != epoch {
+            // A will may have come back for a claim that was lost in a failover.
+            self.settle_will(now, epoch, will);
             return Reply::Fenced;
         }
         if owner.replica == ReplicaId::default() {
@@ -276,6 +285,33 @@ impl BucketState {
         }
         self.let_go(now, client, owner, (end, will), head, out);
         Reply::Done
+    }
+
+    fn settle_will(&mut self, now: u64, epoch: Epoch, will: WillFate) {
+        match will {
+            WillFate::Dropped => self.drop_will(epoch),
+            WillFate::DueIn(ms) => {
+                if self.wills.contains_key(&epoch) {
+                    self.due.insert(due_will(epoch), now + ms);
+                }
+            }
+        }
+    }
+
+    /// A will whose claim was lost in a failover, and that nobody has decided about since.
+    pub(super) fn restore_will(&mut self, now: u64, claiming: &Claiming<'_>, epoch: Epoch) {
+        let unseen = self
+            .firsts
+            .get(claiming.client_id)
+            .is_some_and(|found| *found < epoch);
+        if let Some(will) = claiming.will
+            && unseen
+            && !self.wills.contains_key(&epoch)
+        {
+            self.wills.insert(epoch, will.clone());
+            self.due
+                .insert(due_will(epoch), now + claiming.will_grace_ms);
+        }
     }
 
     fn let_go(
@@ -288,14 +324,7 @@ impl BucketState {
         out: &mut Vec<Announcement>,
     ) {
         self.disown(client, owner.replica);
-        match will {
-            WillFate::Dropped => self.drop_will(owner.epoch),
-            WillFate::DueIn(ms) => {
-                if self.wills.contains_key(&owner.epoch) {
-                    self.due.insert(due_will(owner.epoch), now + ms);
-                }
-            }
-        }
+        self.settle_will(now, owner.epoch, will);
         let session = owner
             .session
             .filter(|session| self.sessions.contains_key(session));

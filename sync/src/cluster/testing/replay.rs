@@ -104,6 +104,9 @@ impl BucketState {
             .owners
             .get(claiming.client_id)
             .is_some_and(|owner| owner.epoch >= epoch);
+        if newer {
+            self.restore_will(now, &claiming, epoch);
+        }
         if newer || self.claims.contains_key(&nonce) {
             return;
         }

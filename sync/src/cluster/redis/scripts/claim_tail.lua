@@ -6,6 +6,15 @@ if kept then
   kept = not at or tonumber(at) > now
 end
 
+-- The first claim since a failover, and the newest one that it has found.
+if mode == '1' then
+  local began = string.match(redis.call('GET', base .. 'gen'), ':(%d+)$', 9)
+  if began and tonumber(old_epoch) <= tonumber(began) and tonumber(epoch) > tonumber(began) then
+    redis.call('HSET', base .. 'firsts', client, old_epoch)
+    redis.call('PEXPIRE', base .. 'firsts', 60000)
+  end
+end
+
 local will_epoch = '0'
 if was then
   local will = redis.call('HGET', wills, old_epoch)
