@@ -200,12 +200,14 @@ fn normal(reply: Reply) -> Reply {
         Reply::Renewed {
             alive,
             lost,
+            changed,
             live,
             lapsed,
             ..
         } => Reply::Renewed {
             alive,
             lost,
+            changed,
             live,
             lapsed,
             now_ms: 0,

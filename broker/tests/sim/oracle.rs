@@ -282,7 +282,7 @@ impl Oracle {
                 };
                 let group = self.publishers.get(publisher).map(|p| p.0);
                 if group == Some(window.group)
-                    && sent.at >= window.from
+                    && sent.at > window.from
                     && acknowledged + SOON <= window.to
                     && !window.got.contains_key(&(*publisher, *number))
                 {

@@ -450,6 +450,9 @@ pub enum Reply {
         /// Nobody has reaped it: Redis has lost the register, and probably everything else. See
         /// [`Backplane::lost_everything`](crate::cluster::Backplane::lost_everything).
         lost: bool,
+        /// A replica has joined a server that took over in the last 30 seconds: those whose lease has lapsed may
+        /// have something to write again.
+        changed: bool,
         /// Replicas whose lease runs, ascending, the asking one included.
         live: Vec<ReplicaId>,
         /// Replicas on the register whose lease has lapsed, ascending.

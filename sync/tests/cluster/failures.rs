@@ -6,8 +6,9 @@ use std::time::Duration;
 use dunlin_sync::cluster::Cluster;
 use dunlin_sync::cluster::testing::ModelRedis;
 use dunlin_sync::{Op, Store};
+use tokio::time::Instant;
 
-use crate::support::{Told, cluster, enqueue, pass, retained, route, until, within};
+use crate::support::{Replica, Told, cluster, enqueue, pass, retained, route, until, within};
 
 #[tokio::test(start_paused = true)]
 async fn what_was_submitted_while_redis_restarts_is_committed_once_and_in_order() {
@@ -289,4 +290,37 @@ async fn whoever_reads_a_queue_over_a_failover_gets_everything_once_and_in_order
             assert_eq!(own, expected, "seed {seed}");
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_joins_after_a_failover_waits_for_members_whose_lease_has_lapsed() {
+    let redis = ModelRedis::new(57);
+    redis.keep_history(10_000);
+    let one = Replica::start(&redis, 1).await;
+    let session = one.claim("c", 600).await.session.unwrap();
+    one.commit(vec![enqueue(session, "lost")]).await;
+    redis.cut(0);
+    redis.fail_over(Duration::from_millis(100), 1);
+    pass(Duration::from_secs(8)).await;
+    let joining = async {
+        let two = Replica::start(&redis, 2).await;
+        (two, Instant::now())
+    };
+    let healing = async {
+        pass(Duration::from_secs(2)).await;
+        redis.heal(0);
+        Instant::now()
+    };
+    let ((two, ready), healed) = within(async { tokio::join!(joining, healing) }).await;
+    assert!(ready > healed);
+    let session = two.claim("c", 600).await.session.unwrap();
+    let queue = two.store.read_queue(session, 0, 10, usize::MAX);
+    assert_eq!(within(queue).await.unwrap().len(), 1);
+
+    // Those who are dead are not waited for longer than for a lease.
+    redis.crash(0);
+    redis.crash(1);
+    redis.fail_over(Duration::from_millis(100), 0);
+    pass(Duration::from_secs(8)).await;
+    within(Replica::start(&redis, 3)).await;
 }

@@ -77,6 +77,8 @@ pub(super) struct Member {
     reconcile: Reconcile,
     /// Until then everybody on the register is waited for after a failover, dead or not.
     failover_until: Instant,
+    /// There was one lately, by which those whose lease has lapsed may be held up.
+    changed: bool,
     heard_once: bool,
     renewing: bool,
     pub(super) renew_at: Instant,
@@ -133,7 +135,8 @@ impl Member {
             deaf_since: Some(joined),
             given_up: None,
             reconcile: Reconcile::No,
-            failover_until: joined,
+            failover_until: joined + options.lease,
+            changed: false,
             heard_once: false,
             renewing: false,
             renew_at: joined + options.renew_every,

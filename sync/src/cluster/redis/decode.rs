@@ -157,11 +157,12 @@ fn replicas(value: Value) -> Option<Vec<ReplicaId>> {
 }
 
 fn renewed(value: Value) -> Option<Reply> {
-    let [alive, now_ms, live, lapsed] = fixed(value)?;
+    let [alive, now_ms, live, lapsed, changed] = fixed(value)?;
     let alive = int(&alive)?;
     Some(Reply::Renewed {
         alive: alive > 0,
         lost: alive < 0,
+        changed: int(&changed)? != 0,
         live: replicas(live)?,
         lapsed: replicas(lapsed)?,
         now_ms: unsigned(&now_ms)?,

@@ -10,6 +10,8 @@ use crate::cluster::{RegistryEntry, ReplicaId, Reply, Request};
 pub(super) const JUMP: u64 = 1 << 16;
 /// The same for session numbers, which are drawn in blocks.
 const JUMP_SESSIONS: u64 = 1 << 20;
+/// How long it is told that another server has taken over, in milliseconds.
+const CHANGED_MS: u64 = 30_000;
 /// How long a nonce is remembered, in milliseconds.
 pub(super) const NONCE_MS: u64 = 600_000;
 
@@ -22,6 +24,8 @@ pub(super) struct Register {
     nonces: BTreeMap<u64, (ReplicaId, u64)>,
     replicas: BTreeMap<ReplicaId, Entry>,
     leader: Option<(ReplicaId, u64)>,
+    /// Until then a failover may not have been made good by all.
+    changed: Option<u64>,
 }
 
 #[derive(Clone)]
@@ -36,7 +40,8 @@ impl Register {
         self.replicas.len()
     }
 
-    pub(super) fn begin_anew(&mut self) {
+    pub(super) fn begin_anew(&mut self, now: u64) {
+        self.changed = Some(now + CHANGED_MS);
         self.counter += JUMP;
         self.sessions += JUMP_SESSIONS;
     }
@@ -130,6 +135,7 @@ impl Register {
         Reply::Renewed {
             alive,
             lost: false,
+            changed: self.changed.is_some_and(|until| until > now),
             live: ids(live),
             lapsed: ids(lapsed),
             now_ms: now,

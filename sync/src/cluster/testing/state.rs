@@ -95,7 +95,7 @@ impl State {
     /// above all that may have been drawn before.
     pub(super) fn begin_anew(&mut self, now: u64) {
         Arc::make_mut(&mut self.taps).begin_anew(now);
-        Arc::make_mut(&mut self.register).begin_anew();
+        Arc::make_mut(&mut self.register).begin_anew(now);
         for bucket in Bucket::all() {
             if let Some(state) = self.bucket_mut(bucket) {
                 state.begin_anew();

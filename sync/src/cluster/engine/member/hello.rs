@@ -98,7 +98,8 @@ impl Actor {
             return;
         }
         // After a failover those that have lapsed may only be as late as Redis was.
-        let all = self.member.failovers.is_open() && now < self.member.failover_until;
+        let all = (self.member.failovers.is_open() || self.member.changed)
+            && now < self.member.failover_until;
         let strangers = self
             .peers
             .iter()

@@ -39,11 +39,13 @@ impl Actor {
         match answer {
             Ok(Reply::Renewed {
                 alive: true,
+                changed,
                 live,
                 lapsed,
                 now_ms,
                 ..
             }) => {
+                self.member.changed = changed;
                 let now = Instant::now();
                 self.look_at_clock(sent, now, now_ms);
                 let waited = now.saturating_duration_since(self.member.answered);
@@ -107,7 +109,7 @@ impl Actor {
                 peer.live = true;
             }
         }
-        if self.member.failovers.is_open() {
+        if self.member.failovers.is_open() || self.member.changed {
             for id in lapsed.iter().filter(|id| **id != self.replica) {
                 let _met = self.peers.meet(*id, now).is_some();
             }
@@ -218,6 +220,7 @@ impl Actor {
         self.member.fence_at = sent + self.options.fence;
         self.member.reap_after = sent + self.options.lease;
         self.shared.set_fence(self.member.fence_at);
+        self.member.wait_for_all(sent + self.options.lease);
         if self.events.is_some() {
             self.member.deaf_since = Some(Instant::now());
             self.member.heard_once = false;

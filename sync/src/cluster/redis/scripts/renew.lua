@@ -26,4 +26,4 @@ if #ids > 0 then leases = redis.call('MGET', unpack(leases)) end
 for i, id in ipairs(ids) do
   if leases[i] then live[#live + 1] = id else lapsed[#lapsed + 1] = id end
 end
-return {alive, time[1] * 1000 + math.floor(time[2] / 1000), live, lapsed}
+return {alive, time[1] * 1000 + math.floor(time[2] / 1000), live, lapsed, redis.call('EXISTS', KEYS[1] .. 'changed')}
