@@ -63,7 +63,9 @@ impl Closing {
             Self::Asked(CloseRequest::TakenOver | CloseRequest::ClaimedElsewhere) => {
                 Some(ReasonCode::SESSION_TAKEN_OVER)
             }
-            Self::Asked(CloseRequest::Suspended) => Some(ReasonCode::SERVER_BUSY),
+            Self::Asked(CloseRequest::Suspended | CloseRequest::TakenForDead) => {
+                Some(ReasonCode::SERVER_BUSY)
+            }
             Self::Asked(CloseRequest::ServerShutdown) => Some(ReasonCode::SERVER_SHUTTING_DOWN),
             Self::Asked(CloseRequest::StoreFailed) => Some(ReasonCode::UNSPECIFIED_ERROR),
         }
@@ -139,6 +141,7 @@ impl Connection {
                 request,
                 CloseRequest::ClaimedElsewhere
                     | CloseRequest::Suspended
+                    | CloseRequest::TakenForDead
                     | CloseRequest::StoreFailed
             )
         };

@@ -176,26 +176,22 @@ impl Outbound {
         }
     }
 
-    /// A persistent session of a cluster, as it was claimed; otherwise as [`Self::recovered`].
+    /// A persistent session of a cluster, as it was claimed; otherwise as [`Self::recovered`]. Without word of how far
+    /// it was sent, anything below `tail` may have been: acknowledgements that were not written any more have moved
+    /// the window on.
     pub(crate) fn claimed(
         store_id: SessionId,
         head: u64,
         tail: u64,
         queued: u64,
         queued_bytes: u64,
-        window: u32,
     ) -> Self {
-        let mut claimed = Self {
+        Self {
             cluster: true,
             counted_to: tail,
-            ..Self::recovered(store_id, head, tail, queued, queued_bytes, window)
-        };
-        // Numbers that a failover of Redis has skipped lie somewhere among the entries, perhaps among
-        // those that were in flight.
-        if tail - head >= queued.saturating_add(IDS) {
-            claimed.sent_to = tail;
+            sent_to: tail,
+            ..Self::recovered(store_id, head, tail, queued, queued_bytes, 0)
         }
-        claimed
     }
 
     /// Messages and bytes that count against the bounds.

@@ -20,6 +20,8 @@ pub(crate) enum CloseRequest {
     ClaimedElsewhere = 4,
     /// This replica is cut off from the cluster: 0x89, another one may serve the client.
     Suspended = 5,
+    /// The others have taken this replica for dead, and done what follows from that: 0x89.
+    TakenForDead = 6,
 }
 
 /// The mailbox of one connection; costs two atomics while nothing happens.
@@ -77,6 +79,7 @@ impl Wake {
             2 => Some(CloseRequest::ServerShutdown),
             4 => Some(CloseRequest::ClaimedElsewhere),
             5 => Some(CloseRequest::Suspended),
+            6 => Some(CloseRequest::TakenForDead),
             _ => Some(CloseRequest::StoreFailed),
         }
     }

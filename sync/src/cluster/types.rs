@@ -14,9 +14,9 @@ pub const BUCKETS: u16 = 256;
 pub const RELEASED_ENTRY: &[u8] = &[1, 3];
 
 /// Where a session remembers up to which number its messages have been sent, among the QoS 2 packet ids
-/// that its client has not released (which begin at 1): written when its connection ends with messages
-/// left, removed when it is resumed. Without it (the replica has died) whatever a window holds may have
-/// been sent.
+/// that its client has not released (which begin at 1): written when its connection ends, removed when it is
+/// resumed. A connection that is ended for a dead replica leaves the end of the queue. Without it (the session
+/// is claimed from a replica that may be dead) everything in the queue may have been sent.
 pub const SENT_MARK: u16 = 0;
 
 /// Count of a QoS 2 packet id of a publisher whose message is with all its receivers: whoever has the

@@ -146,7 +146,6 @@ impl Hub {
                     claimed.queue_tail,
                     claimed.queue_len,
                     claimed.queue_bytes,
-                    u32::from(self.limits.max_inflight),
                 );
                 // Since the claim others may have appended and found nobody here to be woken.
                 outbound.may_have_grown();
@@ -242,6 +241,12 @@ impl Hub {
             let expiry_interval = departure.expiry_interval.unwrap_or(state.expiry_interval);
             let will = state.will.take().filter(|_| departure.will);
             let delay = will.as_ref().map(|will| will.delay.min(expiry_interval));
+            // Whoever is cut off leaves it to those who look for what is due: the others may have published it already.
+            let sent_away = matches!(
+                wake.close_request(),
+                Some(CloseRequest::Suspended | CloseRequest::TakenForDead)
+            );
+            let leave_will = sent_away || self.is_cut_off();
             let epoch = Epoch(state.epoch);
             ops.push(Op::ReleaseClaim(ReleaseRequest {
                 client_id: session.client_id.clone(),
@@ -255,7 +260,7 @@ impl Hub {
             }));
             (
                 std::mem::take(&mut state.subscriptions),
-                will.filter(|_| delay == Some(0)),
+                will.filter(|_| delay == Some(0) && !leave_will),
                 state.delivering.outbound.take_shared(),
                 epoch,
                 marks,

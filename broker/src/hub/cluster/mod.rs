@@ -458,20 +458,25 @@ impl ClusterEvents for Events {
 
     fn resumed(&self, anew: bool) {
         self.with(|hub| {
-            hub.known.suspended.store(false, Ordering::Release);
-            hub.health.set_cluster_suspended(None);
             tracing::warn!(anew, "promises can be kept again");
-            let connections: Vec<_> = hub.connections.lock().values().cloned().collect();
-            for wake in connections {
-                // Those that stay may hold publishes.
-                match anew {
-                    true => wake.close(CloseRequest::Suspended),
-                    false => wake.wake(),
+            if anew {
+                // Before anything looks as usual to them.
+                let connections: Vec<_> = hub.connections.lock().values().cloned().collect();
+                for wake in connections {
+                    wake.close(CloseRequest::TakenForDead);
                 }
             }
+            hub.known.suspended.store(false, Ordering::Release);
+            hub.health.set_cluster_suspended(None);
             if anew {
                 hub.submit(hub.known.routes.all());
                 hub.submit(hub.taps.known());
+            } else {
+                // They may hold publishes.
+                let connections: Vec<_> = hub.connections.lock().values().cloned().collect();
+                for wake in connections {
+                    wake.wake();
+                }
             }
             for ops in std::mem::take(&mut *hub.known.owed.lock()) {
                 hub.submit_owed(ops, Vec::new());

@@ -351,6 +351,7 @@ impl BucketState {
         if let Some(state) = self.sessions.get_mut(&session) {
             state.expiry_interval = expiry_interval;
             state.owner = ReplicaId::default();
+            state.mark_sent();
         }
         if expiry_interval != u32::MAX {
             let at = now + u64::from(expiry_interval) * 1000;

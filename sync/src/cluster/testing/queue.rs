@@ -340,6 +340,14 @@ impl SessionState {
         }
     }
 
+    /// Unless somebody has said how far it was sent: what comes from now on was not.
+    pub(super) fn mark_sent(&mut self) {
+        if self.marked != self.epoch {
+            let end = self.queue.tail.max(self.queue.lost_to);
+            self.put_inbound(SENT_MARK, end, self.epoch);
+        }
+    }
+
     fn may_touch(&mut self, id: u16, epoch: Epoch) -> bool {
         let last = self.touched.entry(id).or_default();
         let may = *last <= epoch;

@@ -11,6 +11,12 @@ local function let_go(client, replica, epoch, sid, expiry, will_in, channel, hea
   local there = sid ~= '0' and redis.call('EXISTS', base .. 's:' .. sid) == 1
   if there and expiry then
     redis.call('HSET', base .. 's:' .. sid, 'ow', 0, 'ex', expiry)
+    -- Unless somebody has said how far it was sent: what comes from now on was not. Soon after a failover entries may
+    -- come back beyond the end.
+    local at = redis.call('HMGET', base .. 's:' .. sid, 'p', 'ep', 'm')
+    if mode == '0' and at[2] ~= at[3] then
+      redis.call('HSET', base .. 's:' .. sid, 'i0', string.sub(at[1], 1, 8), 'm', at[2])
+    end
     if expiry ~= '4294967295' then redis.call('ZADD', due, now_ms() + expiry * 1000, 's:' .. sid) end
     redis.call('HSET', owners, client, '0:' .. epoch .. ':' .. sid)
     announce_owner(channel, head, sid, redis.call('HGET', base .. 'records', sid), 0)
