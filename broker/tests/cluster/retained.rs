@@ -6,7 +6,7 @@ use dunlin_protocol::{Properties, Subscribe};
 use rustix::process::Signal;
 
 use crate::{
-    rig::{Cluster, connect_again},
+    rig::{Cluster, Redis, connect_again},
     support::*,
 };
 
@@ -90,7 +90,9 @@ fn a_replica_that_slept_through_a_retained_publish_gives_it_to_who_subscribes_th
 
 #[test]
 fn retained_messages_are_there_when_all_replicas_and_redis_were_killed() {
-    let mut cluster = Cluster::setup(2).with_faults().start();
+    // Nobody is left who could write again what Redis has lost.
+    let redis = Redis::start_with(&["--appendfsync", "always"]);
+    let mut cluster = Cluster::setup(2).with_faults().start_over(redis);
     let mut publisher = cluster.clean(0, "publisher");
     for n in 0..50 {
         publisher.publish_retained(&format!("kept/{n}"), b"value", QoS::AtLeastOnce);

@@ -2,7 +2,10 @@
 
 use rustix::process::Signal;
 
-use crate::{rig::Cluster, support::*};
+use crate::{
+    rig::{Cluster, connect_again},
+    support::*,
+};
 
 /// When no will is stored any more, none is published any more.
 fn wait_until_no_will_is_stored(cluster: &Cluster) {
@@ -12,6 +15,18 @@ fn wait_until_no_will_is_stored(cluster: &Cluster) {
             .ask(&["--scan", "--pattern", "*:wills"])
             .is_empty()
     });
+}
+
+/// Nothing more comes: what any of these replicas had sent comes before what a client publishes there now.
+fn expect_no_more(cluster: &Cluster, replicas: &[usize], watchers: &mut [Client]) {
+    wait_until_no_will_is_stored(cluster);
+    for &at in replicas {
+        let mut publisher = connect_again(&cluster.replicas[at], &connect(Version::V5, "marker"));
+        publisher.publish("will/marker", b"here", QoS::AtLeastOnce);
+        for watcher in &mut *watchers {
+            watcher.expect_message("will/marker", b"here");
+        }
+    }
 }
 
 fn watchers(cluster: &Cluster, at: &[usize]) -> Vec<Client> {
@@ -61,10 +76,7 @@ fn the_wills_of_a_killed_replica_are_published_once_each() {
     let _clients = mortals(&cluster, 0);
     cluster.replicas[0].kill9();
     expect_the_wills(&mut watchers);
-    wait_until_no_will_is_stored(&cluster);
-    for watcher in &mut watchers {
-        watcher.expect_silence();
-    }
+    expect_no_more(&cluster, &[1, 2], &mut watchers);
 }
 
 #[test]
@@ -79,10 +91,24 @@ fn the_wills_of_a_replica_that_slept_are_not_published_again_when_it_wakes_up() 
     for client in &mut clients {
         while client.next().is_some() {}
     }
-    wait_until_no_will_is_stored(&cluster);
-    for watcher in &mut watchers {
-        watcher.expect_silence();
+    expect_no_more(&cluster, &[0, 1, 2], &mut watchers);
+}
+
+#[test]
+fn the_wills_of_clients_that_are_sent_away_while_redis_is_away_are_published_once_each() {
+    let cluster = Cluster::setup(2).with_faults().start();
+    let mut watchers = watchers(&cluster, &[0, 1]);
+    let mut clients = mortals(&cluster, 0);
+    cluster.redis.signal(Signal::STOP);
+    for client in clients.iter_mut().step_by(2) {
+        client.expect_end(ReasonCode::SERVER_BUSY);
     }
+    cluster.redis.signal(Signal::CONT);
+    for client in clients.into_iter().skip(1).step_by(2) {
+        client.drop_connection();
+    }
+    expect_the_wills(&mut watchers);
+    expect_no_more(&cluster, &[0, 1], &mut watchers);
 }
 
 #[test]

@@ -18,7 +18,8 @@ use crate::support::{
     wait_until,
 };
 
-/// A redis-server on a port and a directory of its own, with an append-only file: what it has answered survives its death.
+/// A redis-server on a port and a directory of its own, with an append-only file. With `appendfsync everysec`, the default, it may
+/// put off writing for up to two seconds while the disk is busy: what it has answered last may die with it.
 pub(crate) struct Redis {
     child: Option<Child>,
     port: u16,

@@ -390,13 +390,15 @@ fn spawn_subscriber(n: u32, run: &Arc<Run>, seed: u64) -> JoinHandle<Taken> {
     let subscribe = move || {
         let mut got = Taken::default();
         let mut random = Random(seed);
-        let mut deadline = None;
+        // When something new has come last, and how much there was then.
+        let mut progress = (Instant::now(), 0);
         while !got.is_complete(&run) {
-            if run.finished.load(Ordering::Relaxed) {
-                let deadline = *deadline.get_or_insert_with(|| Instant::now() + LIMIT);
-                if Instant::now() > deadline {
-                    break;
-                }
+            let count = got.numbers.values().map(Vec::len).sum::<usize>();
+            if count > progress.1 || !run.finished.load(Ordering::Relaxed) {
+                progress = (Instant::now(), count);
+            }
+            if progress.0.elapsed() > LIMIT {
+                break;
             }
             let Some(mut link) = run.open(&run.subscriber_session(n), true) else {
                 continue;
