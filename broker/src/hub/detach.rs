@@ -37,7 +37,7 @@ pub(crate) enum Ending {
 }
 
 /// Entries read from a stored queue at a time when its shared messages move to other members.
-const MOVE_PORTION: usize = 256;
+pub(super) const MOVE_PORTION: usize = 256;
 
 impl Hub {
     /// The connection is over: its session waits for the client's return, or ends.
@@ -247,7 +247,7 @@ impl Hub {
         self.submit_owed(outcome.ops, kept);
     }
 
-    fn pick_other(
+    pub(super) fn pick_other(
         &self,
         group: &ShareGroup,
         without: MemberKey,
@@ -263,7 +263,7 @@ impl Hub {
         })
     }
 
-    fn pass_on(
+    pub(super) fn pass_on(
         &self,
         to: &Picked,
         share: &Arc<str>,
@@ -293,7 +293,7 @@ impl Hub {
     ///
     /// The store of one broker does each in one atomic write. In a cluster two queues may lie on two
     /// servers: what is of QoS 1 is taken from the one when it is in the other, so that at worst both
-    /// members get it.
+    /// members get it. What is of QoS 2 was moved before ([`Hub::move_unsent`]).
     async fn move_shared(self: &Arc<Self>, session: &Arc<Session>) {
         let Some(store_id) = session.store_id else {
             return;
@@ -345,7 +345,10 @@ impl Hub {
         else {
             return;
         };
-        if !session.lock().delivering.outbound.may_move(entry) {
+        let exactly_once = entry.delivery.qos == QoS::ExactlyOnce;
+        if self.cluster.is_some() && exactly_once
+            || !session.lock().delivering.outbound.may_move(entry)
+        {
             return;
         }
         let Some(group) = self.directory.group(share) else {
@@ -366,7 +369,7 @@ impl Hub {
         self.pass_on(&picked, group.share(), message, None, &mut outcome);
         self.count(outcome.tally);
         let moves = !outcome.ops.is_empty();
-        let ticket = if self.cluster.is_some() && moves && entry.delivery.qos == QoS::AtLeastOnce {
+        let ticket = if self.cluster.is_some() && moves {
             self.submit_then(outcome.ops, done)
         } else {
             outcome.ops.insert(0, done);
@@ -377,7 +380,7 @@ impl Hub {
         state.last_ticket = ticket;
     }
 
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.runtime.spawn(task);
     }
 

@@ -9,6 +9,7 @@ pub(crate) mod clock;
 pub(crate) mod cluster;
 mod detach;
 pub(crate) mod directory;
+mod moving;
 pub(crate) mod publish;
 mod recovery;
 mod retained_feed;

@@ -219,7 +219,8 @@ impl ShareGroup {
         }
     }
 
-    fn wanted(&self, subscription: Subscription) -> Wanted {
+    /// How a member with this subscription wants its messages.
+    pub(super) fn wanted(&self, subscription: Subscription) -> Wanted {
         Wanted {
             qos: subscription.options.qos,
             retain_as_published: subscription.options.retain_as_published,

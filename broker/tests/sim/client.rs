@@ -46,6 +46,8 @@ pub(crate) struct Hello<'a> {
     pub(crate) expiry: u32,
     /// Topic, payload and delay.
     pub(crate) will: Option<(&'a str, &'a str, u32)>,
+    /// Receive Maximum; 0: nothing is said of it.
+    pub(crate) window: u16,
 }
 
 pub(crate) struct Conn {
@@ -74,6 +76,11 @@ impl Conn {
         properties
             .push(Property::SessionExpiryInterval(hello.expiry))
             .expect("four bytes");
+        if hello.window > 0 {
+            properties
+                .push(Property::ReceiveMaximum(hello.window))
+                .expect("two bytes");
+        }
         let mut will_properties = PropertiesBuf::default();
         if let Some((_, _, delay)) = hello.will {
             will_properties

@@ -45,6 +45,14 @@ struct Receiver {
     stays: Vec<(Ms, Ms)>,
 }
 
+/// A shared group, and which of its members got what.
+#[derive(Debug, Default)]
+struct SharedGroup {
+    groups: Vec<usize>,
+    exactly_once: bool,
+    got: BTreeMap<(usize, u32), Vec<String>>,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Oracle {
     calm: bool,
@@ -53,7 +61,7 @@ pub(crate) struct Oracle {
     publishers: BTreeMap<usize, (usize, bool)>,
     receivers: BTreeMap<String, Receiver>,
     windows: Vec<Window>,
-    shared: BTreeMap<(usize, u32), u32>,
+    shared: BTreeMap<&'static str, SharedGroup>,
     lives: BTreeMap<String, Fate>,
     wills: BTreeMap<(String, String), u32>,
     will_receivers: Vec<String>,
@@ -163,8 +171,28 @@ impl Oracle {
         self.windows.push(window);
     }
 
-    pub(crate) fn received_shared(&mut self, publisher: usize, number: u32) {
-        *self.shared.entry((publisher, number)).or_default() += 1;
+    /// Each message of the publishers of `groups` is to come to a member of `share`; with `exactly_once` to one.
+    pub(crate) fn shared_group(
+        &mut self,
+        share: &'static str,
+        groups: &[usize],
+        exactly_once: bool,
+    ) {
+        let shared = self.shared.entry(share).or_default();
+        shared.groups = groups.to_vec();
+        shared.exactly_once = exactly_once;
+    }
+
+    pub(crate) fn received_shared(
+        &mut self,
+        share: &'static str,
+        client: &str,
+        publisher: usize,
+        number: u32,
+    ) {
+        let shared = self.shared.entry(share).or_default();
+        let got = shared.got.entry((publisher, number)).or_default();
+        got.push(client.to_owned());
     }
 
     pub(crate) fn life(&mut self, will: &str, fate: Fate) {
@@ -213,10 +241,15 @@ impl Oracle {
                     sent.acknowledged
                 ));
             }
-            if group == Some(0) && !self.shared.contains_key(&(*publisher, *number)) {
-                missing.push(format!(
-                    "no member of the shared group got message {number} of publisher {publisher}"
-                ));
+            for (share, shared) in &self.shared {
+                if group.is_some_and(|group| shared.groups.contains(&group))
+                    && !shared.got.contains_key(&(*publisher, *number))
+                {
+                    missing.push(format!(
+                        "no member of {share} got message {number} of publisher {publisher}, acknowledged at {:?} ms",
+                        sent.acknowledged
+                    ));
+                }
             }
         }
         for (will, fate) in &self.lives {
@@ -301,10 +334,16 @@ impl Oracle {
                     ));
                 }
             }
-            for ((publisher, number), count) in &self.shared {
-                if *count != 1 && !self.may_repeat(*publisher, *number) {
+        }
+        for (share, shared) in &self.shared {
+            for ((publisher, number), members) in &shared.got {
+                // A replica that dies with a publish may have given it to a member already: if its publisher
+                // sends it again, the group can get it twice, each member once.
+                let again = self.sent.get(&(*publisher, *number));
+                let again = !self.calm && again.is_some_and(|sent| sent.again);
+                if shared.exactly_once && members.len() > 1 && !again {
                     broken.push(format!(
-                        "the shared group got message {number} of publisher {publisher} {count} times"
+                        "{share} got message {number} of publisher {publisher} more than once: {members:?}"
                     ));
                 }
             }

@@ -21,8 +21,16 @@ pub(crate) struct Plan {
     pub(crate) lives_each: u32,
     /// Topics with retained messages, each with one writer and some readers.
     pub(crate) retained: usize,
-    /// Members of the shared subscription, with persistent sessions.
+    /// Members of the pool, a shared subscription of persistent sessions.
     pub(crate) members: usize,
+    /// Members of the mixed shared subscription whose sessions end with their connections.
+    pub(crate) clean_members: usize,
+    /// Milliseconds for which members of shared groups stay at the most.
+    pub(crate) members_stay_ms: u64,
+    /// Receive Maximum of every other member of the pool; 0: none is given.
+    pub(crate) members_window: u16,
+    /// Milliseconds that members of the pool take for a message at the most.
+    pub(crate) members_slowness_ms: u64,
     /// Clients that only connect, ping and vanish.
     pub(crate) idlers: usize,
     /// Faults, one after the other.
@@ -51,6 +59,27 @@ impl Plan {
         }
     }
 
+    /// Shared groups whose members hardly stay, so that messages change hands all the time, also when replicas die.
+    pub(crate) fn crowds(seed: u64) -> Self {
+        Self {
+            publishers: 8,
+            messages_each: 60,
+            span_ms: 20_000,
+            subscribers: 4,
+            clean_subscribers: 0,
+            mortals: 0,
+            retained: 0,
+            members: 6,
+            clean_members: 6,
+            members_stay_ms: 1_500,
+            members_window: 1,
+            members_slowness_ms: 100,
+            idlers: 0,
+            faults: 8,
+            ..Self::storm(seed)
+        }
+    }
+
     pub(crate) fn storm(seed: u64) -> Self {
         Self {
             seed,
@@ -65,6 +94,10 @@ impl Plan {
             lives_each: 3,
             retained: 4,
             members: 4,
+            clean_members: 4,
+            members_stay_ms: 20_000,
+            members_window: 0,
+            members_slowness_ms: 0,
             idlers: 40,
             faults: 6,
             failovers: false,

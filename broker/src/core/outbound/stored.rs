@@ -179,6 +179,11 @@ impl Outbound {
         self.release_bytes(size);
     }
 
+    /// First entry of the stored queue that was never sent, and one past the last entry.
+    pub(crate) fn unsent_range(&self) -> (u64, u64) {
+        (self.sent_to, self.tail)
+    }
+
     /// First and one past last entry of the stored queue.
     pub(crate) fn stored_range(&self) -> (u64, u64) {
         (self.base.min(self.loaded_to), self.tail)

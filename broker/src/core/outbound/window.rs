@@ -231,6 +231,10 @@ impl Outbound {
     /// without a stored queue ends. QoS 2 that was sent stays with this client. [MQTT-4.8.2-5]
     pub(crate) fn take_shared(&mut self) -> Vec<Shared> {
         let mut taken = Vec::new();
+        // What waits here is a copy of what is in the queue, which is moved there.
+        if self.store_id.is_some() {
+            return taken;
+        }
         for slot in self.slots.drain(..) {
             if let Slot::Sent {
                 qos: QoS::AtLeastOnce,

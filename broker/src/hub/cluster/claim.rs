@@ -15,6 +15,7 @@ use dunlin_sync::{Op, WillRecord};
 use crate::core::link::Link;
 use crate::core::outbound::{Outbound, Tally};
 use crate::hub::attach::{AttachError, Attached, ConnectRequest};
+use crate::hub::moving::is_word;
 use crate::hub::session::{Session, Subscription, Will};
 use crate::hub::wake::{CloseRequest, Wake};
 use crate::hub::{Departure, Hub};
@@ -97,6 +98,11 @@ impl Hub {
         let marked = claimed
             .session
             .filter(|_| claimed.inbound.iter().any(|(id, _)| *id == SENT_MARK));
+        let mut claimed = claimed;
+        let moves = claimed
+            .subscriptions
+            .extract_if(.., |record| is_word(&record.filter));
+        let moves: Vec<_> = moves.map(|record| record.filter).collect();
         let session = self.session_of(&request, &claimed);
         let wake = Arc::new(Wake::new());
         let subscriptions = self.begin(&session, &wake, request, claimed);
@@ -119,7 +125,12 @@ impl Hub {
             self.subscribe_here(&session, &filter, None, subscription, &mut ops);
         }
         // What comes at QoS 0 between CONNACK and the first read finds its way.
-        if !ops.is_empty() && !self.submit_and_wait(ops, true).await {
+        let told = ops.is_empty() || self.submit_and_wait(ops, true).await;
+        let moved = match session.store_id.filter(|_| told && !moves.is_empty()) {
+            Some(id) => self.finish_moves(id, moves).await,
+            None => told,
+        };
+        if !moved {
             let departure = Departure {
                 will: false,
                 expiry_interval: None,
@@ -213,6 +224,27 @@ impl Hub {
         wake: &Arc<Wake>,
         departure: Departure,
     ) {
+        if !self.has_to_move(session, wake, &departure) {
+            return self.let_go(session, wake, departure);
+        }
+        session.lock().delivering.link = None;
+        let (hub, session, wake) = (self.clone(), session.clone(), wake.clone());
+        self.spawn(async move {
+            hub.move_unsent(&session, &wake).await;
+            let departure = match wake.close_request() {
+                // Whoever has claimed the client id has the will too.
+                Some(CloseRequest::ClaimedElsewhere) => Departure {
+                    will: false,
+                    expiry_interval: None,
+                    claimed_elsewhere: true,
+                },
+                _ => departure,
+            };
+            hub.let_go(&session, &wake, departure);
+        });
+    }
+
+    fn let_go(self: &Arc<Self>, session: &Arc<Session>, wake: &Arc<Wake>, departure: Departure) {
         let mut ops = Vec::new();
         let mut tally = Tally::default();
         let (subscriptions, will_now, shared, epoch, marks) = {

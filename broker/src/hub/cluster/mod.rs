@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use self::routes::OwnRoutes;
 use super::Hub;
 use super::directory::StoredSession;
+use super::moving::is_word;
 use super::publish::{NOBODY, Outcome};
 use super::session::Subscription;
 use super::share::{MemberKey, Pick};
@@ -26,6 +27,7 @@ use crate::core::frames::{
     Forwarded, Frames, Incoming, Origin, Topic, is_expired, remaining_expiry,
 };
 use crate::core::outbound::Tally;
+use crate::core::session::Wanted;
 
 /// Batches that are kept for the next life of this replica.
 const OWED_MAX: usize = 4096;
@@ -91,6 +93,15 @@ impl Hub {
     fn entry(&self, id: SessionId) -> Option<Arc<StoredSession>> {
         let tables = self.known.tables.lock();
         tables.sessions.get(&id).map(|entry| entry.session.clone())
+    }
+
+    /// How a persistent session wants the messages of a shared subscription; `None`: it is no member.
+    pub(super) fn wanted_by_stored(&self, id: SessionId, share: &str) -> Option<Wanted> {
+        let group = self.directory.group(share)?;
+        let tables = self.known.tables.lock();
+        let mut subscriptions = tables.sessions.get(&id)?.subscriptions.iter();
+        let (_, subscription) = subscriptions.find(|(filter, _)| **filter == *share)?;
+        Some(group.wanted(*subscription))
     }
 
     /// Publishes a will that is this replica's to publish. It is forgotten in the same batch as what it
@@ -301,6 +312,7 @@ impl ClusterEvents for Events {
             let subscriptions: Box<[(Box<str>, Subscription)]> = entry
                 .subscriptions
                 .iter()
+                .filter(|record| !is_word(&record.filter))
                 .filter_map(|record| {
                     let options = SubscribeOptions::from_byte(record.options).ok()?;
                     let subscription = Subscription {
