@@ -23,6 +23,11 @@ use crate::{Appended, MessageParts};
 impl Actor {
     pub(super) fn hear(&mut self, event: BackplaneEvent) {
         let Some(events) = self.events() else { return };
+        if self.member.is_joining() {
+            // It is for the earlier number of this replica, and the lanes of the new one begin at nothing: what is in the
+            // inbox stays for whoever clears away after it.
+            return;
+        }
         match event {
             BackplaneEvent::Frame(bytes) => self.frame(&bytes, &*events),
             BackplaneEvent::Inbox(at, bytes) => {
