@@ -57,7 +57,7 @@ chaos: deps ## KILLS (default 20) faults of each kind under load: nothing acknow
 	CHAOS_KILLS=$(KILLS) $(CARGO) test --locked -p dunlin-broker --test e2e --test cluster -- --nocapture --test-threads 1 chaos
 
 # Optimised, a seed takes a tenth of a second; that is worth the build from some hundred seeds on. Assertions stay.
-sim: ## SEEDS (default 700) simulated clusters of each kind, from seed FIRST on: storms, failovers that lose writes, no faults
+sim: ## SEEDS (default 700) simulated clusters of each kind, from seed FIRST on: storms, failovers that lose writes, shared groups, no faults
 	CARGO_PROFILE_DEV_OPT_LEVEL=1 SIM_SEEDS=$(SEEDS) SIM_FIRST=$(FIRST) $(CARGO) test --locked -p dunlin-broker --test sim -- \
 		--nocapture --test-threads 1 every_promise_is_kept
 

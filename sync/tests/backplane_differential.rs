@@ -707,7 +707,10 @@ impl Draw {
             _ => {
                 let replica = ReplicaId(3 + self.random.below(4));
                 if self.random.one_in(2) {
-                    Request::DropReplica { replica }
+                    Request::DropReplica {
+                        replica,
+                        from: self.random.one_in(2).then_some((0, 0)),
+                    }
                 } else {
                     Request::Reap {
                         replica,

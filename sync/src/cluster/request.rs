@@ -338,10 +338,13 @@ pub enum Request {
         /// Whose.
         replica: ReplicaId,
     },
-    /// Deletes the routes and the inbox of a replica that is off the register. → [`Reply::Done`]
+    /// Deletes the routes and the inbox of a replica that is off the register. → [`Reply::Flag`]: it is done; else
+    /// somebody has put something into the inbox that is to be read first.
     DropReplica {
         /// Whose.
         replica: ReplicaId,
+        /// Nothing may be in the inbox from this position on; `None`: whatever is there.
+        from: Option<(u64, u64)>,
     },
     /// Appends a frame to a replica's inbox. → [`Reply::Flag`]: the replica has an inbox.
     Inbox {

@@ -935,14 +935,20 @@ async fn routes_belong_to_a_replica_that_has_joined() {
         routes: vec![],
     };
     assert_eq!(rig.ask(load(R2)).await, none);
+    let drop_from = |from| Request::DropReplica { replica: R1, from };
+    let into = Request::Inbox {
+        to: R1,
+        frame: Bytes::from_static(b"late"),
+    };
+    assert_eq!(rig.ask(into.clone()).await, Reply::Flag(true));
+    assert_eq!(rig.ask(drop_from(Some((0, 0)))).await, Reply::Flag(false));
+    assert_eq!(rig.ask(load(R1)).await, expected);
     assert_eq!(
-        rig.ask(Request::DropReplica { replica: R1 }).await,
-        Reply::Done
+        rig.ask(drop_from(Some((u64::MAX, 0)))).await,
+        Reply::Flag(true)
     );
-    assert_eq!(
-        rig.ask(Request::DropReplica { replica: R1 }).await,
-        Reply::Done
-    );
+    assert_eq!(rig.ask(drop_from(None)).await, Reply::Flag(true));
+    assert_eq!(rig.ask(into).await, Reply::Flag(false));
     assert_eq!(rig.ask(load(R1)).await, none);
     assert_eq!(rig.ask(put(R1, 3, &[("c", route)])).await, Reply::Fenced);
 }

@@ -253,6 +253,7 @@ impl Actor {
                 }
             }
             Outcome::Reaped(reaped) => self.reaped(reaped),
+            Outcome::Dropped(replica, answer) => self.dropped(replica, &answer),
             Outcome::Verified { mark, listed } => self.verified(mark, listed),
             Outcome::Reconciled(mark, found) => self.reconciled(mark, found),
             Outcome::Trimmed => self.trimming = false,

@@ -111,10 +111,15 @@ impl Inbox {
         given_up
     }
 
-    /// First position to keep, if it has changed since the last call.
-    pub(super) fn trim(&mut self) -> Option<Position> {
+    /// First position to keep: what is before it is done with.
+    pub(super) fn keep(&self) -> Position {
         let first = self.held.first_key_value();
-        let keep = first.map_or(self.read, |(at, _)| *at);
+        first.map_or(self.read, |(at, _)| *at)
+    }
+
+    /// The same, if it has changed since the last call.
+    pub(super) fn trim(&mut self) -> Option<Position> {
+        let keep = self.keep();
         if keep <= self.trimmed {
             return None;
         }

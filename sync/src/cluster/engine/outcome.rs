@@ -47,6 +47,8 @@ pub(super) enum Outcome {
     /// A dead replica, and those that it was clearing away after.
     Inherits(ReplicaId, Vec<ReplicaId>),
     Reaped(Reaped),
+    /// What a dead replica had is deleted, if its inbox had been read to its end.
+    Dropped(ReplicaId, Answer),
     /// Client ids that Redis says are claimed from here; only claims up to the mark were asked for.
     Verified {
         mark: u64,

@@ -58,6 +58,7 @@ scripts! {
     Join Frees "server" "join";
     Numbers Frees "server" "numbers";
     Open Frees "open";
+    DropReplica Frees "drop_replica";
     Renew Frees "renew";
     Reap Frees "reap";
     Lead Frees "lead";

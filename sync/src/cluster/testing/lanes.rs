@@ -69,9 +69,15 @@ impl Lanes {
                         .collect(),
                 },
             },
-            Request::DropReplica { replica } => {
+            Request::DropReplica { replica, from } => {
+                let unread = |lane: &Lane| {
+                    from.is_some_and(|from| lane.inbox.range(from..).next().is_some())
+                };
+                if self.0.get(replica).is_some_and(unread) {
+                    return Reply::Flag(false);
+                }
                 self.0.remove(replica);
-                Reply::Done
+                Reply::Flag(true)
             }
             Request::Inbox { to, frame } => match self.0.get_mut(to) {
                 None => Reply::Flag(false),

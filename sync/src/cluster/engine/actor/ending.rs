@@ -41,9 +41,10 @@ impl Actor {
         clients.sort_unstable();
         let goodbye = self.shared.lanes.lock().goodbye(me);
         let backplane = Arc::clone(&self.backplane);
+        let unread = self.inbox.keep();
         self.shared.set_ready(false);
         self.expect(async move {
-            leave(backplane, me, clients, goodbye).await;
+            leave(backplane, me, clients, unread, goodbye).await;
             Outcome::Left
         });
     }

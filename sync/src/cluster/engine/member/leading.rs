@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::super::actor::Actor;
-use super::super::inbox::Inheritance;
+use super::super::inbox::{Inheritance, Position};
 use super::super::keeper::{self, Reaped, Swept};
 use super::super::outcome::{Answer, Outcome};
 use super::{Phase, WILL_PATIENCE};
@@ -128,7 +128,7 @@ impl Actor {
         }
         let events = self.events().filter(|_| !reaped.redeliver.is_empty());
         let Some(events) = events else {
-            return self.drop_replica(replica);
+            return self.drop_replica(replica, reaped.read_to);
         };
         self.member.inherited.insert(replica, reaped.read_to);
         let held = Held::new(Arc::new(Inheritance {
@@ -147,7 +147,8 @@ impl Actor {
         if !heir {
             self.forget_reaping(of);
         } else if self.is_closing() {
-            self.drop_replica(of);
+            let read_to = self.member.inherited.get(&of).copied();
+            self.drop_replica(of, read_to.unwrap_or_default());
         } else {
             // Something may have come in meanwhile from a replica that did not know.
             let next = self.member.renewals + 1;
@@ -156,9 +157,22 @@ impl Actor {
         }
     }
 
-    fn drop_replica(&mut self, replica: ReplicaId) {
-        self.ask(Request::DropReplica { replica }, |_| Outcome::Ignored);
-        self.forget_reaping(replica);
+    fn drop_replica(&mut self, replica: ReplicaId, read_to: Position) {
+        let request = Request::DropReplica {
+            replica,
+            from: Some((read_to.0, read_to.1.saturating_add(1))),
+        };
+        self.ask(request, move |answer| Outcome::Dropped(replica, answer));
+    }
+
+    /// Everything of a dead replica is gone, unless something has come into its inbox after it was read.
+    pub(in super::super) fn dropped(&mut self, replica: ReplicaId, answer: &Answer) {
+        if *answer == Ok(Reply::Flag(true)) || self.is_closing() {
+            self.forget_reaping(replica);
+        } else if self.member.reaping.contains(&replica) {
+            let next = self.member.renewals + 1;
+            self.member.announced.push((next, replica, true));
+        }
         self.member.renew_now();
     }
 
@@ -171,23 +185,34 @@ impl Actor {
     }
 }
 
-/// Gives the lease back, and clients that are still claimed; then says so.
+/// Gives the lease back, and clients that are still claimed; then says so. With something in the inbox that nobody
+/// has read, from the position `unread` on, the lease is left to end: whoever clears away after this replica finds it.
 pub(in super::super) async fn leave(
     backplane: Arc<dyn Backplane>,
     me: ReplicaId,
     clients: Vec<Arc<str>>,
+    unread: Position,
     goodbye: Request,
 ) {
-    let mut last = vec![Request::Reap {
+    let drop_own = Request::DropReplica {
         replica: me,
-        force: true,
-    }];
+        from: Some(unread),
+    };
+    let empty = keeper::one(&*backplane, drop_own).await != Ok(Reply::Flag(false));
+    let mut last = Vec::new();
+    if empty {
+        last.push(Request::Reap {
+            replica: me,
+            force: true,
+        });
+    }
     last.extend(clients.into_iter().map(|client_id| Request::Orphan {
         client_id,
         replica: me,
         head: head(Kind::Table, me),
     }));
-    last.push(Request::DropReplica { replica: me });
-    last.push(goodbye);
+    if empty {
+        last.push(goodbye);
+    }
     drop(backplane.execute(last).await);
 }

@@ -28,13 +28,12 @@ impl Encoder<'_> {
                 command.answers = 4;
                 command
             }
-            Request::DropReplica { replica } => {
-                let (base, slot) = self.0.replica(*replica);
-                let keys = ["routes", "routes:version", "inbox"].map(|key| format!("{base}{key}"));
-                let [routes, version, inbox] = keys.each_ref().map(|key| key.as_bytes());
-                writer.command(&[b"UNLINK", routes, version, inbox]);
+            Request::DropReplica { replica, from } => {
+                let from = from.map_or_else(String::new, |from| format!("{}-{}", from.0, from.1));
                 let mut command =
-                    Command::plain("DropReplica", Class::Free, Shape::Done, slot, writer);
+                    Call::new(Script::DropReplica, self.0.replica(*replica), 1, from.len())
+                        .arg(from.as_bytes())
+                        .finish("DropReplica", Class::Free, Shape::Flag);
                 command.kept = true;
                 command
             }
