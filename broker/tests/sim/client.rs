@@ -1,5 +1,7 @@
 //! The client's end of a pipe to a replica: packets in and out, no state of a session.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use dunlin_protocol::{
@@ -7,7 +9,7 @@ use dunlin_protocol::{
     Sender, Subscribe, SubscribeFiltersBuf, SubscribeOptions, Version, Will, decode, peek_frame,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 /// How long a client waits for an answer before it gives its connection up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -50,11 +52,27 @@ pub(crate) struct Hello<'a> {
     pub(crate) window: u16,
 }
 
+/// Breaks the network between a replica and its clients. Those are woken in the order in which they wait, so that
+/// a seed gives the same run (a watch channel would draw the order by chance).
+#[derive(Default)]
+pub(crate) struct Severed {
+    times: Cell<u64>,
+    told: Notify,
+}
+
+impl Severed {
+    pub(crate) fn now(&self) {
+        self.times.set(self.times.get() + 1);
+        self.told.notify_waiters();
+    }
+}
+
 pub(crate) struct Conn {
     stream: DuplexStream,
     unread: Vec<u8>,
-    /// Changes when the network between the client and its replica breaks.
-    severed: watch::Receiver<u64>,
+    severed: Rc<Severed>,
+    /// How often the network had broken when the client connected.
+    before: u64,
 }
 
 fn id(id: u16) -> PacketId {
@@ -62,10 +80,11 @@ fn id(id: u16) -> PacketId {
 }
 
 impl Conn {
-    pub(crate) fn new(stream: DuplexStream, severed: watch::Receiver<u64>) -> Self {
+    pub(crate) fn new(stream: DuplexStream, severed: Rc<Severed>) -> Self {
         Self {
             stream,
             unread: Vec::new(),
+            before: severed.times.get(),
             severed,
         }
     }
@@ -192,11 +211,13 @@ impl Conn {
             if let Some(event) = self.next_whole() {
                 return Some(event);
             }
+            if self.severed.times.get() != self.before {
+                return Some(Event::Closed);
+            }
             let mut chunk = [0; 4096];
             let read = tokio::select! {
                 biased;
-                // An error: the replica is dead.
-                _ = self.severed.changed() => return Some(Event::Closed),
+                () = self.severed.told.notified() => return Some(Event::Closed),
                 read = self.stream.read(&mut chunk) => read,
                 () = tokio::time::sleep_until(deadline) => return None,
             };

@@ -9,10 +9,9 @@ use dunlin_broker::hub::HubConfig;
 use dunlin_broker::testing::InProcess;
 use dunlin_sync::cluster::engine::{ClusterStore, EngineOptions};
 use dunlin_sync::cluster::testing::ModelRedis;
-use tokio::sync::watch;
 use tokio::task::{AbortHandle, LocalSet};
 
-use crate::client::Conn;
+use crate::client::{Conn, Severed};
 use crate::oracle::{Ms, Oracle};
 use crate::plan::{Plan, Random};
 use crate::{faults, roles, tap};
@@ -70,7 +69,7 @@ pub(crate) struct Replica {
     broker: RefCell<Option<InProcess>>,
     store: Arc<ClusterStore>,
     connections: RefCell<Vec<AbortHandle>>,
-    severed: watch::Sender<u64>,
+    severed: Rc<Severed>,
     /// It was cut off from Redis at some time.
     pub(crate) troubled: Cell<bool>,
 }
@@ -168,7 +167,7 @@ impl World {
             broker: RefCell::new(Some(broker)),
             store,
             connections: RefCell::default(),
-            severed: watch::Sender::default(),
+            severed: Rc::default(),
             troubled: Cell::new(false),
         }));
     }
@@ -186,7 +185,7 @@ impl World {
 
     /// The network between a replica and its clients breaks, once: both ends see their connections closed.
     pub(crate) fn sever(&self, replica: &Replica) {
-        replica.severed.send_modify(|times| *times += 1);
+        replica.severed.now();
     }
 
     /// A pipe to a replica that is alive.
@@ -201,7 +200,7 @@ impl World {
         connections.push(task.abort_handle());
         drop(connections);
         self.connects.set(self.connects.get() + 1);
-        let conn = Conn::new(stream, replica.severed.subscribe());
+        let conn = Conn::new(stream, Rc::clone(&replica.severed));
         Some((conn, replica))
     }
 
