@@ -238,6 +238,30 @@ async fn after_an_outage_longer_than_the_lease_nobody_is_reaped_who_comes_back()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_dead_replica_is_cleared_away_after_though_redis_stalls_again_and_again() {
+    for seed in 0..20 {
+        let redis = ModelRedis::new(650 + seed);
+        redis.set_latency(Duration::from_micros(500), Duration::from_micros(400));
+        let replicas = cluster(&redis, 4).await;
+        let ids: Vec<_> = replicas.iter().map(|replica| replica.id()).collect();
+        replicas[0].store.kill();
+        redis.crash(replicas[0].link);
+        // As a Redis with a file does whose disk is busy.
+        for _ in 0..11 {
+            redis.stall(Duration::from_millis(1800 + seed * 30));
+            pass(Duration::from_millis(2800)).await;
+        }
+        for replica in &replicas[1..] {
+            assert!(replica.told.has(&Told::Gone(ids[0])), "seed {seed}");
+            assert!(!replica.told.has(&Told::Suspended), "seed {seed}");
+        }
+        pass(Duration::from_secs(10)).await;
+        let now: Vec<_> = replicas.iter().map(|replica| replica.id()).collect();
+        assert_eq!(now, ids, "seed {seed}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn whoever_reads_a_queue_over_a_failover_gets_everything_once_and_in_order() {
     for seed in 0..60 {
         let redis = ModelRedis::new(700 + seed);

@@ -63,6 +63,14 @@ enum Reconcile {
     Running,
 }
 
+/// A lease that was not renewed.
+struct Lapsed {
+    /// Since when that is seen.
+    since: Instant,
+    /// How often this replica has renewed its own since, without a long pause.
+    renewals: u32,
+}
+
 /// What is known of one's own place.
 pub(super) struct Member {
     phase: Phase,
@@ -98,8 +106,8 @@ pub(super) struct Member {
     pub(super) lead_at: Instant,
     leading: bool,
     sweeping: bool,
-    /// Replicas whose lease has lapsed, and since when that is seen.
-    lapsed: BTreeMap<ReplicaId, Instant>,
+    /// Replicas whose lease has lapsed.
+    lapsed: BTreeMap<ReplicaId, Lapsed>,
     /// When the last renewal that was answered was sent, and Redis' clock then.
     clock: Option<(Instant, u64)>,
     /// Redis' clock has jumped: until then leases that have lapsed say nothing.
@@ -118,6 +126,7 @@ pub(super) struct Member {
     pub(super) failovers: Failovers,
     /// Requests that write back what was read before a failover.
     restoring: usize,
+    /// Until then only those are reaped who have not renewed for many renewals: Redis was late.
     reap_after: Instant,
     pub(super) repair_at: Option<Instant>,
     repaired: Option<Instant>,

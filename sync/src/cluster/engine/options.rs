@@ -86,6 +86,12 @@ impl Default for EngineOptions {
 }
 
 impl EngineOptions {
+    /// Renewals in the length of a lease, all in time.
+    pub(super) fn renewals_of_a_lease(&self) -> u32 {
+        let length = self.lease.as_millis() / self.renew_every.as_millis().max(1);
+        u32::try_from(length).unwrap_or(u32::MAX)
+    }
+
     pub(super) fn lease_ms(&self) -> u64 {
         self.lease.as_millis() as u64
     }

@@ -22,14 +22,15 @@ impl Actor {
         }
         self.sweep();
         let now = Instant::now();
-        if now < self.member.reap_after {
-            return;
-        }
         // One that lives renews its lease within a second, even if Redis' clock has jumped over its end.
         let patience = 2 * self.options.renew_every;
+        // A Redis that stalls again and again keeps nobody from renewing more often than this replica.
+        let late = now < self.member.reap_after;
+        let enough = self.options.renewals_of_a_lease();
         let lapsed = self.member.lapsed.iter();
         let dead: Vec<ReplicaId> = lapsed
-            .filter(|(_, since)| now >= **since + patience)
+            .filter(|(_, lapsed)| now >= lapsed.since + patience)
+            .filter(|(_, lapsed)| !late || lapsed.renewals >= enough)
             .map(|(id, _)| *id)
             .collect();
         for dead in dead {

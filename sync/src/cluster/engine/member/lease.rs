@@ -7,7 +7,7 @@ use super::super::actor::Actor;
 use super::super::inbox::Inbox;
 use super::super::keeper::{self};
 use super::super::outcome::{Answer, Outcome};
-use super::{Phase, Reconcile};
+use super::{Lapsed, Phase, Reconcile};
 
 use crate::cluster::{BackplaneError, ReplicaId, Reply, Request};
 
@@ -54,6 +54,10 @@ impl Actor {
                     // Whatever kept this replica from renewing may have kept others.
                     self.member.reap_after = now + self.options.lease;
                 }
+                if waited > self.options.fence {
+                    // They may come back later than this one.
+                    self.member.lapsed.clear();
+                }
                 self.member.renewed = sent;
                 self.member.fence_at = sent + self.options.fence;
                 self.member.live_known = true;
@@ -64,7 +68,14 @@ impl Actor {
                 self.count_peers(sent, &live, &lapsed);
                 self.member.lapsed.retain(|id, _| lapsed.contains(id));
                 for id in lapsed {
-                    self.member.lapsed.entry(id).or_insert(now);
+                    let first = Lapsed {
+                        since: now,
+                        renewals: 0,
+                    };
+                    let known = self.member.lapsed.entry(id);
+                    known
+                        .and_modify(|lapsed| lapsed.renewals += 1)
+                        .or_insert(first);
                 }
                 self.reap_announced();
             }
@@ -219,6 +230,7 @@ impl Actor {
         self.member.answered = Instant::now();
         self.member.fence_at = sent + self.options.fence;
         self.member.reap_after = sent + self.options.lease;
+        self.member.lapsed.clear();
         self.shared.set_fence(self.member.fence_at);
         self.member.wait_for_all(sent + self.options.lease);
         if self.events.is_some() {
