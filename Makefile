@@ -47,7 +47,7 @@ fuzz: ## Fuzz each target for FUZZ_SECONDS (default 60)
 	scripts/fuzz $(FUZZ_SECONDS)
 
 bench: deps build ## Messages per second and CPU per message beside mosquitto, saved under loadtest/runs
-	target/release/loadtest bench --broker loadtest/scenarios/brokers/dunlin.toml --broker loadtest/scenarios/brokers/mosquitto.toml
+	target/release/loadtest bench --scenario loadtest/scenarios/bench/table.toml
 
 bench-cluster: deps build ## CPU per message of a cluster, by role, its latency and how it starts; figures in docs/benchmarks.md
 	$(CARGO) build --release --locked -p dunlin-loadtest --example cluster_start --example tap_reader

@@ -3,10 +3,16 @@
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 const LOWEST_NS: u64 = 1_000;
 const HIGHEST_NS: u64 = 3_600_000_000_000;
+
+/// Parts of one that are above the points of a curve.
+const CURVE: &[f64] = &[
+    1.0, 0.9, 0.75, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.075, 0.05, 0.03, 0.02, 0.01, 0.005,
+    0.002, 0.001, 0.000_5, 0.000_2, 0.000_1, 0.000_05, 0.000_02, 0.000_01, 0.000_001,
+];
 
 /// Collects latencies; what is above an hour counts as an hour.
 #[derive(Debug, Clone)]
@@ -15,7 +21,7 @@ pub struct Latencies {
 }
 
 /// What a report says of latencies, in microseconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Percentiles {
     /// Values counted.
     pub count: u64,
@@ -60,6 +66,26 @@ impl Latencies {
         if let Some(histogram) = &mut self.histogram {
             histogram.reset();
         }
+    }
+
+    /// What a plot needs: parts of a hundred, and the microseconds that so many took at most; dense where
+    /// few are. Empty where nothing was counted.
+    #[must_use]
+    pub fn curve(&self) -> Vec<(f64, f64)> {
+        let counted = self.histogram.as_ref();
+        let Some(histogram) = counted.filter(|histogram| !histogram.is_empty()) else {
+            return Vec::new();
+        };
+        // More nines than there are values would only repeat the greatest.
+        let least = 1.0 / histogram.len() as f64;
+        let parts = CURVE.iter().filter(|above| **above >= least);
+        let points = parts.map(|above| 1.0 - above).chain([1.0]);
+        points
+            .map(|part| {
+                let us = histogram.value_at_quantile(part) as f64 / 1000.0;
+                (part * 100.0, us)
+            })
+            .collect()
     }
 
     /// The summary.
@@ -121,6 +147,21 @@ mod tests {
                 "{value} for {expected}"
             );
         }
+    }
+
+    #[test]
+    fn a_curve_rises_to_the_greatest_and_has_no_more_nines_than_values() {
+        let mut latencies = Latencies::default();
+        assert!(latencies.curve().is_empty());
+        for ms in 1..=1000 {
+            latencies.record(Duration::from_millis(ms));
+        }
+        let curve = latencies.curve();
+        assert!(curve.is_sorted_by(|one, next| one.0 < next.0 && one.1 <= next.1));
+        let before_last = curve.get(curve.len() - 2).unwrap().0;
+        assert!((before_last - 99.9).abs() < 1e-9, "{curve:?}");
+        let last = curve.last().unwrap();
+        assert!((last.1 / 1e6 - 1.0).abs() < 0.001 && last.0 == 100.0);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
@@ -15,7 +15,7 @@ use crate::error::Error;
 const TREE_MAX: usize = 256;
 
 /// The state of a process and its descendants at one moment.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Usage {
     /// CPU time used so far, in nanoseconds.
     pub cpu_ns: u64,

@@ -16,7 +16,7 @@ fn mosquitto_file() -> String {
     )
 }
 
-fn text(output: &Output) -> String {
+fn text_of(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
@@ -47,7 +47,7 @@ fn every_workload_loses_and_repeats_nothing_and_has_a_cost() {
             .arg(folder.path())
             .output()
             .unwrap();
-        assert!(output.status.success(), "{}", text(&output));
+        assert!(output.status.success(), "{}", text_of(&output));
         let report = saved(folder.path());
         let outcomes = report["outcomes"].as_array().unwrap();
         assert_eq!(outcomes.len(), 10, "three shapes at three QoS, and idle");
@@ -90,12 +90,63 @@ fn rates_and_single_messages_arrive_too() {
             .arg(folder.path())
             .output()
             .unwrap();
-        assert!(output.status.success(), "{}", text(&output));
+        assert!(output.status.success(), "{}", text_of(&output));
         for outcome in saved(folder.path())["outcomes"].as_array().unwrap() {
             assert!(outcome["sent"].as_u64() > Some(0), "{outcome}");
             assert_eq!(outcome["lost"], 0, "{outcome}");
         }
     }
+}
+
+#[test]
+fn a_scenario_file_says_what_is_measured() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let runs = tempfile::TempDir::new().unwrap();
+    std::fs::copy(mosquitto_file(), folder.path().join("mosquitto.toml")).unwrap();
+    let file = folder.path().join("scenario.toml");
+    let text = "brokers = [\"mosquitto.toml\"]\nprotocol = \"5\"\n\
+        [[workload]]\nkind = \"retain-store\"\nclients = 120\nqos = [0, 1, 2]\n\
+        [[workload]]\nkind = \"retain-read\"\nclients = 120\nqos = [0, 1]\n\
+        [[workload]]\nkind = \"churn\"\nclients = 4\nqos = 1\n\
+        [[workload]]\nkind = \"churn\"\nclients = 4\nrate = 200\n\
+        [[workload]]\nkind = \"fan-in\"\nclients = 3\nqos = 1\npayload = [20, 5000]\ntopics = 7\nlevels = 6\n";
+    std::fs::write(&file, text).unwrap();
+    let output = loadtest()
+        .args(["bench", "--smoke", "--scenario"])
+        .arg(&file)
+        .arg("--save")
+        .arg(runs.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text_of(&output));
+    let report = saved(runs.path());
+    assert_eq!(report["mqtt"], "5.0");
+    let outcomes = report["outcomes"].as_array().unwrap();
+    let numbers: Vec<_> = outcomes
+        .iter()
+        .map(|one| {
+            let of = |key: &str| one[key].as_u64().unwrap();
+            assert_eq!((of("lost"), of("duplicated")), (0, 0), "{one}");
+            assert!(one["cpu_us"].as_f64() > Some(0.0), "{one}");
+            of("sent")
+        })
+        .collect();
+    // Five readers, one after the other; the rest goes on for as long as it is measured.
+    assert_eq!(numbers.get(..5), Some(&[120, 120, 120, 600, 600][..]));
+    assert!(numbers.len() == 9 && numbers.iter().all(|sent| *sent > 0));
+    // One of QoS 1 or 2 that is stored is acknowledged, a visit has an end.
+    assert!(outcomes[1]["ack_latency"]["count"] == 120 && outcomes[0]["ack_latency"]["count"] == 0);
+    assert!(outcomes[5]["latency_curve"].as_array().unwrap().len() > 3);
+
+    let wrong = folder.path().join("wrong.toml");
+    std::fs::write(&wrong, "[[workload]]\nkind = \"fan-in\"\nclient = 3\n").unwrap();
+    let output = loadtest()
+        .args(["bench", "--scenario"])
+        .arg(&wrong)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text_of(&output).contains("client"), "{}", text_of(&output));
 }
 
 #[test]
@@ -120,8 +171,12 @@ fn a_broker_that_drops_acknowledged_messages_is_found_out() {
         .arg(&file)
         .output()
         .unwrap();
-    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
-    assert!(text(&output).contains("DUN-3014"), "{}", text(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", text_of(&output));
+    assert!(
+        text_of(&output).contains("DUN-3014"),
+        "{}",
+        text_of(&output)
+    );
 }
 
 #[test]
@@ -140,9 +195,9 @@ fn a_port_where_nobody_listens_is_an_error_with_the_workload() {
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(
-        text(&output).contains("DUN-3012") && text(&output).contains("idle 50"),
+        text_of(&output).contains("DUN-3012") && text_of(&output).contains("idle 50"),
         "{}",
-        text(&output)
+        text_of(&output)
     );
 }
 
@@ -187,7 +242,7 @@ fn the_cost_of_several_processes_is_told_by_role_and_held_to_limits() {
     let file = system(folder.path(), r#""publishers", "subscribers""#, "");
     let within = ["--persistent", "--max-cpu", "first=1e6,redis=1e5,all=1e6"];
     let output = bench_of(&file, runs.path(), &within);
-    assert!(output.status.success(), "{}", text(&output));
+    assert!(output.status.success(), "{}", text_of(&output));
     let outcome = &saved(runs.path())["outcomes"][0];
     let cost = |role: usize| outcome["roles"][role]["cpu_us"].as_f64().unwrap();
     assert_eq!(outcome["roles"][0]["role"], "redis");
@@ -196,12 +251,16 @@ fn the_cost_of_several_processes_is_told_by_role_and_held_to_limits() {
     let sum = cost(0) + cost(1) + cost(2);
     assert!((outcome["cpu_us"].as_f64().unwrap() / sum - 1.0).abs() < 0.001);
     assert!(outcome["ack_latency"]["count"].as_u64() > Some(0));
-    assert!(text(&output).contains("first "), "{}", text(&output));
+    assert!(text_of(&output).contains("first "), "{}", text_of(&output));
 
     for beyond in ["first=0.000001", "all=0.000001", "nobody=1"] {
         let output = bench_of(&file, runs.path(), &["--max-cpu", beyond]);
-        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
-        assert!(text(&output).contains("DUN-3015"), "{}", text(&output));
+        assert_eq!(output.status.code(), Some(1), "{}", text_of(&output));
+        assert!(
+            text_of(&output).contains("DUN-3015"),
+            "{}",
+            text_of(&output)
+        );
     }
 }
 
@@ -211,6 +270,10 @@ fn publishers_and_subscribers_connect_to_the_processes_that_serve_them() {
     let file = system(folder.path(), r#""publishers""#, r#""subscribers""#);
     // These two do not know each other: nothing arrives.
     let output = bench_of(&file, folder.path(), &[]);
-    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
-    assert!(text(&output).contains("DUN-3014"), "{}", text(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", text_of(&output));
+    assert!(
+        text_of(&output).contains("DUN-3014"),
+        "{}",
+        text_of(&output)
+    );
 }

@@ -3,6 +3,7 @@
 //! Each turn waits for sockets, reads each once, lets publishers fill their windows, and writes what has
 //! gathered: many packets per system call on both ways.
 
+mod churn;
 mod receive;
 mod setup;
 
@@ -16,8 +17,9 @@ use dunlin_protocol::{
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
-use super::flows::Flows;
-use super::plan::{Load, PAYLOAD_MAX, Plan, Workload};
+use self::churn::Churn;
+use super::flows::{Flows, Once};
+use super::plan::{Load, PAYLOAD_MAX, Plan, Shape, Workload};
 use super::publisher::{Publisher, Setup};
 use super::socket::Connection;
 use super::system::Addresses;
@@ -39,6 +41,8 @@ enum Role {
     Publisher(usize),
     Subscriber(usize),
     Idle,
+    /// Leaves when it has subscribed.
+    Visitor,
 }
 
 /// How far a connection has come.
@@ -48,6 +52,8 @@ enum Phase {
     AwaitsConnack,
     AwaitsSuback,
     Ready,
+    /// It has left.
+    Gone,
 }
 
 struct Client {
@@ -90,6 +96,13 @@ pub(crate) struct Engine {
     /// The connection of each publisher.
     seats: Vec<usize>,
     flows: Flows,
+    /// Retained messages that a reader has got.
+    once: Once,
+    churn: Churn,
+    /// Connections that were begun.
+    begun: usize,
+    /// Answers to PINGREQ.
+    pongs: usize,
     dirty: Vec<usize>,
     buffer: Vec<u8>,
     events: Vec<Event>,
@@ -138,7 +151,10 @@ impl Engine {
                     version: plan.version,
                     qos,
                     topic: &workload.topic(number),
-                    payload_bytes: plan.payload_bytes,
+                    topics: workload.topics_of_a_publisher(),
+                    retain: workload.shape == Shape::RetainStore,
+                    quota: workload.quota(number),
+                    payload_bytes: workload.payload_bytes,
                     window: workload.window(),
                     fanout: workload.fanout(),
                     bound_by_delivery: plan.bound_by_delivery,
@@ -158,6 +174,10 @@ impl Engine {
                 .map_err(|error| Failure::Io("epoll", error.into()))?,
             clients: Vec::new(),
             flows: Flows::new(publishers.len().max(subscribers)),
+            once: Once::new(&workload),
+            churn: Churn::new(&workload),
+            begun: 0,
+            pongs: 0,
             publishers,
             seats: Vec::new(),
             dirty: Vec::new(),
@@ -208,7 +228,7 @@ impl Engine {
             if left.is_zero() {
                 return Ok(());
             }
-            self.pump();
+            self.pump()?;
             self.flush()?;
             let wait = self
                 .until_due()
@@ -222,7 +242,7 @@ impl Engine {
     /// Works until everything has arrived and is acknowledged, or nothing has come for `patience`.
     pub(crate) fn drain(&mut self, patience: Duration) -> Outcome<()> {
         let (mut before, mut progress) = (self.totals.delivered, Instant::now());
-        while !self.publishers.iter().all(Publisher::is_idle) && progress.elapsed() < patience {
+        while !self.is_idle() && progress.elapsed() < patience {
             self.flush()?;
             self.turn(Duration::from_millis(20))?;
             if self.totals.delivered > before {
@@ -232,8 +252,57 @@ impl Engine {
         self.flush()
     }
 
+    /// Works until publishers with a quota have sent it and the broker has taken it, or nothing has moved for
+    /// `patience`.
+    pub(crate) fn send_all(&mut self, patience: Duration) -> Outcome<()> {
+        let (mut before, mut progress) = (0, Instant::now());
+        let mut asked = false;
+        while progress.elapsed() < patience {
+            self.pump()?;
+            if self.publishers.iter().all(Publisher::has_sent_all) && self.is_idle() {
+                if self.qos != QoS::AtMostOnce || self.pongs == self.publishers.len() {
+                    return Ok(());
+                }
+                // Without acknowledgements: what is answered behind a message says that it was read.
+                if !std::mem::replace(&mut asked, true) {
+                    for seat in self.seats.clone() {
+                        self.send(seat, &Packet::PingReq)?;
+                    }
+                }
+            }
+            self.flush()?;
+            self.turn(Duration::from_millis(20))?;
+            let moved = self.totals.sent + self.totals.delivered;
+            if moved > before {
+                (before, progress) = (moved, Instant::now());
+            }
+        }
+        Ok(())
+    }
+
+    /// Works until a reader has got all retained messages, or nothing has come for `patience`.
+    pub(crate) fn read_all(&mut self, patience: Duration) -> Outcome<()> {
+        let (mut before, mut progress) = (0, Instant::now());
+        while self.once.missing() > 0 && progress.elapsed() < patience {
+            self.turn(Duration::from_millis(20))?;
+            if self.totals.delivered > before {
+                (before, progress) = (self.totals.delivered, Instant::now());
+            }
+        }
+        Ok(())
+    }
+
+    fn is_idle(&self) -> bool {
+        self.publishers.iter().all(Publisher::is_idle) && self.churn.is_idle()
+    }
+
     /// Lost, duplicated, reordered.
     pub(crate) fn verdict(&self) -> (u64, u64, u64) {
+        match self.workload.shape {
+            Shape::Churn => return (self.totals.sent - self.totals.delivered, 0, 0),
+            Shape::RetainRead => return (self.once.missing(), self.once.repeated(), 0),
+            _ => {}
+        }
         let (publishers, subscribers) = self.workload.ends();
         let sent = |flow: usize| {
             let publisher = if publishers == 1 { 0 } else { flow };
@@ -256,7 +325,11 @@ impl Engine {
             properties: ends.as_properties(),
             ..Disconnect::new(ReasonCode::NORMAL_DISCONNECTION)
         };
-        for number in 0..self.clients.len() {
+        let ready = |client: &Client| client.phase == Phase::Ready;
+        let there: Vec<usize> = (0..self.clients.len())
+            .filter(|number| self.clients.get(*number).is_some_and(ready))
+            .collect();
+        for number in there {
             self.send(number, &Packet::Disconnect(goodbye))?;
         }
         self.flush()
@@ -367,10 +440,13 @@ impl Engine {
     }
 
     /// Lets publishers publish what is due and has room.
-    fn pump(&mut self) {
+    fn pump(&mut self) -> Outcome<()> {
         self.tick();
         match self.pace {
             Pace::Stopped => {}
+            Pace::Window if self.workload.shape == Shape::Churn => {
+                while self.visit(self.now_ns)? {}
+            }
             Pace::Window => {
                 for publisher in 0..self.publishers.len() {
                     while self.publish(publisher, self.now_ns) {}
@@ -385,7 +461,7 @@ impl Engine {
                     let due = begin_ns + (next as f64 * gap_ns) as u64;
                     let publisher = next as usize % self.publishers.len().max(1);
                     // Without room it waits, and its latency counts from when it was due all the same.
-                    if due > self.now_ns || !self.publish(publisher, due) {
+                    if due > self.now_ns || !self.emit(publisher, due)? {
                         break;
                     }
                     next += 1;
@@ -397,17 +473,34 @@ impl Engine {
                 };
             }
             Pace::One { turn, flying } => {
-                if flying && !self.publishers.get(turn).is_some_and(Publisher::is_idle) {
-                    return;
+                if flying && !self.is_idle_at(turn) {
+                    return Ok(());
                 }
                 let turn = if flying {
                     (turn + 1) % self.publishers.len().max(1)
                 } else {
                     turn
                 };
-                let flying = self.publish(turn, self.now_ns);
+                let flying = self.emit(turn, self.now_ns)?;
                 self.pace = Pace::One { turn, flying };
             }
+        }
+        Ok(())
+    }
+
+    fn is_idle_at(&self, turn: usize) -> bool {
+        if self.workload.shape == Shape::Churn {
+            return self.churn.is_idle();
+        }
+        self.publishers.get(turn).is_some_and(Publisher::is_idle)
+    }
+
+    /// What is due: a message of a publisher, or a visit. `false` when there is no room.
+    fn emit(&mut self, publisher: usize, due_ns: u64) -> Outcome<bool> {
+        if self.workload.shape == Shape::Churn {
+            self.visit(due_ns)
+        } else {
+            Ok(self.publish(publisher, due_ns))
         }
     }
 
@@ -465,6 +558,7 @@ impl Engine {
     fn forgive_stall(&mut self) {
         let silent = Duration::from_nanos(self.now_ns.saturating_sub(self.last_delivery_ns));
         if self.qos == QoS::AtMostOnce
+            && self.workload.shape != Shape::Churn
             && silent > STALL
             && !self.publishers.iter().all(Publisher::is_idle)
         {

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeSet;
 
+use super::plan::{Shape, Workload};
+
 /// Gaps that are remembered per flow; beyond it a late message counts as repeated.
 const MISSING_MAX: usize = 100_000;
 
@@ -77,6 +79,56 @@ impl Flows {
     }
 }
 
+/// What one reader has got of messages that come in any order: a bit for each.
+#[derive(Debug, Default)]
+pub(crate) struct Once {
+    /// By publisher.
+    seen: Vec<Vec<bool>>,
+    missing: u64,
+    repeated: u64,
+}
+
+impl Once {
+    /// Of retained messages that were stored; of nothing in other workloads.
+    pub(crate) fn new(workload: &Workload) -> Self {
+        if workload.shape != Shape::RetainRead {
+            return Self::default();
+        }
+        let stored = Workload {
+            shape: Shape::RetainStore,
+            ..*workload
+        };
+        let (publishers, _) = stored.ends();
+        let quotas = (0..publishers).filter_map(|publisher| stored.quota(publisher));
+        let seen: Vec<Vec<bool>> = quotas.map(|quota| vec![false; quota as usize]).collect();
+        Self {
+            missing: seen.iter().map(|of| of.len() as u64).sum(),
+            seen,
+            repeated: 0,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn see(&mut self, publisher: usize, sequence: u64) {
+        let of = self.seen.get_mut(publisher);
+        match of.and_then(|of| of.get_mut(sequence as usize)) {
+            Some(seen) if !*seen => {
+                *seen = true;
+                self.missing -= 1;
+            }
+            _ => self.repeated += 1,
+        }
+    }
+
+    pub(crate) fn missing(&self) -> u64 {
+        self.missing
+    }
+
+    pub(crate) fn repeated(&self) -> u64 {
+        self.repeated
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,6 +159,15 @@ mod tests {
     #[test]
     fn a_second_one_is_a_duplicate_also_when_late() {
         assert_eq!(see(&[0, 2, 1, 1, 2], 3), (0, 2, 1));
+    }
+
+    #[test]
+    fn retained_messages_may_come_in_any_order_but_once() {
+        let mut once = Once::new(&Workload::new(Shape::RetainRead, 12, 0));
+        for (publisher, sequence) in [(1, 1), (9, 0), (1, 0), (1, 1), (9, 1), (10, 0)] {
+            once.see(publisher, sequence);
+        }
+        assert_eq!((once.missing(), once.repeated()), (9, 3));
     }
 
     #[test]

@@ -3,10 +3,9 @@
 use std::time::Instant;
 
 use super::engine::Engine;
-use super::measure::{Memory, Outcome, Problem, RoleCost};
+use super::measure::{Memory, Outcome, Problem};
 use super::plan::{Plan, Workload};
 use super::system::{System, sum};
-use crate::latency::Percentiles;
 use crate::proc::Usage;
 
 pub(super) fn measure(
@@ -42,35 +41,18 @@ pub(super) fn measure(
     let after = sum(&system.usages()?);
     engine.close()?;
 
-    let clients = workload.clients as f64;
-    let grown = |now: u64, then: u64| (now as f64 - then as f64) / clients;
-    Ok(Outcome {
-        broker: name.to_owned(),
-        workload,
-        seconds,
-        delivered: 0,
-        delivered_per_s: 0.0,
-        cpu_us: used.map(|used| used.cpu_ns as f64 / 1000.0 / clients),
-        roles: RoleCost::all(by_role, workload.clients as u64),
-        own_cpu_us: own.cpu_ns as f64 / 1000.0 / clients,
-        bytes_per_connection: before.zip(after).map(|(then, now)| Memory {
-            anonymous: grown(now.anonymous, then.anonymous),
-            pss: grown(now.pss, then.pss),
-            rss: grown(now.rss, then.rss),
-        }),
-        broker_usage: used.zip(after).map(|(used, after)| Usage {
-            rss: after.rss,
-            pss: after.pss,
-            anonymous: after.anonymous,
-            ..used
-        }),
-        others: None,
-        latency: Percentiles::default(),
-        ack_latency: Percentiles::default(),
-        sent: 0,
-        lost: 0,
-        duplicated: 0,
-        reordered: 0,
-        stalls: 0,
-    })
+    let mut outcome = Outcome::new(name, workload, seconds, workload.clients as u64, own);
+    outcome.set_usage(by_role);
+    outcome.bytes_each = before
+        .zip(after)
+        .map(|(then, now)| Memory::grown(now, then, workload.clients));
+    outcome.broker_usage = used.zip(after).map(|(used, after)| Usage {
+        rss: after.rss,
+        pss: after.pss,
+        anonymous: after.anonymous,
+        ..used
+    });
+    // Nothing was delivered.
+    (outcome.delivered, outcome.delivered_per_s) = (0, 0.0);
+    Ok(outcome)
 }

@@ -2,18 +2,18 @@
 
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::engine::{Engine, Failure};
-use super::idle;
 use super::plan::{Plan, Shape, Workload};
 use super::system::{System, Usages, sum};
+use super::{idle, retained};
 use crate::error::Error;
 use crate::latency::{Latencies, Percentiles};
 use crate::proc::{MachineTime, Usage};
 
 /// What one measurement found. Times and rates are of the measured part only; counts are of the whole.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
     /// The broker.
     pub broker: String,
@@ -36,12 +36,16 @@ pub struct Outcome {
     /// The part of all processors' time, from 0 to 1, that neither the broker nor the load generator used but
     /// somebody else: above a few hundredths, latency and throughput are not the broker's.
     pub others: Option<f64>,
-    /// Idle only: memory of the broker per connection in bytes, by anonymous, proportional and resident size.
-    pub bytes_per_connection: Option<Memory>,
+    /// Memory of the broker per idle connection or stored retained message, in bytes.
+    pub bytes_each: Option<Memory>,
     /// Of what was delivered while measuring, from when it was due.
     pub latency: Percentiles,
     /// QoS 1 and 2: from when a message was due until its PUBACK or PUBREC.
     pub ack_latency: Percentiles,
+    /// Parts of a hundred, and the microseconds that so many deliveries took at most.
+    pub latency_curve: Vec<(f64, f64)>,
+    /// The same of acknowledgements.
+    pub ack_latency_curve: Vec<(f64, f64)>,
     /// Messages sent in the whole run.
     pub sent: u64,
     /// Deliveries that never came.
@@ -54,8 +58,75 @@ pub struct Outcome {
     pub stalls: u64,
 }
 
+impl Outcome {
+    /// Of so many messages (or connections) in some time, for which the load generator used `own`.
+    pub(super) fn new(
+        broker: &str,
+        workload: Workload,
+        seconds: f64,
+        delivered: u64,
+        own: Usage,
+    ) -> Self {
+        Self {
+            broker: broker.to_owned(),
+            workload,
+            seconds,
+            delivered,
+            delivered_per_s: delivered as f64 / seconds.max(1e-9),
+            cpu_us: None,
+            roles: Vec::new(),
+            own_cpu_us: each(own.cpu_ns, delivered),
+            broker_usage: None,
+            others: None,
+            bytes_each: None,
+            latency: Percentiles::default(),
+            ack_latency: Percentiles::default(),
+            latency_curve: Vec::new(),
+            ack_latency_curve: Vec::new(),
+            sent: 0,
+            lost: 0,
+            duplicated: 0,
+            reordered: 0,
+            stalls: 0,
+        }
+    }
+
+    /// What the broker used for them, by role.
+    pub(super) fn set_usage(&mut self, usages: Usages) {
+        self.broker_usage = sum(&usages);
+        self.cpu_us = self
+            .broker_usage
+            .map(|usage| each(usage.cpu_ns, self.delivered));
+        self.roles = RoleCost::all(usages, self.delivered);
+    }
+
+    pub(super) fn set_latencies(&mut self, delivery: &Latencies, ack: &Latencies) {
+        self.latency = delivery.percentiles();
+        self.latency_curve = delivery.curve();
+        self.ack_latency = ack.percentiles();
+        self.ack_latency_curve = ack.curve();
+    }
+}
+
+/// Microseconds of each of so many, at least one.
+fn each(cpu_ns: u64, count: u64) -> f64 {
+    cpu_ns as f64 / 1000.0 / (count.max(1) as f64)
+}
+
+impl Memory {
+    /// By how much it grew for each of so many.
+    pub(super) fn grown(now: Usage, then: Usage, count: usize) -> Self {
+        let each = |now: u64, then: u64| (now as f64 - then as f64) / count.max(1) as f64;
+        Self {
+            anonymous: each(now.anonymous, then.anonymous),
+            pss: each(now.pss, then.pss),
+            rss: each(now.rss, then.rss),
+        }
+    }
+}
+
 /// What the processes of one role cost.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RoleCost {
     /// The role.
     pub role: String,
@@ -68,20 +139,19 @@ pub struct RoleCost {
 impl RoleCost {
     /// Of so many messages, at least one.
     pub(super) fn all(usages: Usages, messages: u64) -> Vec<Self> {
-        let each = |usage: Usage| usage.cpu_ns as f64 / 1000.0 / (messages.max(1) as f64);
         usages
             .into_iter()
             .map(|(role, usage)| Self {
                 role,
-                cpu_us: each(usage),
+                cpu_us: each(usage.cpu_ns, messages),
                 usage,
             })
             .collect()
     }
 }
 
-/// Memory per connection, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+/// Memory per connection or message, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Memory {
     /// Of no file.
     pub anonymous: f64,
@@ -100,6 +170,8 @@ pub(crate) fn measure(
 ) -> Result<Outcome, Error> {
     let result = match workload.shape {
         Shape::Idle => idle::measure(system, name, workload, plan),
+        Shape::RetainStore => retained::store(system, name, workload, plan),
+        Shape::RetainRead => retained::read(system, name, workload, plan),
         _ => steady(system, name, workload, plan),
     };
     result.map_err(|problem| match problem {
@@ -160,30 +232,17 @@ fn steady(
     let (lost, duplicated, reordered) = engine.verdict();
     let totals = engine.totals();
     engine.close()?;
-    let usage = sum(&usages);
-    let others = usage.map(|usage| {
+    let mut outcome = Outcome::new(name, workload, seconds, delivered, own);
+    outcome.set_usage(usages);
+    outcome.others = outcome.broker_usage.map(|usage| {
         let (now, then) = machine;
         now.others_since(then, usage.cpu_ns + own.cpu_ns)
     });
-    let each = |cpu_ns: u64| cpu_ns as f64 / 1000.0 / (delivered.max(1) as f64);
-    Ok(Outcome {
-        broker: name.to_owned(),
-        workload,
-        seconds,
-        delivered,
-        delivered_per_s: delivered as f64 / seconds,
-        cpu_us: usage.map(|usage| each(usage.cpu_ns)),
-        roles: RoleCost::all(usages, delivered),
-        own_cpu_us: each(own.cpu_ns),
-        broker_usage: usage,
-        others,
-        bytes_per_connection: None,
-        latency: latencies.percentiles(),
-        ack_latency: ack_latencies.percentiles(),
-        sent: totals.sent,
-        lost,
-        duplicated,
-        reordered,
-        stalls: totals.stalls,
-    })
+    outcome.set_latencies(&latencies, &ack_latencies);
+    outcome.sent = totals.sent;
+    outcome.lost = lost;
+    outcome.duplicated = duplicated;
+    outcome.reordered = reordered;
+    outcome.stalls = totals.stalls;
+    Ok(outcome)
 }

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use dunlin_protocol::{QoS, Version};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::stamp::STAMP_BYTES;
 use crate::error::Error;
 
 /// Who sends to whom.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Shape {
     /// Many publishers, each with a topic, one subscriber to all of them.
@@ -22,10 +22,16 @@ pub enum Shape {
     Tap,
     /// Connections that do nothing.
     Idle,
+    /// So many retained messages, each on a topic of its own, are stored.
+    RetainStore,
+    /// So many retained messages are read by one subscriber after the other.
+    RetainRead,
+    /// Clients that connect, subscribe and leave, over and over; so many at a time.
+    Churn,
 }
 
 /// How much is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Load {
     /// Every publisher keeps so many messages in flight; `None` for the default of the QoS.
@@ -37,11 +43,11 @@ pub enum Load {
 }
 
 /// One measurement.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Workload {
     /// Who sends to whom.
     pub shape: Shape,
-    /// Publishers, subscribers, pairs or idle connections: of which there are many.
+    /// Publishers, subscribers, pairs, connections or retained messages: of which there are many.
     pub clients: usize,
     /// 0, 1 or 2.
     pub qos: u8,
@@ -49,6 +55,12 @@ pub struct Workload {
     pub load: Load,
     /// Whether the sessions of subscribers outlive their connections: what is theirs is written to the store.
     pub persistent: bool,
+    /// Bytes of a payload, at least 20.
+    pub payload_bytes: usize,
+    /// Topics of each publisher, taken in turns.
+    pub topics: u32,
+    /// Levels of a topic, at least 3.
+    pub levels: u8,
 }
 
 /// What holds for all measurements of a run.
@@ -60,8 +72,6 @@ pub struct Plan {
     pub runs: usize,
     /// MQTT version.
     pub version: Version,
-    /// Bytes of a payload, at least 20.
-    pub payload_bytes: usize,
     /// Time before measuring begins.
     pub warm_up: Duration,
     /// Time that is measured.
@@ -111,8 +121,30 @@ impl std::str::FromStr for CostLimit {
 /// The greatest payload: what a broker accepts by default is of this order.
 pub(crate) const PAYLOAD_MAX: usize = 256 * 1024;
 
+/// The payload where nothing else is asked for.
+pub(crate) const PAYLOAD_DEFAULT: usize = 64;
+/// Levels of `bench/17/value`.
+pub(crate) const LEVELS_DEFAULT: u8 = 3;
+/// Connections that store retained messages.
+const RETAINERS: usize = 10;
+
 impl Workload {
-    /// `fan-in-100 QoS 1`.
+    /// A clean, saturated one with payloads of 64 bytes and a topic for each publisher.
+    #[must_use]
+    pub fn new(shape: Shape, clients: usize, qos: u8) -> Self {
+        Self {
+            shape,
+            clients,
+            qos,
+            load: Load::Window(None),
+            persistent: false,
+            payload_bytes: PAYLOAD_DEFAULT,
+            topics: 1,
+            levels: LEVELS_DEFAULT,
+        }
+    }
+
+    /// `fan-in 100 QoS 1`.
     #[must_use]
     pub fn name(&self) -> String {
         let shape = match self.shape {
@@ -121,17 +153,43 @@ impl Workload {
             Shape::Pairs => "pairs",
             Shape::Tap => "tap",
             Shape::Idle => return format!("idle {}", self.clients),
+            Shape::RetainStore => "retain-store",
+            Shape::RetainRead => "retain-read",
+            Shape::Churn => "churn",
         };
-        let load = match self.load {
-            Load::Window(_) => String::new(),
-            Load::Rate(rate) => format!(" {rate}/s"),
-            Load::One => " one at a time".to_owned(),
+        let mut name = format!("{shape} {} QoS {}", self.clients, self.qos);
+        if self.persistent {
+            name += " persistent";
+        }
+        if self.payload_bytes != PAYLOAD_DEFAULT {
+            name += &format!(" {} B", self.payload_bytes);
+        }
+        if self.topics != 1 {
+            name += &format!(" {} topics", self.topics);
+        }
+        if self.levels != LEVELS_DEFAULT {
+            name += &format!(" {} levels", self.levels);
+        }
+        match self.load {
+            Load::Window(_) => {}
+            Load::Rate(rate) => name += &format!(" {rate}/s"),
+            Load::One => name += " one at a time",
+        }
+        name
+    }
+
+    /// The same with few of what there are many, to see that it works.
+    #[must_use]
+    pub fn small(self) -> Self {
+        let most = match self.shape {
+            Shape::Idle => 50,
+            Shape::RetainStore | Shape::RetainRead => 500,
+            _ => 10,
         };
-        let persistent = if self.persistent { " persistent" } else { "" };
-        format!(
-            "{shape} {} QoS {}{persistent}{load}",
-            self.clients, self.qos
-        )
+        Self {
+            clients: self.clients.min(most),
+            ..self
+        }
     }
 
     /// Publishers and subscribers.
@@ -142,33 +200,75 @@ impl Workload {
             Shape::FanOut => (1, self.clients),
             Shape::Pairs => (self.clients, self.clients),
             Shape::Tap => (self.clients, 0),
-            Shape::Idle => (0, self.clients),
+            Shape::Idle | Shape::Churn => (0, self.clients),
+            Shape::RetainStore => (self.clients.min(RETAINERS), 0),
+            Shape::RetainRead => (0, 1),
         }
     }
 
     /// Subscribers that get each message.
     #[must_use]
     pub fn fanout(&self) -> u64 {
-        if self.shape == Shape::FanOut {
-            self.clients as u64
-        } else {
-            1
+        match self.shape {
+            Shape::FanOut => self.clients as u64,
+            Shape::RetainStore if self.qos == 0 => 0,
+            _ => 1,
         }
     }
 
-    /// The topic of a publisher.
+    /// Whether an acknowledgement counts as delivery.
+    #[must_use]
+    pub fn ends_with_the_acknowledgement(&self) -> bool {
+        matches!(self.shape, Shape::Tap | Shape::RetainStore)
+    }
+
+    /// Messages that a publisher sends, if that is not for as long as it is measured.
+    #[must_use]
+    pub fn quota(&self, publisher: usize) -> Option<u64> {
+        let (publishers, _) = self.ends();
+        let rest = self.clients.checked_rem(publishers)?;
+        let each = self.clients / publishers;
+        (self.shape == Shape::RetainStore).then(|| (each + usize::from(publisher < rest)) as u64)
+    }
+
+    /// Topics of one publisher, taken in turns.
+    #[must_use]
+    pub fn topics_of_a_publisher(&self) -> u64 {
+        match self.shape {
+            Shape::RetainStore | Shape::RetainRead => self.clients as u64,
+            _ => u64::from(self.topics),
+        }
+    }
+
+    /// A publisher's part of its topics.
+    fn branch(&self, publisher: &str) -> String {
+        let between: String = (LEVELS_DEFAULT..self.levels)
+            .map(|level| format!("/level{level}"))
+            .collect();
+        format!("bench/{publisher}{between}")
+    }
+
+    /// The first topic of a publisher. Where it has several, the topic ends with the digits of its number.
     #[must_use]
     pub fn topic(&self, publisher: usize) -> String {
-        format!("bench/{publisher}/value")
+        let branch = self.branch(&publisher.to_string());
+        match self.topics_of_a_publisher() {
+            1 => branch + "/value",
+            topics => format!("{branch}/{:0width$}", 0, width = digits(topics)),
+        }
     }
 
     /// What a subscriber subscribes to.
     #[must_use]
     pub fn filter(&self, subscriber: usize) -> String {
+        let last = if self.topics == 1 { "value" } else { "+" };
         match self.shape {
-            Shape::FanIn => "bench/+/value".to_owned(),
-            Shape::FanOut | Shape::Tap | Shape::Idle => self.topic(0),
-            Shape::Pairs => self.topic(subscriber),
+            Shape::FanIn => self.branch("+") + "/" + last,
+            Shape::FanOut | Shape::Tap | Shape::Idle | Shape::RetainStore => {
+                self.branch("0") + "/" + last
+            }
+            Shape::RetainRead => "bench/#".to_owned(),
+            Shape::Pairs | Shape::Churn => self.branch(&subscriber.to_string()) + "/" + last,
         }
     }
 
@@ -194,6 +294,11 @@ impl Workload {
     }
 }
 
+/// Decimal digits that tell so many things apart.
+pub(crate) fn digits(count: u64) -> usize {
+    count.saturating_sub(1).to_string().len()
+}
+
 impl Plan {
     /// Checks what the types leave open.
     ///
@@ -201,14 +306,21 @@ impl Plan {
     /// [`Error::Option`] with what is wrong.
     pub fn check(&self) -> Result<(), Error> {
         let wrong = |text: String| Err(Error::Option(text));
-        if !(STAMP_BYTES..=PAYLOAD_MAX).contains(&self.payload_bytes) {
-            let payload = self.payload_bytes;
-            return wrong(format!(
-                "--payload {payload} must be {STAMP_BYTES} to {PAYLOAD_MAX} bytes"
-            ));
-        }
         for workload in &self.workloads {
             workload.qos()?;
+            let payload = workload.payload_bytes;
+            if !(STAMP_BYTES..=PAYLOAD_MAX).contains(&payload) {
+                return wrong(format!(
+                    "{}: a payload of {payload} bytes must have {STAMP_BYTES} to {PAYLOAD_MAX}",
+                    workload.name()
+                ));
+            }
+            if workload.topics == 0 || !(LEVELS_DEFAULT..=64).contains(&workload.levels) {
+                return wrong(format!(
+                    "{}: at least 1 topic, and 3 to 64 levels",
+                    workload.name()
+                ));
+            }
             if workload.shape == Shape::Tap && workload.qos == 0 {
                 return wrong(format!(
                     "{}: at QoS 0 nothing says that a message has arrived; ask for --qos 1,2",
@@ -252,11 +364,9 @@ mod tests {
     fn names_say_what_is_measured() {
         let name = |shape, load| {
             Workload {
-                shape,
-                clients: 100,
-                qos: 1,
                 load,
                 persistent: matches!(load, Load::One),
+                ..Workload::new(shape, 100, 1)
             }
             .name()
         };
@@ -289,30 +399,59 @@ mod tests {
     }
 
     #[test]
+    fn a_name_tells_payloads_and_topics_that_are_not_the_usual_ones() {
+        let workload = Workload {
+            payload_bytes: 1024,
+            topics: 10,
+            levels: 5,
+            ..Workload::new(Shape::FanIn, 100, 0)
+        };
+        assert_eq!(
+            workload.name(),
+            "fan-in 100 QoS 0 1024 B 10 topics 5 levels"
+        );
+        assert_eq!(workload.topic(7), "bench/7/level3/level4/0");
+    }
+
+    #[test]
+    fn retained_messages_are_dealt_out_to_few_connections() {
+        let workload = Workload::new(Shape::RetainStore, 1003, 1);
+        let (publishers, _) = workload.ends();
+        let quotas: Vec<_> = (0..publishers)
+            .filter_map(|publisher| workload.quota(publisher))
+            .collect();
+        assert_eq!((publishers, quotas.iter().sum()), (10, 1003_u64));
+        assert_eq!(workload.topic(3), "bench/3/0000");
+        assert_eq!(Workload::new(Shape::FanIn, 3, 1).quota(0), None);
+        assert_eq!(digits(10), 1);
+        assert_eq!(digits(11), 2);
+    }
+
+    #[test]
     fn every_filter_matches_the_topics_it_is_for() {
         for shape in [Shape::FanIn, Shape::FanOut, Shape::Pairs] {
-            let workload = Workload {
-                shape,
-                clients: 3,
-                qos: 0,
-                load: Load::One,
-                persistent: false,
-            };
-            let (publishers, subscribers) = workload.ends();
-            let matching = (0..publishers)
-                .flat_map(|publisher| {
-                    (0..subscribers).map(move |subscriber| (publisher, subscriber))
-                })
-                .filter(|(publisher, subscriber)| {
-                    dunlin_protocol::topic::matches(
-                        &workload.filter(*subscriber),
-                        &workload.topic(*publisher),
-                    )
-                });
-            assert_eq!(
-                matching.count() as u64,
-                publishers as u64 * workload.fanout()
-            );
+            for (topics, levels) in [(1, 3), (12, 6)] {
+                let workload = Workload {
+                    topics,
+                    levels,
+                    ..Workload::new(shape, 3, 0)
+                };
+                let (publishers, subscribers) = workload.ends();
+                let matching = (0..publishers)
+                    .flat_map(|publisher| {
+                        (0..subscribers).map(move |subscriber| (publisher, subscriber))
+                    })
+                    .filter(|(publisher, subscriber)| {
+                        dunlin_protocol::topic::matches(
+                            &workload.filter(*subscriber),
+                            &workload.topic(*publisher),
+                        )
+                    });
+                assert_eq!(
+                    matching.count() as u64,
+                    publishers as u64 * workload.fanout()
+                );
+            }
         }
     }
 }

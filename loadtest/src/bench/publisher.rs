@@ -2,6 +2,7 @@
 
 use dunlin_protocol::{EncodeError, PacketId, QoS, Version, encode_publish_into};
 
+use super::plan::digits;
 use super::stamp::{STAMP_BYTES, Stamp};
 
 /// State of a packet id.
@@ -22,8 +23,11 @@ pub(crate) struct Publisher {
     template: Vec<u8>,
     packet_id_at: usize,
     payload_at: usize,
+    /// Where the digits of the topic are, if there are several topics.
+    digits: Option<Digits>,
     window: u16,
     fanout: u64,
+    quota: u64,
     sent: u64,
     delivered: u64,
     ids: Vec<Id>,
@@ -34,13 +38,37 @@ pub(crate) struct Publisher {
     bound_by_delivery: bool,
 }
 
+/// The end of the topic, which says which of several it is.
+#[derive(Debug, Clone, Copy)]
+struct Digits {
+    at: usize,
+    width: usize,
+    topics: u64,
+}
+
+impl Digits {
+    fn write(self, packet: &mut [u8], number: u64) {
+        let mut left = number % self.topics;
+        let place = packet.get_mut(self.at..self.at + self.width);
+        for digit in place.unwrap_or_default().iter_mut().rev() {
+            *digit = b'0' + (left % 10) as u8;
+            left /= 10;
+        }
+    }
+}
+
 /// What a publisher is made of.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Setup<'a> {
     pub(crate) number: u32,
     pub(crate) version: Version,
     pub(crate) qos: QoS,
+    /// With several topics it ends with as many digits as tell them apart.
     pub(crate) topic: &'a str,
+    pub(crate) topics: u64,
+    pub(crate) retain: bool,
+    /// Messages that it sends at most.
+    pub(crate) quota: Option<u64>,
     pub(crate) payload_bytes: usize,
     pub(crate) window: u16,
     pub(crate) fanout: u64,
@@ -57,7 +85,7 @@ impl Publisher {
             setup.version,
             false,
             setup.qos,
-            false,
+            setup.retain,
             setup.topic,
             id,
             &[],
@@ -68,7 +96,17 @@ impl Publisher {
         } else {
             0
         };
+        let header = 1 + length_bytes(&template);
+        let width = digits(setup.topics);
+        let several = setup.topics > 1;
         Ok(Self {
+            digits: several.then_some(Digits {
+                // Behind the two bytes of its length.
+                at: header + 2 + setup.topic.len() - width,
+                width,
+                topics: setup.topics,
+            }),
+            quota: setup.quota.unwrap_or(u64::MAX),
             number: setup.number,
             qos: setup.qos,
             packet_id_at: layout.packet_id_at.unwrap_or(0),
@@ -94,13 +132,20 @@ impl Publisher {
     #[inline]
     pub(crate) fn has_room(&self) -> bool {
         let undelivered = (self.sent * self.fanout).saturating_sub(self.delivered);
-        (!self.bound_by_delivery || undelivered < u64::from(self.window) * self.fanout)
+        let bound = self.bound_by_delivery && self.fanout > 0;
+        self.sent < self.quota
+            && (!bound || undelivered < u64::from(self.window) * self.fanout)
             && (self.qos == QoS::AtMostOnce || !self.free.is_empty())
     }
 
     /// Whether everything sent is acknowledged and delivered.
     pub(crate) fn is_idle(&self) -> bool {
         self.free.len() == self.ids.len() && self.delivered >= self.sent * self.fanout
+    }
+
+    /// Whether it has sent all that it is to send.
+    pub(crate) fn has_sent_all(&self) -> bool {
+        self.sent >= self.quota
     }
 
     /// Appends the next message. To be called only when there is room.
@@ -115,6 +160,9 @@ impl Publisher {
         let start = out.len();
         out.extend_from_slice(&self.template);
         patch(out, start + self.payload_at, &stamp);
+        if let Some(digits) = self.digits {
+            digits.write(out.get_mut(start..).unwrap_or_default(), self.sent);
+        }
         if let Some(id) = self.free.pop() {
             patch(out, start + self.packet_id_at, &id.to_be_bytes());
             self.set(id, Id::Sent);
@@ -178,6 +226,12 @@ impl Publisher {
     }
 }
 
+/// Bytes of the remaining length of a packet.
+fn length_bytes(packet: &[u8]) -> usize {
+    let more = packet.iter().skip(1).take_while(|byte| **byte & 0x80 != 0);
+    more.count() + 1
+}
+
 /// Packet ids begin with 1; 0 has no place.
 fn place(id: u16) -> usize {
     usize::from(id).wrapping_sub(1)
@@ -200,12 +254,49 @@ mod tests {
             version: Version::V5,
             qos,
             topic: "bench/3",
+            topics: 1,
+            retain: false,
+            quota: None,
             payload_bytes: 64,
             window,
             fanout,
             bound_by_delivery: false,
         })
         .unwrap()
+    }
+
+    #[test]
+    fn several_topics_are_taken_in_turns_and_a_quota_is_the_end() {
+        for (payload_bytes, version) in [(20, Version::V311), (70_000, Version::V5)] {
+            let mut publisher = Publisher::new(Setup {
+                number: 3,
+                version,
+                qos: QoS::AtLeastOnce,
+                topic: "bench/3/00",
+                topics: 12,
+                retain: true,
+                quota: Some(13),
+                payload_bytes,
+                window: 20,
+                fanout: 1,
+                bound_by_delivery: false,
+            })
+            .unwrap();
+            let mut topics = Vec::new();
+            while publisher.has_room() {
+                let mut out = Vec::new();
+                publisher.publish(77, &mut out);
+                let Packet::Publish(publish) = decode(&out, version, Sender::Client).unwrap()
+                else {
+                    panic!("no PUBLISH")
+                };
+                assert!(publish.retain);
+                topics.push(publish.topic.to_owned());
+            }
+            assert!(publisher.has_sent_all());
+            let expected: Vec<_> = (0..13).map(|n| format!("bench/3/{:02}", n % 12)).collect();
+            assert_eq!(topics, expected);
+        }
     }
 
     fn id(number: u16) -> PacketId {

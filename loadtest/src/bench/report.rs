@@ -3,7 +3,7 @@
 mod table;
 
 use dunlin_protocol::Version;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::machine::Machine;
 use super::measure::Outcome;
@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::latency::Percentiles;
 
 /// A run, as it is saved.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// On which machine, and when.
     pub machine: Machine,
@@ -20,8 +20,6 @@ pub struct Report {
     pub brokers: Vec<(String, String)>,
     /// MQTT version.
     pub mqtt: String,
-    /// Bytes of a payload.
-    pub payload_bytes: usize,
     /// Processors of the broker and of the load generator, where they were pinned.
     pub pinned: Option<(usize, usize)>,
     /// By workload and broker.
@@ -31,7 +29,7 @@ pub struct Report {
 }
 
 /// The runs of one workload on one broker.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// The workload.
     pub workload: Workload,
@@ -57,8 +55,8 @@ pub struct Summary {
     pub switches_per_thousand: Option<Spread>,
     /// The part of all processors' time, from 0 to 1, that somebody else used.
     pub others: Option<Spread>,
-    /// Idle: memory of the broker per connection that is no file's, in bytes.
-    pub bytes_per_connection: Option<Spread>,
+    /// Memory of the broker per idle connection or stored retained message that is no file's, in bytes.
+    pub bytes_each: Option<Spread>,
     /// Over all runs.
     pub lost: u64,
     /// Over all runs.
@@ -68,7 +66,7 @@ pub struct Summary {
 }
 
 /// Latencies over several runs, in microseconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Quantiles {
     /// Half are below.
     pub p50_us: Spread,
@@ -95,7 +93,7 @@ impl Quantiles {
 }
 
 /// A figure over several runs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// The middle run.
     pub median: f64,
@@ -158,7 +156,6 @@ impl Report {
             } else {
                 "3.1.1".to_owned()
             },
-            payload_bytes: plan.payload_bytes,
             pinned: plan.pinned,
             summaries,
             outcomes,
@@ -265,9 +262,7 @@ fn summary(workload: Workload, broker: &str, outcomes: &[&Outcome]) -> Option<Su
             Some(switches as f64 * 1000.0 / outcome.delivered.max(1) as f64)
         }),
         others: known(|outcome| outcome.others),
-        bytes_per_connection: known(|outcome| {
-            outcome.bytes_per_connection.map(|memory| memory.anonymous)
-        }),
+        bytes_each: known(|outcome| outcome.bytes_each.map(|memory| memory.anonymous)),
         lost: sum(|outcome| outcome.lost),
         duplicated: sum(|outcome| outcome.duplicated),
         reordered: sum(|outcome| outcome.reordered),

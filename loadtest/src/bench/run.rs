@@ -2,7 +2,7 @@
 
 use super::machine::Machine;
 use super::measure::{Outcome, measure};
-use super::plan::Plan;
+use super::plan::{Plan, Workload};
 use super::processor::pin_this_thread;
 use super::report::Report;
 use super::system::Target;
@@ -12,6 +12,21 @@ use crate::limits::require_sockets;
 /// Files that the process has open beside its connections.
 const OTHER_FILES: u64 = 64;
 
+/// How far a run is.
+#[derive(Debug, Clone, Copy)]
+pub struct Step<'a> {
+    /// Number of the measurement, from 1.
+    pub number: usize,
+    /// Measurements in all.
+    pub total: usize,
+    /// What is measured.
+    pub workload: &'a Workload,
+    /// Where.
+    pub broker: &'a str,
+    /// What came out; `None` before.
+    pub outcome: Option<&'a Outcome>,
+}
+
 /// Measures; `progress` is told before each measurement what comes, and after it what came out.
 ///
 /// # Errors
@@ -20,7 +35,7 @@ const OTHER_FILES: u64 = 64;
 pub fn run(
     plan: &Plan,
     targets: &[Target],
-    mut progress: impl FnMut(&str, Option<&Outcome>),
+    mut progress: impl FnMut(Step<'_>),
 ) -> Result<Report, Error> {
     plan.check()?;
     require_sockets(plan.sockets() + OTHER_FILES)?;
@@ -41,15 +56,20 @@ pub fn run(
         for workload in &plan.workloads {
             for target in targets {
                 let name = target.name();
-                let what = format!(
-                    "[{}/{total}] {} on {name}",
-                    outcomes.len() + 1,
-                    workload.name()
-                );
-                progress(&what, None);
+                let step = Step {
+                    number: outcomes.len() + 1,
+                    total,
+                    workload,
+                    broker: name,
+                    outcome: None,
+                };
+                progress(step);
                 let system = target.start(plan.pinned.map(|(broker, _)| broker))?;
                 let outcome = measure(&system, name, *workload, plan)?;
-                progress(&what, Some(&outcome));
+                progress(Step {
+                    outcome: Some(&outcome),
+                    ..step
+                });
                 outcomes.push(outcome);
             }
         }

@@ -1,7 +1,7 @@
 //! One non-blocking connection: bytes in, packets out of them, bytes out in one write.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -80,6 +80,14 @@ impl Connection {
         self.written = 0;
         self.blocked = false;
         Ok(())
+    }
+
+    /// Ends it; a broker that was faster is no error.
+    pub(crate) fn shut_down(&self, how: Shutdown) -> io::Result<()> {
+        match self.stream.shutdown(how) {
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+            result => result,
+        }
     }
 
     /// Gives back the memory of a connection that will be quiet.

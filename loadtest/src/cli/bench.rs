@@ -1,18 +1,20 @@
 //! `loadtest bench`.
 
-use std::io::IsTerminal as _;
+mod progress;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use dunlin_protocol::Version;
-use indicatif::ProgressBar;
 
+use self::progress::Progress;
 use super::{print, write_json};
-use crate::bench::{self, BrokerSpec, CostLimit, Load, Outcome, Plan, Shape, Target, Workload};
+use crate::bench::{
+    self, BenchScenario, BrokerSpec, CostLimit, Load, Plan, Shape, Target, Workload,
+};
 use crate::error::Error;
-use crate::latency::human_us;
 
 /// The folder of saved runs, where the project's tree is.
 const RUNS: &str = "loadtest/runs";
@@ -23,11 +25,21 @@ pub(super) struct BenchArgs {
     #[arg(
         long = "broker",
         value_name = "FILE|NAME=COMMAND",
-        required_unless_present = "connect"
+        required_unless_present_any = ["connect", "scenario"]
     )]
     brokers: Vec<String>,
+    /// A TOML file that says what to measure, and on which brokers if `--broker` does not.
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = [
+            "workloads", "qos", "publishers", "subscribers", "connections", "retained", "visitors", "payload",
+            "topics", "levels", "window", "rate", "one", "persistent",
+        ]
+    )]
+    scenario: Option<PathBuf>,
     /// How many processes there are of those that have `scales = true` in the file; each number is a broker.
-    #[arg(long, value_delimiter = ',', requires = "brokers")]
+    #[arg(long, value_delimiter = ',')]
     replicas: Vec<usize>,
     /// Measure a broker that is running already.
     #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "brokers")]
@@ -50,9 +62,21 @@ pub(super) struct BenchArgs {
     /// Idle connections.
     #[arg(long, default_value_t = 10_000)]
     connections: usize,
-    /// Bytes of a payload.
-    #[arg(long, default_value_t = 64)]
-    payload: usize,
+    /// Retained messages.
+    #[arg(long, default_value_t = 50_000)]
+    retained: usize,
+    /// Clients of churn that are on the way at a time.
+    #[arg(long, default_value_t = 100)]
+    visitors: usize,
+    /// Bytes of a payload; each number is a workload.
+    #[arg(long, value_delimiter = ',', default_values_t = [64])]
+    payload: Vec<usize>,
+    /// Topics of each publisher, taken in turns.
+    #[arg(long, default_value_t = 1)]
+    topics: u32,
+    /// Levels of a topic.
+    #[arg(long, default_value_t = 3)]
+    levels: u8,
     /// Messages that each publisher keeps in flight; 64 at QoS 0 and 20 at QoS 1 and 2 when not given.
     #[arg(long, conflicts_with_all = ["rate", "one"])]
     window: Option<u16>,
@@ -71,18 +95,18 @@ pub(super) struct BenchArgs {
     /// What a message may cost the processes of a role (or `all`) in CPU time; more is an error.
     #[arg(long, value_name = "ROLE=MICROSECONDS", value_delimiter = ',')]
     max_cpu: Vec<CostLimit>,
-    /// MQTT version.
-    #[arg(long, default_value = "3.1.1", value_parser = ["5", "3.1.1"])]
-    protocol: String,
-    /// How often each measurement is repeated.
-    #[arg(long, default_value_t = 3)]
-    runs: usize,
-    /// Seconds to wait for a steady state.
-    #[arg(long, default_value_t = 1.0)]
-    warm_up: f64,
-    /// Seconds to measure.
-    #[arg(long, default_value_t = 3.0)]
-    seconds: f64,
+    /// MQTT version; 3.1.1 when neither this nor the scenario says.
+    #[arg(long, value_parser = ["5", "3.1.1"])]
+    protocol: Option<String>,
+    /// How often each measurement is repeated; 3 when neither this nor the scenario says.
+    #[arg(long)]
+    runs: Option<usize>,
+    /// Seconds to wait for a steady state; 1 when neither this nor the scenario says.
+    #[arg(long)]
+    warm_up: Option<f64>,
+    /// Seconds to measure; 3 when neither this nor the scenario says.
+    #[arg(long)]
+    seconds: Option<f64>,
     /// Processor for the broker; the last one when neither is given and there are two.
     #[arg(long, requires = "load_cpu")]
     broker_cpu: Option<usize>,
@@ -108,20 +132,40 @@ enum WorkloadName {
     /// Publishers alone: what goes to a tap. Only where it is asked for.
     Tap,
     Idle,
+    /// Retained messages are stored. Only where it is asked for, as what follows.
+    RetainStore,
+    /// Retained messages are read.
+    RetainRead,
+    /// Clients connect, subscribe and leave.
+    Churn,
+}
+
+impl WorkloadName {
+    fn shape(self) -> Shape {
+        match self {
+            Self::FanIn => Shape::FanIn,
+            Self::FanOut => Shape::FanOut,
+            Self::Pairs => Shape::Pairs,
+            Self::Tap => Shape::Tap,
+            Self::Idle => Shape::Idle,
+            Self::RetainStore => Shape::RetainStore,
+            Self::RetainRead => Shape::RetainRead,
+            Self::Churn => Shape::Churn,
+        }
+    }
 }
 
 pub(super) fn run(args: &BenchArgs) -> Result<(), Error> {
-    let targets = args.targets()?;
-    let plan = args.plan()?;
-    let bar = std::io::stderr()
-        .is_terminal()
-        .then(ProgressBar::new_spinner);
-    let report = bench::run(&plan, &targets, |what, outcome| {
-        show(bar.as_ref(), what, outcome)
-    })?;
-    if let Some(bar) = bar {
-        bar.finish_and_clear();
-    }
+    let scenario = args
+        .scenario
+        .as_deref()
+        .map(BenchScenario::open)
+        .transpose()?;
+    let targets = args.targets(scenario.as_ref())?;
+    let plan = args.plan(scenario.as_ref())?;
+    let progress = Progress::new();
+    let report = bench::run(&plan, &targets, |step| progress.show(step))?;
+    progress.end();
     print(&report.to_string())?;
     let runs = Path::new(RUNS);
     let folder = args
@@ -137,37 +181,8 @@ pub(super) fn run(args: &BenchArgs) -> Result<(), Error> {
     report.check_costs(&args.max_cpu)
 }
 
-fn show(bar: Option<&ProgressBar>, what: &str, outcome: Option<&Outcome>) {
-    match (bar, outcome) {
-        (Some(bar), None) => {
-            bar.set_message(what.to_owned());
-            bar.tick();
-        }
-        (None, None) => {}
-        (bar, Some(outcome)) => {
-            let cost = outcome
-                .cpu_us
-                .map_or_else(|| "unknown".to_owned(), |cpu| format!("{cpu:.2} µs"));
-            let line = match outcome.bytes_per_connection {
-                Some(memory) => {
-                    format!("{what}: {:.0} bytes each, connect {cost}", memory.anonymous)
-                }
-                None => format!(
-                    "{what}: {:.0} messages/s, {cost} each, p99 {}",
-                    outcome.delivered_per_s,
-                    human_us(outcome.latency.p99_us)
-                ),
-            };
-            match bar {
-                Some(bar) => bar.println(line),
-                None => eprintln!("{line}"),
-            }
-        }
-    }
-}
-
 impl BenchArgs {
-    fn targets(&self) -> Result<Vec<Target>, Error> {
+    fn targets(&self, scenario: Option<&BenchScenario>) -> Result<Vec<Target>, Error> {
         if let Some(address) = self.connect {
             return Ok(vec![Target::Running {
                 name: address.to_string(),
@@ -176,12 +191,26 @@ impl BenchArgs {
             }]);
         }
         let mut targets: Vec<Target> = Vec::new();
+        let mut given: Vec<BrokerSpec> = Vec::new();
         for text in &self.brokers {
-            let spec = if text.contains('=') {
+            given.push(if text.contains('=') {
                 BrokerSpec::parse(text)
             } else {
                 BrokerSpec::open(Path::new(text))
-            }?;
+            }?);
+        }
+        let written = scenario.map_or(&[][..], |scenario| &scenario.brokers);
+        if given.is_empty() {
+            for path in written {
+                given.push(BrokerSpec::open(path)?);
+            }
+        }
+        if given.is_empty() {
+            return Err(Error::Option(
+                "the scenario names no brokers: give one with --broker or --connect".to_owned(),
+            ));
+        }
+        for spec in given {
             let specs = if self.replicas.is_empty() || !spec.scales() {
                 vec![spec]
             } else {
@@ -203,10 +232,28 @@ impl BenchArgs {
         Ok(targets)
     }
 
-    fn plan(&self) -> Result<Plan, Error> {
-        if self.persistent && self.connect.is_some() && self.protocol != "5" {
+    fn plan(&self, scenario: Option<&BenchScenario>) -> Result<Plan, Error> {
+        let said = |of: fn(&BenchScenario) -> Option<f64>| scenario.and_then(of);
+        let protocol = self
+            .protocol
+            .as_deref()
+            .or_else(|| scenario.and_then(|scenario| scenario.protocol.as_deref()))
+            .unwrap_or("3.1.1");
+        let mut workloads =
+            scenario.map_or_else(|| self.list(), |scenario| scenario.workloads.clone());
+        if self.smoke {
+            let mut small: Vec<Workload> = Vec::new();
+            for workload in workloads.into_iter().map(Workload::small) {
+                if !small.contains(&workload) {
+                    small.push(workload);
+                }
+            }
+            workloads = small;
+        }
+        let persistent = workloads.iter().any(|workload| workload.persistent);
+        if persistent && self.connect.is_some() && protocol != "5" {
             return Err(Error::Option(
-                "--persistent leaves sessions in a broker that goes on running: use --protocol 5, which ends them"
+                "persistent workloads leave sessions in a broker that goes on running: use --protocol 5, which ends them"
                     .to_owned(),
             ));
         }
@@ -216,24 +263,26 @@ impl BenchArgs {
                 .filter(|time| *time <= Duration::from_secs(86_400))
                 .ok_or_else(|| Error::Option(format!("--{name} {value} must be 0 to 86400")))
         };
+        let warm_up = self.warm_up.or(said(|one| one.warm_up)).unwrap_or(1.0);
+        let measure = self.seconds.or(said(|one| one.seconds)).unwrap_or(3.0);
+        let runs = self.runs.or(scenario.and_then(|one| one.runs));
         let (warm_up, measure, runs) = if self.smoke {
             (Duration::from_millis(100), Duration::from_millis(300), 1)
         } else {
             (
-                seconds("warm-up", self.warm_up)?,
-                seconds("seconds", self.seconds)?,
-                self.runs,
+                seconds("warm-up", warm_up)?,
+                seconds("seconds", measure)?,
+                runs.unwrap_or(3),
             )
         };
         Ok(Plan {
-            workloads: self.list(),
+            workloads,
             runs,
-            version: if self.protocol == "5" {
+            version: if protocol == "5" {
                 Version::V5
             } else {
                 Version::V311
             },
-            payload_bytes: self.payload,
             warm_up,
             measure,
             drain: Duration::from_secs(5),
@@ -255,48 +304,46 @@ impl BenchArgs {
         } else {
             &self.workloads
         };
-        let few = |count: usize, of: usize| if self.smoke { count.min(of) } else { count };
         let load = match (self.rate, self.one) {
             (Some(rate), _) => Load::Rate(rate),
             (None, true) => Load::One,
             (None, false) => Load::Window(self.window),
         };
-        let mut list = Vec::new();
-        let mut add = |shape, clients, qos| {
-            list.push(Workload {
-                shape,
-                clients,
-                qos,
-                load,
-                persistent: self.persistent,
-            })
-        };
+        let mut list: Vec<Workload> = Vec::new();
         for name in names {
-            match name {
-                WorkloadName::Idle => add(Shape::Idle, few(self.connections, 50), 0),
-                WorkloadName::FanIn => self
-                    .qos
-                    .iter()
-                    .for_each(|qos| add(Shape::FanIn, few(self.publishers, 10), *qos)),
-                WorkloadName::Pairs => self
-                    .qos
-                    .iter()
-                    .for_each(|qos| add(Shape::Pairs, few(self.publishers, 10), *qos)),
-                WorkloadName::Tap => self
-                    .qos
-                    .iter()
-                    .filter(|qos| **qos > 0)
-                    .for_each(|qos| add(Shape::Tap, few(self.publishers, 10), *qos)),
-                WorkloadName::FanOut => {
-                    let counts = if self.smoke {
-                        &[10][..]
-                    } else {
-                        &self.subscribers
-                    };
-                    for count in counts {
-                        self.qos
-                            .iter()
-                            .for_each(|qos| add(Shape::FanOut, *count, *qos));
+            let shape = name.shape();
+            let counts = match name {
+                WorkloadName::FanIn | WorkloadName::Pairs | WorkloadName::Tap => {
+                    vec![self.publishers]
+                }
+                WorkloadName::FanOut => self.subscribers.clone(),
+                WorkloadName::Idle => vec![self.connections],
+                WorkloadName::RetainStore | WorkloadName::RetainRead => vec![self.retained],
+                WorkloadName::Churn => vec![self.visitors],
+            };
+            for clients in counts {
+                for payload_bytes in &self.payload {
+                    for qos in self
+                        .qos
+                        .iter()
+                        .filter(|qos| shape != Shape::Tap || **qos > 0)
+                    {
+                        let workload = Workload {
+                            load,
+                            persistent: self.persistent,
+                            payload_bytes: *payload_bytes,
+                            topics: self.topics,
+                            levels: self.levels,
+                            ..Workload::new(
+                                shape,
+                                clients,
+                                if shape == Shape::Idle { 0 } else { *qos },
+                            )
+                        };
+                        // Idle connections have neither QoS nor payload.
+                        if shape != Shape::Idle || !list.iter().any(|one| one.shape == shape) {
+                            list.push(workload);
+                        }
                     }
                 }
             }

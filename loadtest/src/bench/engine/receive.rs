@@ -95,8 +95,13 @@ impl Engine {
                         suback.reason_codes
                     )));
                 }
-                self.on_ready(number);
+                if role == Role::Visitor {
+                    self.leave(number)?;
+                } else {
+                    self.on_ready(number);
+                }
             }
+            (Packet::PingResp, Role::Publisher(_)) => self.pongs += 1,
             (Packet::Disconnect(disconnect), _) => {
                 return Err(Failure::Protocol(format!(
                     "the broker disconnected: {}",
@@ -118,6 +123,10 @@ impl Engine {
         let stamp = Stamp::from_payload(payload).ok_or_else(|| {
             Failure::Protocol("a delivered message is not one of ours".to_owned())
         })?;
+        if self.workload.shape == Shape::RetainRead {
+            self.on_retained(stamp);
+            return Ok(());
+        }
         let publisher = stamp.publisher as usize;
         if self.flows.see(publisher.max(subscriber), stamp.sequence)
             && let Some(publisher) = self.publishers.get_mut(publisher)
@@ -130,6 +139,16 @@ impl Engine {
             latencies.record_ns(self.now_ns.saturating_sub(stamp.due_ns));
         }
         Ok(())
+    }
+
+    /// Retained messages come in any order.
+    fn on_retained(&mut self, stamp: Stamp) {
+        self.once.see(stamp.publisher as usize, stamp.sequence);
+        self.totals.delivered += 1;
+        self.last_delivery_ns = self.now_ns;
+        if let Some(latencies) = &mut self.latencies {
+            latencies.record_ns(self.now_ns);
+        }
     }
 
     fn on_ack(&mut self, publisher: usize, ack: &Ack<'_>) -> Outcome<()> {
@@ -147,7 +166,7 @@ impl Engine {
                 ack.reason
             )));
         }
-        if self.workload.shape == Shape::Tap {
+        if self.workload.ends_with_the_acknowledgement() {
             self.flows.see_next(publisher);
             if let Some(publisher) = self.publishers.get_mut(publisher) {
                 publisher.delivered();

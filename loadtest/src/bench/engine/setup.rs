@@ -18,6 +18,9 @@ impl Engine {
     /// Connects everyone and subscribes: first the subscribers, so that nothing is published to nobody.
     pub(crate) fn set_up(&mut self) -> Outcome<()> {
         let (publishers, subscribers) = self.workload.ends();
+        if self.workload.shape == Shape::Churn {
+            return Ok(());
+        }
         let idle = self.workload.shape == Shape::Idle;
         let listeners = (0..subscribers).map(|number| {
             if idle {
@@ -57,15 +60,23 @@ impl Engine {
     }
 
     fn connect(&mut self, role: Role) -> Outcome<()> {
-        let number = self.clients.len();
+        let client = self.begin(self.clients.len(), role)?;
+        self.clients.push(client);
+        Ok(())
+    }
+
+    /// Begins to connect the client with a number.
+    pub(super) fn begin(&mut self, number: usize, role: Role) -> Outcome<Client> {
         let address = match role {
             Role::Publisher(number) => self.addresses.publisher(number),
             Role::Subscriber(number) => self.addresses.subscriber(number),
-            Role::Idle => self.addresses.subscriber(number),
+            Role::Idle | Role::Visitor => self.addresses.subscriber(number),
         };
         let address =
             address.ok_or_else(|| Failure::Protocol("nobody to connect to".to_owned()))?;
-        let connection = Connection::begin(address, Some(source(number, self.per_source)))
+        let source = source(self.begun, self.per_source);
+        self.begun += 1;
+        let connection = Connection::begin(address, Some(source))
             .map_err(|error| Failure::Io("connect", error))?;
         epoll::add(
             &self.epoll,
@@ -74,21 +85,23 @@ impl Engine {
             EventFlags::IN | EventFlags::OUT,
         )
         .map_err(|error| Failure::Io("epoll", error.into()))?;
-        self.clients.push(Client {
+        Ok(Client {
             connection,
             role,
             phase: Phase::Connecting,
             dirty: false,
             watched: true,
-        });
-        Ok(())
+        })
     }
 
     pub(super) fn on_connected(&mut self, number: usize) -> Outcome<()> {
-        let Some(Role::Subscriber(subscriber)) = self.clients.get(number).map(|client| client.role)
-        else {
-            self.on_ready(number);
-            return Ok(());
+        let subscriber = match self.clients.get(number).map(|client| client.role) {
+            Some(Role::Subscriber(subscriber)) => subscriber,
+            Some(Role::Visitor) => number,
+            _ => {
+                self.on_ready(number);
+                return Ok(());
+            }
         };
         if let Some(client) = self.clients.get_mut(number) {
             client.phase = Phase::AwaitsSuback;

@@ -30,11 +30,7 @@ impl fmt::Display for Report {
             Some((broker, own)) => format!("broker on processor {broker}, load on {own}"),
             None => "nothing pinned".to_owned(),
         };
-        writeln!(
-            out,
-            "MQTT {}, payload {} bytes, {pinned}; medians",
-            self.mqtt, self.payload_bytes
-        )?;
+        writeln!(out, "MQTT {}, {pinned}; medians", self.mqtt)?;
         let (idle, steady): (Vec<_>, Vec<_>) = self
             .summaries
             .iter()
@@ -47,12 +43,27 @@ impl fmt::Display for Report {
         if !idle.is_empty() {
             write_idle(out, &idle)?;
         }
+        let stored = |one: &&&Summary| one.workload.shape == Shape::RetainStore;
+        for one in steady.iter().filter(stored) {
+            let bytes = optional(one.bytes_each.map(|bytes| bytes.median), 0);
+            let (name, broker) = (one.workload.name(), &one.broker);
+            writeln!(out, "{name} on {broker}: {bytes} bytes of memory for each")?;
+        }
         Ok(())
     }
 }
 
 fn optional(value: Option<f64>, decimals: usize) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.decimals$}"))
+}
+
+/// A latency, where any was counted: none is below a microsecond.
+fn measured(latency: Spread) -> String {
+    if latency.max > 0.0 {
+        human_us(latency.median)
+    } else {
+        "-".to_owned()
+    }
 }
 
 fn range(spread: Option<Spread>) -> String {
@@ -93,8 +104,8 @@ fn write_steady(out: &mut fmt::Formatter<'_>, summaries: &[&Summary]) -> fmt::Re
             optional(one.cpu_ratio, 2),
             one.own_cpu_us.median,
             optional(one.switches_per_thousand.map(|switches| switches.median), 1),
-            human_us(one.latency.p50_us.median),
-            human_us(one.latency.p99_us.median),
+            measured(one.latency.p50_us),
+            measured(one.latency.p99_us),
             one.lost,
             one.duplicated,
             one.reordered,
@@ -106,7 +117,7 @@ fn write_steady(out: &mut fmt::Formatter<'_>, summaries: &[&Summary]) -> fmt::Re
     }
     writeln!(
         out,
-        "µs/msg: CPU time of the broker per delivered message; ratio: to the last broker; own µs: the load generator's;\n\
+        "µs/msg: CPU time of the broker per delivered message (churn: per visit; retain-store: per stored message); ratio: to the last broker; own µs: the load generator's;\n\
          switches: context switches of the broker per 1000 messages; again, late: repeated, reordered;\n\
          others: part of the processors that somebody else used: latency and throughput suffer from it"
     )
@@ -145,6 +156,7 @@ fn write_latencies(out: &mut fmt::Formatter<'_>, summaries: &[&Summary]) -> fmt:
     let paced: Vec<&&Summary> = summaries
         .iter()
         .filter(|one| !matches!(one.workload.load, Load::Window(_)))
+        .filter(|one| one.latency.p50_us.max > 0.0)
         .collect();
     if paced.is_empty() {
         return Ok(());
@@ -192,7 +204,7 @@ fn write_idle(out: &mut fmt::Formatter<'_>, summaries: &[&Summary]) -> fmt::Resu
             "{:<34} {:<12} {:>18} {:>18}",
             one.workload.name(),
             one.broker,
-            optional(one.bytes_per_connection.map(|bytes| bytes.median), 0),
+            optional(one.bytes_each.map(|bytes| bytes.median), 0),
             optional(one.cpu_us.map(|cpu| cpu.median), 1)
         )?;
     }
