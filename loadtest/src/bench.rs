@@ -13,8 +13,10 @@
 //! rate, and from when it was made where the load is saturated (a closed loop: a figure of queueing, not of
 //! service).
 
+mod compare;
 mod engine;
 mod flows;
+mod html;
 mod idle;
 mod machine;
 mod measure;
@@ -30,6 +32,7 @@ mod spec;
 mod stamp;
 mod system;
 
+pub use compare::{Comparison, Figure, Line, Ratio};
 pub use machine::Machine;
 pub use measure::{Memory, Outcome, RoleCost};
 pub use plan::{CostLimit, Load, Plan, Shape, Workload};

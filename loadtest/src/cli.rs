@@ -1,12 +1,14 @@
 //! The command line: options in, exit code out.
 
 mod bench;
+mod compare;
 mod fleet;
 
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::bench::Report;
 use crate::error::Error;
 use crate::expected;
 use crate::scenario::{Overrides, Scenario};
@@ -25,6 +27,10 @@ enum Command {
     Fleet(Box<fleet::FleetArgs>),
     /// Measure what messages and connections cost brokers, side by side.
     Bench(Box<bench::BenchArgs>),
+    /// Put two saved runs of `bench` side by side: ratios, with their spread.
+    Compare(compare::CompareArgs),
+    /// Write the page of a saved run of `bench` again.
+    Report(ReportArgs),
     /// Print what a query over the measurements must answer, computed from the input files alone.
     Expected(ExpectedArgs),
 }
@@ -68,6 +74,15 @@ struct ExpectedArgs {
     json: bool,
 }
 
+#[derive(Debug, Args)]
+struct ReportArgs {
+    /// A saved run.
+    run: PathBuf,
+    /// Where to write the page; beside the run when not given.
+    #[arg(long, short)]
+    output: Option<PathBuf>,
+}
+
 /// Runs what the command line asks for.
 ///
 /// # Errors
@@ -76,6 +91,13 @@ pub fn run(cli: Cli) -> Result<(), Error> {
     match cli.command {
         Command::Fleet(args) => fleet::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Compare(args) => compare::run(&args),
+        Command::Report(args) => {
+            let page = args
+                .output
+                .unwrap_or_else(|| args.run.with_extension("html"));
+            write(&page, &Report::open(&args.run)?.to_html())
+        }
         Command::Expected(args) => expected(&args),
     }
 }
@@ -105,7 +127,11 @@ fn print_json(value: &impl serde::Serialize) -> Result<(), Error> {
 }
 
 fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), Error> {
-    std::fs::write(path, to_json(value)? + "\n").map_err(|source| Error::Output {
+    write(path, &(to_json(value)? + "\n"))
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Error> {
+    std::fs::write(path, text).map_err(|source| Error::Output {
         path: path.to_owned(),
         source,
     })

@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use support::{Mosquitto, loadtest};
@@ -20,13 +20,17 @@ fn text_of(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-fn saved(folder: &Path) -> serde_json::Value {
-    let file = std::fs::read_dir(folder)
+fn saved_file(folder: &Path, kind: &str) -> PathBuf {
+    std::fs::read_dir(folder)
         .unwrap()
         .flatten()
-        .next()
+        .map(|file| file.path())
+        .find(|path| path.extension().is_some_and(|of| of == kind))
         .expect("a run was saved")
-        .path();
+}
+
+fn saved(folder: &Path) -> serde_json::Value {
+    let file = saved_file(folder, "json");
     serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
 }
 
@@ -96,6 +100,68 @@ fn rates_and_single_messages_arrive_too() {
             assert_eq!(outcome["lost"], 0, "{outcome}");
         }
     }
+}
+
+#[test]
+fn a_saved_run_has_a_page_and_can_be_compared() {
+    let runs = tempfile::TempDir::new().unwrap();
+    let output = loadtest()
+        .args([
+            "bench",
+            "--smoke",
+            "--workload",
+            "pairs",
+            "--qos",
+            "0,1",
+            "--broker",
+        ])
+        .args([&mosquitto_file(), "--save"])
+        .arg(runs.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text_of(&output));
+    let run = saved_file(runs.path(), "json");
+    let page = std::fs::read_to_string(saved_file(runs.path(), "html")).unwrap();
+    assert!(page.contains("<svg") && page.contains("pairs 10 QoS 1"));
+    let again = runs.path().join("again.html");
+    let output = loadtest()
+        .arg("report")
+        .arg(&run)
+        .arg("--output")
+        .arg(&again)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text_of(&output));
+    assert_eq!(std::fs::read_to_string(again).unwrap(), page);
+
+    let compare = |more: &[&str]| {
+        loadtest()
+            .arg("compare")
+            .args([&run, &run])
+            .args(more)
+            .output()
+            .unwrap()
+    };
+    let output = compare(&["--max-cpu", "1.01"]);
+    let text = text_of(&output);
+    assert!(
+        output.status.success() && text.contains("pairs 10 QoS 1"),
+        "{text}"
+    );
+    assert!(text.contains(" 1.00 "), "{text}");
+    let output = compare(&["--brokers", "mosquitto,nobody"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text_of(&output).contains("nobody"), "{}", text_of(&output));
+    let output = loadtest()
+        .arg("report")
+        .arg(mosquitto_file())
+        .output()
+        .unwrap();
+    assert!(
+        text_of(&output).contains("DUN-3002"),
+        "{}",
+        text_of(&output)
+    );
 }
 
 #[test]
@@ -203,7 +269,7 @@ fn a_port_where_nobody_listens_is_an_error_with_the_workload() {
 
 /// A system of several processes: a mosquitto that serves `first`, one that serves `second`, and a Redis that
 /// nobody uses.
-fn system(folder: &Path, first: &str, second: &str) -> std::path::PathBuf {
+fn system(folder: &Path, first: &str, second: &str) -> PathBuf {
     let mosquitto = |name: &str, serves: &str| {
         format!(
             "[[process]]\nname = \"{name}\"\ncommand = \"/usr/sbin/mosquitto\"\nserves = [{serves}]\n\

@@ -104,7 +104,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+    pub(super) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
         let (min, max) = (*values.first()?, *values.last()?);
@@ -125,8 +125,25 @@ impl Report {
         brokers: Vec<(String, String)>,
         outcomes: Vec<Outcome>,
     ) -> Self {
+        let mqtt = if plan.version == Version::V5 {
+            "5.0"
+        } else {
+            "3.1.1"
+        };
+        let workloads = &plan.workloads;
+        Self::of(workloads, mqtt, plan.pinned, machine, brokers, outcomes)
+    }
+
+    pub(super) fn of(
+        workloads: &[Workload],
+        mqtt: &str,
+        pinned: Option<(usize, usize)>,
+        machine: Machine,
+        brokers: Vec<(String, String)>,
+        outcomes: Vec<Outcome>,
+    ) -> Self {
         let mut summaries: Vec<Summary> = Vec::new();
-        for workload in &plan.workloads {
+        for workload in workloads {
             let first = summaries.len();
             summaries.extend(brokers.iter().filter_map(|(broker, _)| {
                 let of = outcomes
@@ -151,12 +168,8 @@ impl Report {
         Self {
             machine,
             brokers,
-            mqtt: if plan.version == Version::V5 {
-                "5.0".to_owned()
-            } else {
-                "3.1.1".to_owned()
-            },
-            pinned: plan.pinned,
+            mqtt: mqtt.to_owned(),
+            pinned,
             summaries,
             outcomes,
         }
@@ -227,11 +240,11 @@ impl Report {
         }
     }
 
-    /// `2026-11-21T06-30-00Z-abc123.json`
+    /// `2026-11-21T06-30-00Z-abc123`, to be followed by what kind of file it is.
     #[must_use]
-    pub fn file_name(&self) -> String {
+    pub fn file_stem(&self) -> String {
         format!(
-            "{}-{}.json",
+            "{}-{}",
             self.machine.date.replace(':', "-"),
             self.machine.commit
         )

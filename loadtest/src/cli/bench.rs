@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use dunlin_protocol::Version;
 
 use self::progress::Progress;
-use super::{print, write_json};
+use super::{print, write, write_json};
 use crate::bench::{
     self, BenchScenario, BrokerSpec, CostLimit, Load, Plan, Shape, Target, Workload,
 };
@@ -173,9 +173,15 @@ pub(super) fn run(args: &BenchArgs) -> Result<(), Error> {
         .as_deref()
         .or_else(|| (runs.is_dir() && !args.smoke).then_some(runs));
     if let Some(folder) = folder {
-        let path = folder.join(report.file_name());
+        let path = folder.join(report.file_stem() + ".json");
         write_json(&path, &report)?;
-        print(&format!("saved as {}\n", path.display()))?;
+        let page = path.with_extension("html");
+        write(&page, &report.to_html())?;
+        print(&format!(
+            "saved as {} and {}\n",
+            path.display(),
+            page.display()
+        ))?;
     }
     report.check_counts()?;
     report.check_costs(&args.max_cpu)
