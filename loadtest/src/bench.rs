@@ -27,7 +27,6 @@ mod report;
 mod retained;
 mod run;
 mod scenario;
-mod socket;
 mod spec;
 mod stamp;
 mod system;

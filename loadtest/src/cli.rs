@@ -4,6 +4,7 @@ mod bench;
 mod compare;
 mod fleet;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::bench::Report;
 use crate::error::Error;
 use crate::expected;
+use crate::relay::Relay;
 use crate::scenario::{Overrides, Scenario};
 
 /// Simulated device fleets that replay real measurements, and benchmarks, for any MQTT broker.
@@ -31,6 +33,8 @@ enum Command {
     Compare(compare::CompareArgs),
     /// Write the page of a saved run of `bench` again.
     Report(ReportArgs),
+    /// Read messages and write them on, and nothing else: the floor that brokers are measured by.
+    Relay(RelayArgs),
     /// Print what a query over the measurements must answer, computed from the input files alone.
     Expected(ExpectedArgs),
 }
@@ -75,6 +79,13 @@ struct ExpectedArgs {
 }
 
 #[derive(Debug, Args)]
+struct RelayArgs {
+    /// Where to listen; with port 0 on any free port.
+    #[arg(long, default_value = "127.0.0.1:1883")]
+    listen: SocketAddr,
+}
+
+#[derive(Debug, Args)]
 struct ReportArgs {
     /// A saved run.
     run: PathBuf,
@@ -92,6 +103,11 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         Command::Fleet(args) => fleet::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Relay(args) => {
+            let relay = Relay::bind(args.listen)?;
+            print(&format!("relays on {}\n", relay.address()?))?;
+            relay.run()
+        }
         Command::Report(args) => {
             let page = args
                 .output

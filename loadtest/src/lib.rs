@@ -1,7 +1,8 @@
 //! The load tester: fleets of simulated devices and benchmarks, for any MQTT broker.
 //!
 //! `loadtest fleet` replays real measurements as telemetry ([`fleet`]); `loadtest expected` computes what a
-//! query over them must answer ([`expected`]); `loadtest bench` measures what a broker costs ([`mod@bench`]).
+//! query over them must answer ([`expected`]); `loadtest bench` measures what a broker costs ([`mod@bench`]),
+//! and `loadtest relay` what any broker must cost ([`relay`]).
 
 pub mod bench;
 pub mod cli;
@@ -13,4 +14,6 @@ pub mod generate;
 pub mod latency;
 pub mod limits;
 pub mod proc;
+pub mod relay;
 pub mod scenario;
+mod socket;

@@ -103,6 +103,45 @@ fn rates_and_single_messages_arrive_too() {
 }
 
 #[test]
+fn the_relay_passes_everything_on_once_and_in_order() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let relay = format!(
+        "relay={} relay --listen 127.0.0.1:{{port}}",
+        env!("CARGO_BIN_EXE_loadtest")
+    );
+    for protocol in ["3.1.1", "5"] {
+        let runs = folder.path().join(protocol);
+        std::fs::create_dir(&runs).unwrap();
+        let output = loadtest()
+            .args([
+                "bench",
+                "--smoke",
+                "--protocol",
+                protocol,
+                "--topics",
+                "3",
+                "--broker",
+                &relay,
+            ])
+            .args(["--workload", "fan-in,fan-out,pairs,churn,idle", "--save"])
+            .arg(&runs)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", text_of(&output));
+        let report = saved(&runs);
+        let outcomes = report["outcomes"].as_array().unwrap();
+        assert_eq!(outcomes.len(), 13);
+        for outcome in outcomes {
+            let idle = outcome["workload"]["shape"] == "idle";
+            assert!(idle || outcome["delivered"].as_u64() > Some(0), "{outcome}");
+            for nothing in ["lost", "duplicated", "reordered"] {
+                assert_eq!(outcome[nothing], 0, "{outcome}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_saved_run_has_a_page_and_can_be_compared() {
     let runs = tempfile::TempDir::new().unwrap();
     let output = loadtest()

@@ -21,9 +21,9 @@ use self::churn::Churn;
 use super::flows::{Flows, Once};
 use super::plan::{Load, PAYLOAD_MAX, Plan, Shape, Workload};
 use super::publisher::{Publisher, Setup};
-use super::socket::Connection;
 use super::system::Addresses;
 use crate::latency::Latencies;
+use crate::socket::Connection;
 
 /// Bytes taken with one read. Above the greatest packet, so that each read makes progress.
 const READ_BYTES: usize = 2 * PAYLOAD_MAX;

@@ -68,6 +68,8 @@ pub struct Workload {
 pub struct Plan {
     /// What to measure, in this order.
     pub workloads: Vec<Workload>,
+    /// What is not measured on which broker: it cannot do it.
+    pub skip: Vec<(Workload, String)>,
     /// How often each is measured on each broker.
     pub runs: usize,
     /// MQTT version.
@@ -342,6 +344,13 @@ impl Plan {
             );
         }
         Ok(())
+    }
+
+    /// Whether a workload is measured on a broker.
+    #[must_use]
+    pub fn measures(&self, workload: &Workload, broker: &str) -> bool {
+        let mut skipped = self.skip.iter();
+        !skipped.any(|(skipped, name)| skipped == workload && name == broker)
     }
 
     /// Sockets that this process needs at once.

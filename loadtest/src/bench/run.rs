@@ -51,11 +51,20 @@ pub fn run(
         })?;
     }
     let mut outcomes = Vec::new();
-    let total = plan.runs * plan.workloads.len() * targets.len();
+    let each = plan.workloads.iter().map(|workload| {
+        let measured = targets
+            .iter()
+            .filter(|target| plan.measures(workload, target.name()));
+        measured.count()
+    });
+    let total = plan.runs * each.sum::<usize>();
     for _ in 0..plan.runs {
         for workload in &plan.workloads {
             for target in targets {
                 let name = target.name();
+                if !plan.measures(workload, name) {
+                    continue;
+                }
                 let step = Step {
                     number: outcomes.len() + 1,
                     total,

@@ -25,6 +25,8 @@ pub struct BenchScenario {
     pub seconds: Option<f64>,
     /// What to measure, in the order of the file.
     pub workloads: Vec<Workload>,
+    /// What is not measured on which broker.
+    pub skip: Vec<(Workload, String)>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -57,6 +59,9 @@ struct RawWorkload {
     persistent: bool,
     topics: Option<OneOrMany<u32>>,
     levels: Option<u8>,
+    /// Names of brokers that cannot do it.
+    #[serde(default)]
+    skip: Vec<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -102,9 +107,15 @@ impl BenchScenario {
         let raw: Raw = toml::from_str(text).map_err(|problem| vec![problem.to_string()])?;
         let mut problems = Vec::new();
         let mut workloads: Vec<Workload> = Vec::new();
+        let mut skip = Vec::new();
         for (number, raw) in raw.workload.iter().enumerate() {
             match raw.workloads() {
-                Ok(more) => workloads.extend(more),
+                Ok(more) => {
+                    for name in &raw.skip {
+                        skip.extend(more.iter().map(|workload| (*workload, name.clone())));
+                    }
+                    workloads.extend(more);
+                }
                 Err(problem) => problems.push(format!("workload {}: {problem}", number + 1)),
             }
         }
@@ -136,6 +147,7 @@ impl BenchScenario {
             warm_up: raw.warm_up,
             seconds: raw.seconds,
             workloads,
+            skip,
         })
     }
 }
@@ -189,7 +201,7 @@ mod tests {
             "brokers = [\"../a.toml\"]\nruns = 5\n\
              [[workload]]\nkind = \"fan-in\"\nclients = 100\nqos = [0, 1]\npayload = [64, 1024]\n\
              [[workload]]\nkind = \"fan-out\"\nclients = [10, 20]\nrate = 1000\n\
-             [[workload]]\nkind = \"retain-read\"\nclients = 500\n",
+             [[workload]]\nkind = \"retain-read\"\nclients = 500\nskip = [\"relay\"]\n",
         )
         .unwrap();
         let names: Vec<_> = scenario.workloads.iter().map(Workload::name).collect();
@@ -205,6 +217,8 @@ mod tests {
                 "retain-read 500 QoS 0",
             ]
         );
+        let skipped = (Workload::new(Shape::RetainRead, 500, 0), "relay".to_owned());
+        assert_eq!(scenario.skip, [skipped]);
         assert_eq!(scenario.brokers, [Path::new("files/../a.toml")]);
         assert_eq!((scenario.runs, scenario.seconds), (Some(5), None));
     }

@@ -247,7 +247,11 @@ impl BenchArgs {
             .unwrap_or("3.1.1");
         let mut workloads =
             scenario.map_or_else(|| self.list(), |scenario| scenario.workloads.clone());
+        let mut skip = scenario.map_or_else(Vec::new, |scenario| scenario.skip.clone());
         if self.smoke {
+            for (workload, _) in &mut skip {
+                *workload = workload.small();
+            }
             let mut small: Vec<Workload> = Vec::new();
             for workload in workloads.into_iter().map(Workload::small) {
                 if !small.contains(&workload) {
@@ -283,6 +287,7 @@ impl BenchArgs {
         };
         Ok(Plan {
             workloads,
+            skip,
             runs,
             version: if protocol == "5" {
                 Version::V5

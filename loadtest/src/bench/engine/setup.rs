@@ -7,7 +7,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 
 use super::{Client, Engine, Failure, Outcome, Phase, Role};
 use crate::bench::plan::Shape;
-use crate::bench::socket::{Connection, source};
+use crate::socket::{Connection, source};
 
 /// Connections in a handshake at a time, below the usual backlog of a listener.
 const HANDSHAKES: usize = 100;

@@ -42,6 +42,19 @@ impl Connection {
         })
     }
 
+    /// Takes a connection that a listener has accepted.
+    pub(crate) fn accepted(stream: TcpStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        stream.set_nodelay(true)?;
+        Ok(Self {
+            stream,
+            part: Vec::new(),
+            out: Vec::new(),
+            written: 0,
+            blocked: false,
+        })
+    }
+
     /// Whether connecting worked; to be asked once the socket is writable.
     pub(crate) fn connected(&mut self) -> io::Result<()> {
         self.blocked = false;
@@ -87,6 +100,13 @@ impl Connection {
         match self.stream.shutdown(how) {
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
             result => result,
+        }
+    }
+
+    /// Gives back the memory of what was written.
+    pub(crate) fn shrink_out(&mut self) {
+        if self.out.is_empty() {
+            self.out = Vec::new();
         }
     }
 
