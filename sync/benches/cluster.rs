@@ -100,7 +100,7 @@ impl ClusterEvents for Receiver {
     fn let_go(&self, _: &str, _: Epoch) {}
     fn fenced(&self, _: SessionId) {}
     fn will_due(&self, _: TakenWill) {}
-    fn redeliver(&self, _: &str, _: Arc<Message>, _: Option<Held>) {}
+    fn redeliver(&self, _: &str, _: Arc<Message>, _: Held) {}
     fn suspended(&self, _: &str) {}
     fn resumed(&self, _: bool) {}
 }

@@ -362,13 +362,23 @@ impl Hub {
         let commit = Commit {
             hub: self.clone(),
             notify: None,
-            again: (held.is_empty() && self.cluster.is_some()).then(|| ops.clone()),
+            again: (held.iter().all(Held::is_owed) && self.cluster.is_some()).then(|| ops.clone()),
             held,
             then: None,
         };
         let mut batch = Batch::with_callback(ops, Box::new(commit));
         batch.keep = true;
         self.store.submit(batch);
+    }
+
+    /// Tries again what could not be written, unless this replica is cut off still.
+    pub(super) fn write_owed(self: &Arc<Self>) {
+        if self.known.is_suspended() {
+            return;
+        }
+        for (ops, held) in self.known.take_owed() {
+            self.submit_owed(ops, held);
+        }
     }
 
     /// Writes operations that nobody waits for, and when they are durable one that must not be without them.
@@ -470,9 +480,8 @@ struct Commit {
     hub: Arc<Hub>,
     notify: Option<(Arc<Wake>, u64)>,
     /// Let go of when the batch is durable.
-    #[expect(dead_code, reason = "held, not looked at")]
     held: Vec<Held>,
-    /// Written by the replica's next life, if this one is taken for dead before.
+    /// Written later, if this fails: when this replica is taken for dead before, by its next life.
     again: Option<Vec<Op>>,
     /// Written when the batch is durable.
     then: Option<Op>,
@@ -501,7 +510,7 @@ impl Committed for Commit {
     fn failed(self: Box<Self>, error: &StoreError) {
         self.hub.commit_failed(error);
         if let Some(ops) = self.again {
-            self.hub.known.owe(ops);
+            self.hub.known.owe(ops, self.held);
         }
         if let Some((wake, _)) = self.notify {
             wake.close(self.hub.failed_request());

@@ -29,6 +29,7 @@ async fn run(weak: Weak<Hub>) {
         if uptime >= gauges_due {
             gauges_due = uptime + GAUGES;
             hub.update_gauges();
+            hub.write_owed();
         }
         let interval = Duration::from_secs(u64::from(hub.features.sys_interval));
         if !interval.is_zero() && uptime >= sys_due {

@@ -87,18 +87,30 @@ pub struct Relayed<'a> {
     pub share: Option<&'a str>,
 }
 
-/// Keeps a frame in this replica's inbox, or the inbox of one that is gone: dropping the last clone lets go of
-/// it. A frame of this replica's that is held while more than [`EngineOptions::held_bytes`](super::EngineOptions::held_bytes) come after it is let go
+/// Keeps a frame in this replica's inbox, or the inbox of one that is gone, or those waiting whose messages found no
+/// inbox: dropping the last clone lets go of it. A frame of this replica's that is held while more than [`EngineOptions::held_bytes`](super::EngineOptions::held_bytes) come after it is let go
 /// of anyway.
 #[derive(Clone)]
 pub struct Held(Arc<dyn HeldFrame>);
 
 /// What is done when the last clone of a [`Held`] is dropped, by its own `Drop`.
-pub(crate) trait HeldFrame: Send + Sync {}
+pub(crate) trait HeldFrame: Send + Sync {
+    /// Whether what it holds is nowhere but in this process.
+    fn is_owed(&self) -> bool {
+        false
+    }
+}
 
 impl Held {
     pub(crate) fn new(frame: Arc<dyn HeldFrame>) -> Self {
         Self(frame)
+    }
+
+    /// Whether what it holds is nowhere but in this process: if it cannot be written, it is to be tried again, and this
+    /// to be kept meanwhile. Otherwise another replica finds it when this one lets go or dies.
+    #[must_use]
+    pub fn is_owed(&self) -> bool {
+        self.0.is_owed()
     }
 }
 
@@ -210,8 +222,9 @@ pub trait ClusterEvents: Send + Sync {
 
     /// A message for a shared subscription was not acknowledged by a member on a replica that is gone:
     /// to another member. Where it lies stays until `held` and all its clones are dropped, which is to be when it
-    /// is durable elsewhere: should this replica die before, another one finds it there.
-    fn redeliver(&self, share: &str, message: Arc<Message>, held: Option<Held>);
+    /// is durable elsewhere: should this replica die before, another one finds it there, or its publisher has no
+    /// acknowledgement ([`Held::is_owed`]).
+    fn redeliver(&self, share: &str, message: Arc<Message>, held: Held);
 
     /// This replica cannot keep its promises now (its lease is about to lapse): connections with a
     /// persistent session close; nothing is acknowledged until [`resumed`](Self::resumed).

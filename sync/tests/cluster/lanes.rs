@@ -8,7 +8,7 @@ use dunlin_sync::cluster::testing::ModelRedis;
 use dunlin_sync::cluster::{EngineOptions, ReplicaId};
 use dunlin_sync::testing::samples::message_on;
 
-use crate::support::{Replica, Told, cluster, enqueue, options, pass, until};
+use crate::support::{Replica, Told, cluster, enqueue, options, pass, until, within};
 
 fn relayed(payload: &str) -> Told {
     Told::Relayed("t".into(), None, payload.into())
@@ -101,16 +101,33 @@ async fn relays_through_the_inbox_come_once_even_when_the_connection_is_lost() {
 async fn shared_messages_for_a_replica_that_is_not_there_go_to_another_member() {
     let redis = ModelRedis::new(14);
     let one = Replica::start(&redis, 1).await;
-    one.commit(vec![Op::Relay {
+    let relay = || Op::Relay {
         to: ReplicaId(4711),
         share: Some(Arc::from("$share/g/t")),
         message: message_on("t", b"1"),
-    }])
-    .await;
-    assert!(
-        one.told
-            .has(&Told::Redeliver("$share/g/t".into(), "1".into()))
-    );
+    };
+    let again = Told::Redeliver("$share/g/t".into(), "1".into());
+    let mut told = one.submit(vec![relay()], false);
+    until(|| one.told.has(&again)).await;
+    // Others are told, whoever handed it in is not before it is durable.
+    one.commit(vec![Op::PutRetained(message_on("r", b"2"))])
+        .await;
+    pass(Duration::from_secs(5)).await;
+    assert!(told.try_recv().is_err());
+    one.told.let_go();
+    within(told).await.unwrap().unwrap();
+
+    // What is parked meanwhile, as this replica is cut off, is not given to a member a second time.
+    let mut kept = one.keep(vec![relay(), Op::PutRetained(message_on("r", b"3"))]);
+    until(|| one.told.count(|told| *told == again) == 2).await;
+    redis.cut(one.link);
+    pass(Duration::from_secs(60)).await;
+    assert!(kept.try_recv().is_err());
+    redis.heal(one.link);
+    until(|| one.told.has(&Told::Resumed(false))).await;
+    one.told.let_go();
+    within(kept).await.unwrap().unwrap();
+    assert_eq!(one.told.count(|told| *told == again), 2);
 }
 
 #[tokio::test(start_paused = true)]

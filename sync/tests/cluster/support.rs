@@ -165,9 +165,9 @@ impl ClusterEvents for Recorder {
         self.note(Told::Will(will.record.client_id.to_string(), epoch));
     }
 
-    fn redeliver(&self, share: &str, message: Arc<Message>, held: Option<Held>) {
+    fn redeliver(&self, share: &str, message: Arc<Message>, held: Held) {
         self.note(Told::Redeliver(share.to_owned(), text(message.payload())));
-        self.1.lock().extend(held);
+        self.1.lock().push(held);
     }
 
     fn suspended(&self, _: &str) {

@@ -43,22 +43,27 @@ pub(crate) struct Known {
     claiming: Mutex<HashMap<Arc<str>, Epoch, RandomState>>,
     /// Promises cannot be kept now.
     suspended: AtomicBool,
-    /// What this replica had to write when it was taken for dead; [`OWED_MAX`] at the most.
-    owed: Mutex<Vec<Vec<Op>>>,
+    /// What this replica had to write when it was taken for dead or Redis refused it; [`OWED_MAX`] at the most.
+    owed: Mutex<Vec<(Vec<Op>, Vec<Held>)>>,
 }
 
 impl Known {
-    /// Keeps what has failed because this replica was taken for dead, for its next life.
-    pub(super) fn owe(&self, ops: Vec<Op>) {
+    /// Keeps what has failed, because this replica was taken for dead or Redis refused it, to be written when that is over.
+    /// Who waits for it meanwhile waits on.
+    pub(super) fn owe(&self, ops: Vec<Op>, held: Vec<Held>) {
         let mut owed = self.owed.lock();
         if owed.len() < OWED_MAX {
-            owed.push(ops);
+            owed.push((ops, held));
         } else {
             tracing::error!(
                 messages = ops.len(),
                 "shared messages are lost: too many are to be passed on while this replica cannot write"
             );
         }
+    }
+
+    pub(super) fn take_owed(&self) -> Vec<(Vec<Op>, Vec<Held>)> {
+        std::mem::take(&mut *self.owed.lock())
     }
 
     /// Whether this replica is cut off for so long that it has stopped to acknowledge.
@@ -438,7 +443,7 @@ impl ClusterEvents for Events {
         self.with(|hub| hub.publish_taken_will(&will.record));
     }
 
-    fn redeliver(&self, share: &str, message: Arc<Message>, held: Option<Held>) {
+    fn redeliver(&self, share: &str, message: Arc<Message>, held: Held) {
         self.with(|hub| {
             let now_ms = hub.clock.now_ms();
             if is_expired(&message, now_ms) {
@@ -455,7 +460,7 @@ impl ClusterEvents for Events {
             let mut outcome = Outcome::default();
             hub.publish_shared(&group, None, &publish, &origin, &mut outcome);
             hub.count(outcome.tally);
-            hub.submit_owed(outcome.ops, held.into_iter().collect());
+            hub.submit_owed(outcome.ops, vec![held]);
         });
     }
 
@@ -490,9 +495,7 @@ impl ClusterEvents for Events {
                     wake.wake();
                 }
             }
-            for ops in std::mem::take(&mut *hub.known.owed.lock()) {
-                hub.submit_owed(ops, Vec::new());
-            }
+            hub.write_owed();
         });
     }
 }

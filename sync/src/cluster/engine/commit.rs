@@ -1,7 +1,7 @@
 //! Telling submitters, in the order in which they submitted.
 //!
-//! Rounds are answered in any order and told in theirs. A batch with a barrier that has to wait for
-//! other replicas steps aside, so that the others are told without it.
+//! Rounds are answered in any order and told in theirs. A batch that has to wait longer steps aside, so that the others are told
+//! without it: for other replicas because of its barrier, for a tap, or for messages of it that found no inbox.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -261,6 +261,7 @@ impl Actor {
         self.commits.tickets.remove(&staged.ticket);
         let waits = staged.result.is_ok()
             && (self.own.taps.owes(staged.ticket)
+                || staged.needs.is_redelivering()
                 || staged.barrier && applied.is_some_and(|applied| !applied.covers(&staged.needs)));
         if !waits {
             return self.tell_one(staged);
@@ -291,7 +292,8 @@ impl Actor {
         let shared = Arc::clone(&self.shared);
         let waiting = std::mem::take(&mut self.commits.waiting);
         for entry in waiting {
-            let owed = self.own.taps.owes(entry.staged.ticket);
+            let owed =
+                self.own.taps.owes(entry.staged.ticket) || entry.staged.needs.is_redelivering();
             if !owed && (!entry.staged.barrier || applied.covers(&entry.staged.needs)) {
                 let waited = now.saturating_duration_since(entry.since);
                 shared

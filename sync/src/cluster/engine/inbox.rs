@@ -37,6 +37,8 @@ pub(super) enum LetGo {
     Frame(Position),
     /// What was found in the inbox of this replica, which is gone.
     Inheritance(ReplicaId),
+    /// What found no inbox.
+    Redelivery,
 }
 
 /// The inbox of a replica that is gone, as far as it was read.
@@ -53,6 +55,25 @@ impl Drop for Inheritance {
     fn drop(&mut self) {
         let inheritance = LetGo::Inheritance(self.of);
         self.shared.let_go_of(self.heir, inheritance);
+    }
+}
+
+/// Messages for an inbox that is no more, until they are durable elsewhere.
+pub(super) struct Redelivery {
+    pub(super) shared: Arc<Shared>,
+    pub(super) replica: ReplicaId,
+}
+
+impl HeldFrame for Redelivery {
+    fn is_owed(&self) -> bool {
+        true
+    }
+}
+
+impl Drop for Redelivery {
+    fn drop(&mut self) {
+        // Who waits for it looks whether it is there.
+        self.shared.let_go_of(self.replica, LetGo::Redelivery);
     }
 }
 

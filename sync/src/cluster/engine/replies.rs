@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tracing::{error, warn};
 
 use super::actor::Actor;
+use super::inbox::Redelivery;
 use super::keeper::decode_will;
 use super::lanes::Lanes;
 use super::outcome::{Answer, Outcome};
@@ -14,10 +15,10 @@ use super::round::{Staged, Target};
 use super::shared::Claiming;
 use crate::cluster::frame::{Kind, head};
 use crate::cluster::{
-    AppendFate, BackplaneError, ClaimError, Claimed, Epoch, ReleaseEnd, ReplicaId, Reply, Request,
-    SessionEntry, SessionFields, TakenWill, WillFate,
+    AppendFate, BackplaneError, ClaimError, Claimed, Epoch, Held, ReleaseEnd, ReplicaId, Reply,
+    Request, SessionEntry, SessionFields, TakenWill, WillFate,
 };
-use crate::{Appended, SessionId, StoreError};
+use crate::{Appended, Message, SessionId, StoreError};
 
 /// The parts of [`Reply::Claimed`].
 struct Granted {
@@ -108,15 +109,17 @@ impl Actor {
                 self.fenced(session, Some(epoch));
             }
             (Target::Settle { session, epoch, .. }, Reply::Fenced) => self.fenced(session, epoch),
-            (Target::Inbox { to, shared, .. }, Reply::Flag(false)) => {
+            (
+                Target::Inbox {
+                    to,
+                    shared,
+                    batches: concerned,
+                },
+                Reply::Flag(false),
+            ) => {
                 self.inbox_sequences.remove(&to);
-                if let Some(events) = self.events() {
-                    for (share, message) in shared {
-                        events.redeliver(&share, message, None);
-                    }
-                }
+                self.redeliver(batches, &concerned, to, shared);
             }
-
             (Target::Tap(tapping), Reply::Appended { seqs, .. }) => {
                 self.tapped(batches, &tapping, &seqs);
             }
@@ -135,6 +138,29 @@ impl Actor {
                 };
                 self.refused(batches, target, &error);
             }
+        }
+    }
+
+    /// Gives messages whose member was on a replica that is gone to other members. Their batches wait until that is durable.
+    fn redeliver(
+        &self,
+        batches: &mut [Staged],
+        concerned: &[u32],
+        gone: ReplicaId,
+        shared: Vec<(Arc<str>, Arc<Message>)>,
+    ) {
+        let Some(events) = self.events() else { return };
+        let redelivery = Arc::new(Redelivery {
+            shared: Arc::clone(&self.shared),
+            replica: self.replica,
+        });
+        for batch in each(batches, concerned) {
+            let redelivery = Arc::downgrade(&redelivery);
+            batch.needs.redeliveries.push((gone, redelivery));
+        }
+        let held = Held::new(redelivery);
+        for (share, message) in shared {
+            events.redeliver(&share, message, held.clone());
         }
     }
 

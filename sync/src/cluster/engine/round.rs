@@ -19,7 +19,7 @@ mod tables;
 mod taps;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::{Bytes, BytesMut};
 
@@ -27,6 +27,7 @@ pub(super) use self::again::{Again, unwanted};
 use self::request::request;
 pub(super) use self::sessions::release_request;
 use self::sessions::{encode_will, unclaimed_will};
+use super::inbox::Redelivery;
 use super::options::EngineOptions;
 use super::outcome::Answer;
 use super::own::{Map, Own, OwnSession};
@@ -48,11 +49,22 @@ const APPEND_BYTES: usize = 1 << 20;
 /// Bytes of encoded entries in one allocation.
 const BLOCK: usize = 16 << 10;
 
-/// What a batch with a barrier waits for.
-#[derive(Debug, Default)]
+/// What a batch waits for besides its own requests.
+#[derive(Default)]
 pub(super) struct Needs {
+    /// With a barrier: versions that everybody has applied.
     pub(super) tables: Vec<(Bucket, u64)>,
     pub(super) routes: u64,
+    /// Messages of it that found no inbox of this replica's.
+    pub(super) redeliveries: Vec<(ReplicaId, Weak<Redelivery>)>,
+}
+
+impl Needs {
+    /// Whether messages that found no inbox are not durable elsewhere yet.
+    pub(super) fn is_redelivering(&self) -> bool {
+        let mut redeliveries = self.redeliveries.iter();
+        redeliveries.any(|(_, redelivery)| redelivery.strong_count() > 0)
+    }
 }
 
 /// A batch on its way.

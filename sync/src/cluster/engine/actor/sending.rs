@@ -45,7 +45,7 @@ impl Actor {
         for (holder, what) in self.shared.take_let_go() {
             match what {
                 LetGo::Frame(at) if holder == self.replica => self.inbox.let_go_of(at),
-                LetGo::Frame(_) => {}
+                LetGo::Frame(_) | LetGo::Redelivery => {}
                 LetGo::Inheritance(of) => self.inheritance_done(of, holder == self.replica),
             }
         }

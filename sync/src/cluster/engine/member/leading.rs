@@ -138,7 +138,7 @@ impl Actor {
             of: replica,
         }));
         for (share, message) in reaped.redeliver {
-            events.redeliver(&share, message, Some(held.clone()));
+            events.redeliver(&share, message, held.clone());
         }
     }
 

@@ -44,7 +44,15 @@ impl Staged {
 
     /// The batch as it was handed in, if it is to be kept: nothing is left of it here then.
     pub(in super::super) fn keep(&mut self) -> Option<Pending> {
-        let Again { ops, numbered } = self.again.take_if(|_| self.result.is_ok())?;
+        let Again { mut ops, numbered } = self.again.take_if(|_| self.result.is_ok())?;
+        // What found no inbox is on its way to another member.
+        let gone = &self.needs.redeliveries;
+        ops.retain(|op| match op {
+            Op::Relay { to, share, .. } => {
+                share.is_none() || gone.iter().all(|(replica, _)| replica != to)
+            }
+            _ => true,
+        });
         Some(Pending {
             ticket: self.ticket,
             weight: self.weight,
