@@ -3,6 +3,7 @@
 use crate::batch::Batch;
 use crate::error::SinkError;
 
+pub mod bigquery;
 pub mod parquet;
 
 /// A place that stores batches.

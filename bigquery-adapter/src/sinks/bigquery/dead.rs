@@ -1,0 +1,275 @@
+//! Dead letters: messages that fit no table, with the reason, in a table of their own; in files when even that is refused.
+//!
+//! They are written at least once: a crash right after the write repeats it, under the same message id and table.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::BackoffBuilder;
+use gcp_bigquery_client::google::cloud::bigquery::storage::v1::ProtoSchema;
+use gcp_bigquery_client::google::cloud::bigquery::storage::v1::append_rows_response::Response;
+use serde::Serialize;
+use tokio::io::AsyncWriteExt;
+use tonic::Status;
+
+use super::answer::{Verdict, judge_append, judge_call};
+use super::api::{MAX_REQUEST, WriteApi};
+use super::encode;
+use super::tables::{Catalog, TableError};
+use super::window::{Append, Rows};
+use crate::row::Row;
+use crate::rules::{ColumnType, Field, Table, Value};
+
+/// Attempts at the table before a file takes the letters.
+const ATTEMPTS: usize = 8;
+/// Longest body that is kept in the table; the rest is cut off there, and whole in a file.
+const MAX_PAYLOAD: usize = 8 << 20;
+
+/// A message that has no place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Letter {
+    /// When the broker accepted it, in microseconds since 1970-01-01 UTC.
+    pub received_at: i64,
+    /// See [`crate::rules::From::MessageId`].
+    pub message_id: String,
+    /// The table that it was meant for.
+    pub table: String,
+    /// Why it has no place there.
+    pub reason: String,
+    /// Topic.
+    pub topic: String,
+    /// Body.
+    #[serde(serialize_with = "hexadecimal", rename = "payload_hex")]
+    pub payload: Vec<u8>,
+    /// Publisher.
+    pub client_id: Option<String>,
+    /// QoS of the publish.
+    pub qos: u8,
+    /// The retain flag.
+    pub retain: bool,
+}
+
+fn hexadecimal<S: serde::Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    use std::fmt::Write as _;
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        // Writing to a String does not fail.
+        let _written = write!(text, "{byte:02x}").is_ok();
+    }
+    serializer.serialize_str(&text)
+}
+
+impl Letter {
+    /// The letter of a message.
+    #[must_use]
+    pub fn new(row: &Row<'_>, message_id: &str, table: &str, reason: String) -> Self {
+        Self {
+            received_at: row.received_at,
+            message_id: message_id.to_owned(),
+            table: table.to_owned(),
+            reason,
+            topic: row.topic.to_owned(),
+            payload: row.payload.to_vec(),
+            client_id: row.client_id.map(str::to_owned),
+            qos: row.delivery.qos(),
+            retain: row.retain,
+        }
+    }
+
+    fn encode(&self, failed_at: i64) -> Vec<u8> {
+        let payload = self.payload.get(..MAX_PAYLOAD).unwrap_or(&self.payload);
+        let text = |text: &'_ str| Value::Text(text.to_owned().into());
+        let values = [
+            Value::Int(failed_at),
+            Value::Int(self.received_at),
+            text(&self.message_id),
+            text(&self.table),
+            text(&self.reason),
+            text(&self.topic),
+            Value::Bytes(payload),
+            self.client_id.as_deref().map_or(Value::Null, text),
+            Value::Int(i64::from(self.qos)),
+            Value::Bool(self.retain),
+        ];
+        let mut out = Vec::new();
+        encode::encode(&values, &mut out);
+        out
+    }
+}
+
+/// The table of dead letters.
+#[must_use]
+pub fn table(name: &str) -> Table {
+    let field = |name: &str, kind| Field {
+        name: name.to_owned(),
+        kind,
+    };
+    Table {
+        name: name.to_owned(),
+        fields: vec![
+            field("failed_at", ColumnType::Timestamp),
+            field("received_at", ColumnType::Timestamp),
+            field("message_id", ColumnType::String),
+            field("table_name", ColumnType::String),
+            field("reason", ColumnType::String),
+            field("topic", ColumnType::String),
+            field("payload", ColumnType::Bytes),
+            field("client_id", ColumnType::String),
+            field("qos", ColumnType::Int64),
+            field("retain", ColumnType::Bool),
+        ],
+        partition_by: "failed_at".to_owned(),
+        cluster_by: vec!["table_name".to_owned()],
+    }
+}
+
+/// Where dead letters go.
+#[derive(Debug, Clone)]
+pub struct DeadLetters {
+    api: WriteApi,
+    tables: Arc<dyn Catalog>,
+    table: Arc<Table>,
+    schema: Arc<ProtoSchema>,
+    directory: PathBuf,
+}
+
+/// Where some letters went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filed {
+    /// Into the table.
+    Table,
+    /// Into a file.
+    File,
+}
+
+impl DeadLetters {
+    /// For a table of this name, and a directory for what the table does not take.
+    #[must_use]
+    pub fn new(api: WriteApi, tables: Arc<dyn Catalog>, name: &str, directory: PathBuf) -> Self {
+        let table = table(name);
+        let schema = Arc::new(ProtoSchema {
+            proto_descriptor: Some(encode::descriptor(&table)),
+        });
+        Self {
+            api,
+            tables,
+            table: Arc::new(table),
+            schema,
+            directory,
+        }
+    }
+
+    /// Stores letters durably. Returns only when they are: in the table, else in a file.
+    ///
+    /// # Errors
+    /// When a file cannot be written either; then it is worth another attempt, and nothing is acknowledged meanwhile.
+    pub async fn store(&self, letters: &[Letter]) -> Result<Filed, std::io::Error> {
+        let now = crate::sinks::parquet::micros(std::time::SystemTime::now());
+        let mut pauses = backon::ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(100))
+            .with_max_delay(Duration::from_secs(5))
+            .with_max_times(ATTEMPTS)
+            .with_jitter()
+            .build();
+        loop {
+            let (verdict, reason) = match self.append(letters, now).await {
+                Ok(()) => return Ok(Filed::Table),
+                Err(failed) => failed,
+            };
+            let hopeless = matches!(verdict, Verdict::RowsRefused(_) | Verdict::RequestRefused);
+            let Some(pause) = pauses.next().filter(|_| !hopeless) else {
+                tracing::error!(
+                    letters = letters.len(),
+                    directory = %self.directory.display(),
+                    "the table of dead letters takes nothing, they go to a file: {reason}"
+                );
+                return self.write_file(letters).await.map(|()| Filed::File);
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn append(&self, letters: &[Letter], now: i64) -> Result<(), (Verdict, String)> {
+        self.tables
+            .prepare(&self.table)
+            .await
+            .map_err(|error: TableError| (Verdict::Schema, error.to_string()))?;
+        let stream = format!("{}/streams/_default", self.tables.path(&self.table.name));
+        let mut rest = letters;
+        let mut connection = self.api.connect(&stream, Arc::clone(&self.schema), 1);
+        while !rest.is_empty() {
+            let (mut rows, mut taken) = (Rows::default(), 0);
+            for letter in rest {
+                let row = letter.encode(now);
+                if taken > 0 && rows.bytes() + row.len() > MAX_REQUEST {
+                    break;
+                }
+                rows.push(0, row.into());
+                taken += 1;
+            }
+            let append = Append { offset: -1, rows };
+            connection.send(&append).map_err(|status| told(&status))?;
+            let answer = connection.next().await.map_err(|status| told(&status))?;
+            match answer.response {
+                Some(Response::AppendResult(_)) if answer.row_errors.is_empty() => {}
+                Some(Response::Error(error)) => {
+                    let verdict = judge_append(&error, &answer.row_errors);
+                    return Err((verdict, error.message));
+                }
+                _ => return Err(told(&Status::internal("an answer without a result"))),
+            }
+            rest = rest.get(taken..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    async fn write_file(&self, letters: &[Letter]) -> Result<(), std::io::Error> {
+        tokio::fs::create_dir_all(&self.directory).await?;
+        let mut text = Vec::new();
+        for letter in letters {
+            serde_json::to_writer(&mut text, letter)?;
+            text.push(b'\n');
+        }
+        let day = crate::sinks::parquet::micros(std::time::SystemTime::now()) / 86_400_000_000;
+        let path = self
+            .directory
+            .join(format!("day-{day}-{}.jsonl", std::process::id()));
+        let mut file = tokio::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .await?;
+        file.write_all(&text).await?;
+        file.sync_all().await
+    }
+}
+
+fn told(status: &Status) -> (Verdict, String) {
+    (judge_call(status), status.message().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_letter_is_one_line_of_json() {
+        let letter = Letter {
+            received_at: 5,
+            message_id: "1-2".to_owned(),
+            table: "t".to_owned(),
+            reason: "\"warm\" is no FLOAT64".to_owned(),
+            topic: "a/b".to_owned(),
+            payload: vec![0, 255],
+            client_id: None,
+            qos: 1,
+            retain: false,
+        };
+        let text = serde_json::to_string(&letter).unwrap();
+        assert_eq!(
+            text,
+            r#"{"received_at":5,"message_id":"1-2","table":"t","reason":"\"warm\" is no FLOAT64","topic":"a/b","payload_hex":"00ff","client_id":null,"qos":1,"retain":false}"#
+        );
+    }
+}

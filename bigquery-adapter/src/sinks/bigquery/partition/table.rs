@@ -1,0 +1,159 @@
+//! One table of a partition.
+
+use std::collections::VecDeque;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use gcp_bigquery_client::google::cloud::bigquery::storage::v1::ProtoSchema;
+use tokio::time::Instant;
+
+use super::super::encode;
+use super::super::progress::Progress;
+use super::super::window::Rows;
+use super::super::writer::{self, Target, Writer};
+use super::{Settings, Shared};
+use crate::rules::Rules;
+
+/// Between attempts to make or look at a table.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// What happened.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// The writer has something to say.
+    Writer(writer::Event),
+    /// The table is there and has its columns.
+    Prepared(Target),
+}
+
+pub(super) struct TableState {
+    pub(super) name: String,
+    /// Its number in the rules.
+    number: usize,
+    pub(super) progress: Progress,
+    /// Rows that gather for a request.
+    pub(super) building: Rows,
+    pub(super) since: Option<Instant>,
+    pub(super) writer: Option<Writer>,
+    /// Requests' worth of rows that wait for the writer.
+    sealed: VecDeque<Rows>,
+    preparing: Option<BoxFuture<'static, Target>>,
+}
+
+pub(super) fn states(rules: &Rules) -> Vec<TableState> {
+    let tables = rules.tables().iter().enumerate();
+    tables
+        .map(|(number, table)| TableState {
+            name: table.name.clone(),
+            number,
+            progress: Progress::default(),
+            building: Rows::default(),
+            since: None,
+            writer: None,
+            sealed: VecDeque::new(),
+            preparing: None,
+        })
+        .collect()
+}
+
+impl TableState {
+    /// Position of the oldest row that is not known to be stored.
+    pub(super) fn oldest(&self) -> Option<u64> {
+        let sent = self.writer.as_ref().and_then(Writer::oldest);
+        let waiting = self.sealed.front().unwrap_or(&self.building);
+        sent.or_else(|| waiting.positions().first().copied())
+    }
+
+    /// Adds a row; ends the request when it is large enough.
+    pub(super) fn add(&mut self, position: u64, row: Bytes, settings: &Settings) {
+        let full = self.building.bytes() + row.len() > settings.bytes;
+        if !self.building.is_empty() && (full || self.building.len() >= settings.rows) {
+            self.sealed.push_back(std::mem::take(&mut self.building));
+            self.since = None;
+        }
+        self.building.push(position, row);
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    /// Whether whole requests wait for the writer.
+    pub(super) fn has_sealed(&self) -> bool {
+        !self.sealed.is_empty()
+    }
+
+    /// Ends the request that gathers, and hands what waits to the writer.
+    pub(super) fn flush(&mut self, shared: &Shared, rules: &Rules) {
+        self.since = None;
+        if !self.building.is_empty() {
+            self.sealed.push_back(std::mem::take(&mut self.building));
+        }
+        self.hand_over(shared, rules);
+    }
+
+    /// Hands the requests that wait to the writer, which is made when there is none.
+    pub(super) fn hand_over(&mut self, shared: &Shared, rules: &Rules) {
+        match &mut self.writer {
+            Some(writer) => {
+                for rows in self.sealed.drain(..) {
+                    writer.push(rows);
+                }
+            }
+            None if self.preparing.is_none() && !self.sealed.is_empty() => {
+                self.prepare(shared, rules);
+            }
+            None => {}
+        }
+    }
+
+    /// Looks at the table, and makes or extends it; again and again, until it is as the rules want it.
+    pub(super) fn prepare(&mut self, shared: &Shared, rules: &Rules) {
+        let Some(table) = rules.tables().get(self.number).cloned() else {
+            return;
+        };
+        let tables = Arc::clone(&shared.tables);
+        self.preparing = Some(Box::pin(async move {
+            while let Err(error) = tables.prepare(&table).await {
+                tracing::error!(
+                    table = table.name,
+                    "the table cannot be written to: {error}"
+                );
+                tokio::time::sleep(PAUSE).await;
+            }
+            Target {
+                path: tables.path(&table.name),
+                schema: Arc::new(ProtoSchema {
+                    proto_descriptor: Some(encode::descriptor(&table)),
+                }),
+            }
+        }));
+    }
+
+    pub(super) fn prepared(&mut self, shared: &Shared, rules: &Rules, target: Target) {
+        self.preparing = None;
+        match &mut self.writer {
+            Some(writer) => writer.prepared(target),
+            None => {
+                let in_flight = shared.settings.in_flight;
+                self.writer = Some(Writer::new(shared.api.clone(), target, in_flight));
+            }
+        }
+        self.flush(shared, rules);
+    }
+
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Event> {
+        if let Some(preparing) = &mut self.preparing
+            && let Poll::Ready(prepared) = preparing.as_mut().poll(context)
+        {
+            return Poll::Ready(Event::Prepared(prepared));
+        }
+        if let Some(writer) = &mut self.writer
+            && let Poll::Ready(event) = pin!(writer.next()).poll(context)
+        {
+            return Poll::Ready(Event::Writer(event));
+        }
+        Poll::Pending
+    }
+}

@@ -1,0 +1,4 @@
+//! The BigQuery sink against the emulator: REST, appends with offsets, and the SQL that analysts would ask.
+
+mod emulator;
+mod tables;
