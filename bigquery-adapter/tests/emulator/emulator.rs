@@ -49,8 +49,10 @@ impl Emulator {
                 "--log-level",
                 "info",
             ])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            // Its end is the emulator's.
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| {
                 panic!(
@@ -58,7 +60,7 @@ impl Emulator {
                     python.display()
                 )
             });
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let (mut rest, mut grpc) = (None, None);
         while rest.is_none() || grpc.is_none() {
             let line = lines
@@ -113,6 +115,11 @@ impl Emulator {
             .query(PROJECT, QueryRequest::new(sql))
             .await
             .unwrap();
+        assert!(
+            response.errors.is_none() && response.job_complete != Some(false),
+            "{sql}: {:?}",
+            response.errors
+        );
         let rows = response.rows.unwrap_or_default();
         rows.into_iter()
             .map(|row| {

@@ -18,10 +18,10 @@ const RULES: &str = r#"
 [[rule]]
 topic = "plant/{site}/{device}/telemetry"
 table = "telemetry"
-partition_by = "at"
+partition_by = "measured_at"
 cluster_by = ["device"]
 [rule.columns]
-at = { from = "$.ts", type = "TIMESTAMP", unit = "ms", required = true }
+measured_at = { from = "$.ts", type = "TIMESTAMP", unit = "ms", required = true }
 site = "topic.site"
 device = "topic.device"
 temperature = { from = "$.t", type = "FLOAT64" }
@@ -165,7 +165,7 @@ async fn messages_are_rows_of_their_tables_and_queries_see_each_once() {
     );
     let one = emulator
         .query(&format!(
-            "select site, device, temperature, ok, count, json_value(`all`, '$.n'), unix_millis(at) \
+            "select site, device, temperature, ok, count, json_value(`all`, '$.n'), unix_millis(measured_at) \
              from `{PROJECT}.{DATASET}.telemetry` where message_id = 'm-00042'"
         ))
         .await;
