@@ -15,6 +15,8 @@ pub enum Entry<'a> {
     SessionReset,
     /// These are the filters that the session is subscribed to.
     Subscribed(Filters<'a>),
+    /// Everything of this partition of the tap is stored, up to here.
+    Stored(StoredUpto<'a>),
 }
 
 /// A row as bytes; decoded only by who needs its fields.
@@ -63,10 +65,22 @@ impl<'a> Filters<'a> {
     }
 }
 
+/// How far a partition of a tap is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredUpto<'a> {
+    /// Name of the tap.
+    pub tap: &'a str,
+    /// Partition.
+    pub partition: u16,
+    /// First position that is not stored.
+    pub position: u64,
+}
+
 const ROW: u8 = 1;
 const RELEASED: u8 = 2;
 const SESSION_RESET: u8 = 3;
 const SUBSCRIBED: u8 = 4;
+const STORED: u8 = 5;
 
 /// Entries in their order, encoded back to back. Grows only by what is pushed: whoever fills it keeps the bound.
 #[derive(Debug, Default, Clone)]
@@ -109,6 +123,19 @@ impl Batch {
             put_bytes(&mut self.scratch, filter.as_bytes());
         }
         self.bytes.push(SUBSCRIBED);
+        put_bytes(&mut self.bytes, &self.scratch);
+        self.last_position = position;
+    }
+
+    /// Adds how far a partition of a tap is, with the rows up to there before it.
+    pub fn push_stored(&mut self, position: u64, stored: StoredUpto<'_>) {
+        self.scratch.clear();
+        put_bytes(&mut self.scratch, stored.tap.as_bytes());
+        self.scratch
+            .extend_from_slice(&stored.partition.to_le_bytes());
+        self.scratch
+            .extend_from_slice(&stored.position.to_le_bytes());
+        self.bytes.push(STORED);
         put_bytes(&mut self.bytes, &self.scratch);
         self.last_position = position;
     }
@@ -177,6 +204,16 @@ fn entry<'a>(reader: &mut Reader<'a>) -> Result<Entry<'a>, EncodingError> {
             Ok(Entry::Released(id))
         }
         SESSION_RESET => Ok(Entry::SessionReset),
+        STORED => {
+            let mut body = Reader::new(body);
+            let stored = StoredUpto {
+                tap: body.text()?,
+                partition: u16::from_le_bytes(body.array()?),
+                position: u64::from_le_bytes(body.array()?),
+            };
+            body.end()?;
+            Ok(Entry::Stored(stored))
+        }
         SUBSCRIBED => Ok(Entry::Subscribed(Filters(body))),
         other => Err(EncodingError::Value {
             what: "entry kind",
@@ -193,6 +230,7 @@ mod tests {
     fn row(number: u64) -> Row<'static> {
         Row {
             received_at: 5,
+            origin: None,
             number,
             delivery: Delivery::ExactlyOnce(7),
             fingerprint: 9,
@@ -216,8 +254,14 @@ mod tests {
         let mut second = Batch::default();
         second.push_released(4, 7);
         second.push_row(5, &row(42));
+        let stored = StoredUpto {
+            tap: "warehouse",
+            partition: 3,
+            position: 77,
+        };
+        second.push_stored(6, stored);
         first.append(&second);
-        assert_eq!((first.rows(), first.last_position()), (2, 5));
+        assert_eq!((first.rows(), first.last_position()), (2, 6));
         let read: Vec<_> = entries(first.as_bytes()).collect::<Result<_, _>>().unwrap();
         let [
             Entry::SessionReset,
@@ -225,10 +269,12 @@ mod tests {
             Entry::Row(one),
             Entry::Released(7),
             Entry::Row(two),
+            Entry::Stored(upto),
         ] = read.as_slice()
         else {
             panic!("unexpected entries {read:?}");
         };
+        assert_eq!(*upto, stored);
         assert_eq!(filters.iter().collect::<Vec<_>>(), ["a/#", "b"]);
         assert_eq!(
             (one.identity().unwrap().number, two.decode().unwrap()),

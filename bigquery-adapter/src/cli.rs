@@ -6,9 +6,10 @@ use clap::Parser;
 
 use crate::config::Layers;
 
-/// Stores MQTT messages as rows of a warehouse of Parquet files.
+/// Stores MQTT messages as rows of a warehouse: Parquet files, or BigQuery.
 ///
-/// Subscribes to topic filters with a persistent session and acknowledges a message only when its row is durable.
+/// Reads a tap of a cluster, or subscribes to topic filters with a persistent session, and acknowledges a message only when
+/// its row is durable.
 /// Settings come from a TOML file, then environment variables (DUNLIN_ADAPTER__MQTT__URL for mqtt.url), then flags.
 #[derive(Debug, Parser)]
 #[command(name = "bigquery-adapter", version, after_help = EXIT_CODES)]
@@ -16,6 +17,27 @@ pub struct Cli {
     /// TOML file with settings.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Where messages come from: mqtt or tap.
+    #[arg(long, value_name = "SOURCE")]
+    pub source: Option<String>,
+    /// Where rows go to: parquet or bigquery.
+    #[arg(long, value_name = "SINK")]
+    pub sink: Option<String>,
+    /// Redis of the brokers, for a tap.
+    #[arg(long, value_name = "URL")]
+    pub redis: Option<String>,
+    /// Name of the tap.
+    #[arg(long, value_name = "NAME")]
+    pub tap: Option<String>,
+    /// TOML file with rules: which message becomes a row of which table.
+    #[arg(long, value_name = "FILE")]
+    pub rules: Option<String>,
+    /// Project of Google Cloud.
+    #[arg(long, value_name = "ID")]
+    pub project: Option<String>,
+    /// Dataset of BigQuery.
+    #[arg(long, value_name = "ID")]
+    pub dataset: Option<String>,
     /// Broker, `mqtt://host[:port]` or `mqtts://host[:port]`.
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
@@ -62,7 +84,9 @@ const EXIT_CODES: &str = "Exit codes:
   1  a failure while running
   2  wrong usage or configuration
   3  the address for health and metrics cannot be bound
-  4  the warehouse cannot be opened";
+  4  the warehouse cannot be opened
+  5  the tap cannot be read
+  6  BigQuery, or a table in it, is not as it must be";
 
 fn key_and_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("it must be KEY=VALUE")?;
@@ -83,6 +107,13 @@ impl Cli {
         for (key, value) in self.set {
             flag("--set", &key, vec![value]);
         }
+        flag("--source", "adapter.source", one(self.source));
+        flag("--sink", "adapter.sink", one(self.sink));
+        flag("--redis", "redis.url", one(self.redis));
+        flag("--tap", "tap.name", one(self.tap));
+        flag("--rules", "rules.file", one(self.rules));
+        flag("--project", "bigquery.project", one(self.project));
+        flag("--dataset", "bigquery.dataset", one(self.dataset));
         flag("--url", "mqtt.url", one(self.url));
         flag("--qos", "mqtt.qos", one(self.qos));
         flag("--client-id", "mqtt.client_id", one(self.client_id));

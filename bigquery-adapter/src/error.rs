@@ -41,6 +41,19 @@ codes! {
     SILENT = "DUN-2037", "the broker has fallen silent";
     SESSION_LOST = "DUN-2038", "the broker no longer had the adapter's session";
     DRAIN = "DUN-2039", "the adapter could not finish within the shutdown limit";
+    TAP_REDIS = "DUN-2050", "Redis cannot be reached, or its settings make no sense";
+    TAP_DEFINITION = "DUN-2051", "the tap cannot be defined";
+    RULES = "DUN-2052", "the rules cannot be used";
+    CREDENTIALS = "DUN-2060", "there is no token for BigQuery";
+    DATASET = "DUN-2061", "the dataset or the project was not found";
+    PERMISSION = "DUN-2062", "BigQuery refuses a permission";
+    TABLE = "DUN-2063", "a table has other columns than the rules want";
+    BIGQUERY_UNAVAILABLE = "DUN-2064", "BigQuery cannot be reached; tried again";
+    BIGQUERY_REFUSES = "DUN-2065", "BigQuery refuses all rows; tried again";
+    BIGQUERY_AGAIN = "DUN-2066", "BigQuery has refused an attempt; tried again";
+    CHECKPOINT = "DUN-2067", "the checkpoint of a partition cannot be read";
+    DEAD_LETTERS = "DUN-2068", "dead letters do not reach their table";
+    STREAM_GONE = "DUN-2069", "a write stream is gone with its table or by age";
     DISCONNECTED = "DUN-2040", "the broker closed the connection; tried again";
 }
 

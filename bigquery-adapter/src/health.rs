@@ -12,6 +12,8 @@ pub enum Part {
     Journal,
     /// Rows of the journal become Parquet files.
     Parquet,
+    /// Rows reach BigQuery.
+    BigQuery,
     /// Not shutting down.
     Running,
 }
@@ -24,6 +26,7 @@ impl Part {
             Self::Source => "source",
             Self::Journal => "journal",
             Self::Parquet => "parquet",
+            Self::BigQuery => "bigquery",
             Self::Running => "running",
         }
     }

@@ -31,6 +31,8 @@ pub struct Ledger {
     taken: BTreeMap<u16, Known>,
     recent: VecDeque<(u16, Known)>,
     filters: Vec<String>,
+    /// By tap and partition: first position that is not stored.
+    stored: BTreeMap<(String, u16), u64>,
     window: usize,
 }
 
@@ -43,6 +45,7 @@ impl Ledger {
             taken: BTreeMap::new(),
             recent: VecDeque::new(),
             filters: Vec::new(),
+            stored: BTreeMap::new(),
             window: usize::from(window),
         }
     }
@@ -70,6 +73,12 @@ impl Ledger {
         &self.filters
     }
 
+    /// First position of a partition of a tap that is not stored, if anything of it is.
+    #[must_use]
+    pub fn stored(&self, tap: &str, partition: u16) -> Option<u64> {
+        self.stored.get(&(tap.to_owned(), partition)).copied()
+    }
+
     /// Takes in a stored entry.
     ///
     /// # Errors
@@ -78,6 +87,10 @@ impl Ledger {
         match entry {
             Entry::Row(row) => {
                 let identity = row.identity()?;
+                // What comes from a tap is known by its position.
+                if identity.origin.is_some() {
+                    return Ok(());
+                }
                 let known = Known {
                     number: identity.number,
                     fingerprint: identity.fingerprint,
@@ -90,6 +103,10 @@ impl Ledger {
                     }
                 }
                 self.next_number = self.next_number.max(identity.number.saturating_add(1));
+            }
+            Entry::Stored(stored) => {
+                let key = (stored.tap.to_owned(), stored.partition);
+                self.stored.insert(key, stored.position);
             }
             Entry::Released(id) => {
                 self.taken.remove(id);
@@ -141,6 +158,12 @@ impl Ledger {
         for filter in &self.filters {
             put_bytes(out, filter.as_bytes());
         }
+        put_varint(out, self.stored.len() as u64);
+        for ((tap, partition), position) in &self.stored {
+            put_bytes(out, tap.as_bytes());
+            put_varint(out, u64::from(*partition));
+            put_varint(out, *position);
+        }
     }
 
     /// Reads what [`Ledger::encode`] has written, all of `bytes`; keeps the newest `window` QoS 1 messages.
@@ -161,6 +184,16 @@ impl Ledger {
         }
         for _ in 0..reader.varint()? {
             ledger.filters.push(reader.text()?.to_owned());
+        }
+        // Versions without taps end here.
+        if !reader.is_empty() {
+            for _ in 0..reader.varint()? {
+                let tap = reader.text()?.to_owned();
+                let partition =
+                    u16::try_from(reader.varint()?).map_err(|_| EncodingError::Length)?;
+                let position = reader.varint()?;
+                ledger.stored.insert((tap, partition), position);
+            }
         }
         reader.end()?;
         ledger.next_number = next_number;
@@ -190,11 +223,12 @@ fn known(reader: &mut Reader<'_>) -> Result<(u16, Known), EncodingError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{Batch, entries};
+    use crate::batch::{Batch, StoredUpto, entries};
     use crate::row::{Row, UserProperties};
 
     fn row(number: u64, delivery: Delivery) -> Row<'static> {
         Row {
+            origin: None,
             received_at: 0,
             number,
             delivery,
@@ -269,12 +303,27 @@ mod tests {
             batch.push_subscribed(1, ["a/#", "b"].into_iter());
             batch.push_row(2, &row(7, Delivery::ExactlyOnce(5)));
             batch.push_row(3, &row(8, Delivery::AtLeastOnce(6)));
+            for position in [6, 9] {
+                let stored = StoredUpto {
+                    tap: "warehouse",
+                    partition: 3,
+                    position,
+                };
+                batch.push_stored(4, stored);
+            }
         });
+        assert_eq!(ledger.stored("warehouse", 3), Some(9));
         let mut bytes = Vec::new();
         ledger.encode(&mut bytes);
         assert_eq!(Ledger::decode(&bytes, 8).unwrap(), ledger);
+        // Without what follows the filters it is what a version without taps has written.
+        let old = bytes.len() - (1 + 1 + "warehouse".len() + 1 + 1);
         for end in 0..bytes.len() {
-            assert!(Ledger::decode(&bytes[..end], 8).is_err());
+            assert_eq!(
+                Ledger::decode(&bytes[..end], 8).is_err(),
+                end != old,
+                "{end}"
+            );
         }
     }
 }

@@ -4,11 +4,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use dunlin_bigquery_adapter::cli::Cli;
-use dunlin_bigquery_adapter::config::Config;
+use dunlin_bigquery_adapter::config::{Config, Path};
 use dunlin_bigquery_adapter::error::Code;
 use dunlin_bigquery_adapter::{logging, run};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+
+/// Threads for BigQuery's partitions at the most.
+const MAX_THREADS: usize = 4;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -38,29 +41,42 @@ fn main() -> ExitCode {
 }
 
 fn serve(config: Config) -> Result<(), ExitCode> {
-    // The source is one connection and the sink has threads of its own: one thread here is enough.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let mut builder = match &config.path {
+        // Rows are encoded by the tasks of the partitions.
+        Path::TapToBigQuery(..) => {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            builder.worker_threads(cores.min(MAX_THREADS));
+            builder
+        }
+        // The source is one connection and the sink has threads of its own: one thread here is enough.
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    let runtime = builder.enable_all().build();
     let runtime = runtime.map_err(|error| failed(Code::SINK_STOPPED, &error))?;
     let result = runtime.block_on(async {
         let signals = (
             signal(SignalKind::terminate()),
             signal(SignalKind::interrupt()),
+            signal(SignalKind::hangup()),
         );
-        let (Ok(terminate), Ok(interrupt)) = signals else {
+        let (Ok(terminate), Ok(interrupt), Ok(hangup)) = signals else {
             return Err(failed(
                 Code::SINK_STOPPED,
                 &"signals cannot be listened for",
             ));
         };
-        let (stop, shutdown) = watch::channel(false);
+        let ((stop, shutdown), (again, reload)) = (watch::channel(false), watch::channel(0));
         let listening = tokio::spawn(listen(terminate, interrupt, stop));
-        let result = run::run(config, shutdown).await.map_err(|error| {
-            failed(error.code(), &error);
-            error.exit_code()
-        });
+        let reading = tokio::spawn(read_again(hangup, again));
+        let result = run::run(config, run::Told { shutdown, reload })
+            .await
+            .map_err(|error| {
+                failed(error.code(), &error);
+                error.exit_code()
+            });
         listening.abort();
+        reading.abort();
         result
     });
     // A sink that hangs must not keep the process.
@@ -81,6 +97,13 @@ async fn listen(mut terminate: Signal, mut interrupt: Signal, stop: watch::Sende
             );
             std::process::exit(1);
         }
+    }
+}
+
+/// SIGHUP: the rules are read again.
+async fn read_again(mut hangup: Signal, again: watch::Sender<u64>) {
+    while hangup.recv().await.is_some() {
+        again.send_modify(|times| *times += 1);
     }
 }
 

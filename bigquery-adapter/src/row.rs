@@ -42,6 +42,8 @@ impl Delivery {
 pub struct Row<'a> {
     /// Microseconds since 1970-01-01 UTC, when the adapter read the message from its source.
     pub received_at: i64,
+    /// The replica that accepted the message, where it comes from a tap; then the number is the replica's.
+    pub origin: Option<u64>,
     /// Number of the message within its warehouse. Two rows with one number are one message that the source sent
     /// twice (as far as that can be known).
     pub number: u64,
@@ -113,6 +115,18 @@ impl UserPropertiesBuf {
     }
 }
 
+/// Writes the id of a message: who numbered it, and the number.
+///
+/// # Errors
+/// When `out` fails.
+pub fn write_message_id(
+    out: &mut impl std::fmt::Write,
+    origin: u64,
+    number: u64,
+) -> std::fmt::Result {
+    write!(out, "{origin:08x}-{number:016x}")
+}
+
 /// Tells one message from another that carries the same packet id: a checksum each of topic and payload.
 ///
 /// Not a secret and not collision-proof against somebody who tries; it only ever decides between two messages of
@@ -125,6 +139,8 @@ pub fn fingerprint(topic: &str, payload: &[u8]) -> u64 {
 /// The part of a row that says which message it is: all that has to be read to keep the [ledger](crate::ledger).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
+    /// See [`Row::origin`].
+    pub origin: Option<u64>,
     /// See [`Row::number`].
     pub number: u64,
     /// See [`Row::delivery`].
@@ -173,9 +189,15 @@ impl Head {
                 });
             }
         };
+        let origin = if flags & 0b1000 == 0 {
+            None
+        } else {
+            Some(u64::from_le_bytes(reader.array()?))
+        };
         Ok(Self {
             received_at,
             identity: Identity {
+                origin,
                 number,
                 delivery,
                 fingerprint,
@@ -192,7 +214,11 @@ impl<'a> Row<'a> {
         out.extend_from_slice(&self.number.to_le_bytes());
         out.extend_from_slice(&self.fingerprint.to_le_bytes());
         out.extend_from_slice(&self.delivery.packet_id().to_le_bytes());
-        out.push(self.delivery.qos() | (u8::from(self.retain) << 2));
+        let tapped = u8::from(self.origin.is_some());
+        out.push(self.delivery.qos() | (u8::from(self.retain) << 2) | (tapped << 3));
+        if let Some(origin) = self.origin {
+            out.extend_from_slice(&origin.to_le_bytes());
+        }
         put_bytes(out, self.topic.as_bytes());
         put_bytes(out, self.payload);
         put_option(out, self.client_id.map(str::as_bytes));
@@ -216,6 +242,7 @@ impl<'a> Row<'a> {
         } = Head::read(&mut reader)?;
         let row = Self {
             received_at,
+            origin: identity.origin,
             number: identity.number,
             delivery: identity.delivery,
             fingerprint: identity.fingerprint,
@@ -248,7 +275,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_row_reads_back_as_it_was_written(
-            received_at in any::<i64>(), number in any::<u64>(), qos in 0u8..3, id in 1u16.., retain in any::<bool>(),
+            received_at in any::<i64>(), origin in any::<Option<u64>>(), number in any::<u64>(), qos in 0u8..3, id in 1u16.., retain in any::<bool>(),
             topic in ".{0,40}", payload in proptest::collection::vec(any::<u8>(), 0..300),
             text in proptest::option::of(".{0,20}"), data in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..20)),
             pairs in proptest::collection::vec((".{0,10}", ".{0,10}"), 0..5),
@@ -259,7 +286,7 @@ mod tests {
             }
             let delivery = [Delivery::AtMostOnce, Delivery::AtLeastOnce(id), Delivery::ExactlyOnce(id)][usize::from(qos)];
             let row = Row {
-                received_at, number, delivery, retain, fingerprint: fingerprint(&topic, &payload), topic: &topic,
+                received_at, origin, number, delivery, retain, fingerprint: fingerprint(&topic, &payload), topic: &topic,
                 payload: &payload, client_id: text.as_deref(), content_type: None, response_topic: text.as_deref(),
                 correlation_data: data.as_deref(), user_properties: properties.as_properties(),
             };

@@ -2,6 +2,7 @@
 
 mod layers;
 mod reader;
+mod tap;
 #[cfg(test)]
 mod tests;
 
@@ -14,12 +15,15 @@ use dunlin_protocol::{QoS, topic};
 
 pub use layers::{ENVIRONMENT_PREFIX, Layers};
 use reader::Reader;
+pub use tap::RulesFile;
 
 use crate::error::Code;
 use crate::mqtt_client::{Address, TlsFiles};
 use crate::pipeline;
+use crate::sinks::bigquery;
 use crate::sinks::parquet::{self, Codec};
 use crate::sources::mqtt::{self, VersionChoice};
+use crate::sources::tap as source_tap;
 
 /// Something that is wrong with the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,14 +64,29 @@ pub enum LogFormat {
     Json,
 }
 
+/// Where messages come from and rows go to.
+#[derive(Debug)]
+pub enum Path {
+    /// A broker, over MQTT, into Parquet files: see [`Config::mqtt`] and [`Config::parquet`].
+    MqttToParquet,
+    /// A tap, into Parquet files.
+    TapToParquet(Box<source_tap::Settings>),
+    /// A tap, into BigQuery.
+    TapToBigQuery(Box<source_tap::Settings>, Box<bigquery::Settings>),
+}
+
 /// Everything that can be set, checked.
 #[derive(Debug)]
 pub struct Config {
-    /// The source.
+    /// From where to where.
+    pub path: Path,
+    /// Rules of the BigQuery sink.
+    pub rules: RulesFile,
+    /// The MQTT source.
     pub mqtt: mqtt::Settings,
     /// Batches.
     pub batch: pipeline::Settings,
-    /// The sink.
+    /// The Parquet sink.
     pub parquet: parquet::Settings,
     /// Address of health and metrics.
     pub ops: Option<SocketAddr>,
@@ -89,10 +108,30 @@ impl Config {
         let mut problems = Vec::new();
         let found = layers.merge(&mut problems);
         let mut read = Reader::new(found, problems);
+        let path = read.choice("adapter.source", &[("mqtt", false), ("tap", true)], false);
+        let sinks = [("parquet", false), ("bigquery", true)];
+        let path = (path, read.choice("adapter.sink", &sinks, false));
         let mqtt = read_mqtt(&mut read);
         let batch = read_batch(&mut read);
         let window = mqtt.as_ref().map_or(1, |mqtt| mqtt.receive_maximum);
         let parquet = read_parquet(&mut read, window);
+        let from_tap = tap::read_tap(&mut read, path.0);
+        let rules = tap::read_rules(&mut read);
+        let ahead = from_tap.as_ref().map_or(0, |tap| tap.ahead_bytes);
+        let to_bigquery = tap::read_bigquery(&mut read, path.1, ahead);
+        if path == (false, true) {
+            read.problem(
+                "adapter.sink",
+                "\"bigquery\" needs adapter.source = \"tap\": only a tap knows what was stored when the adapter dies",
+            );
+        }
+        let path = match path {
+            (true, true) => from_tap
+                .zip(to_bigquery)
+                .map(|(tap, bigquery)| Path::TapToBigQuery(Box::new(tap), Box::new(bigquery))),
+            (true, false) => from_tap.map(|tap| Path::TapToParquet(Box::new(tap))),
+            (false, _) => Some(Path::MqttToParquet),
+        };
         let ops = read.parsed("ops.listen", "127.0.0.1:9101", |text| match text {
             "off" => Ok(None),
             text => text.parse().map(Some).map_err(|_| {
@@ -114,17 +153,23 @@ impl Config {
         let shutdown_timeout =
             Duration::from_secs(read.integer("shutdown.timeout_seconds", 30, 1..=3600));
         let (effective, problems) = read.finish();
-        match (mqtt, ops, log_filter) {
-            (Some(mqtt), Some(ops), Some(log_filter)) if problems.is_empty() => Ok(Self {
-                mqtt,
-                batch,
-                parquet,
-                ops,
-                log_filter,
-                log_format,
-                shutdown_timeout,
-                effective,
-            }),
+        match (path, rules, mqtt, ops, log_filter) {
+            (Some(path), Some(rules), Some(mqtt), Some(ops), Some(log_filter))
+                if problems.is_empty() =>
+            {
+                Ok(Self {
+                    path,
+                    rules,
+                    mqtt,
+                    batch,
+                    parquet,
+                    ops,
+                    log_filter,
+                    log_format,
+                    shutdown_timeout,
+                    effective,
+                })
+            }
             _ => Err(problems),
         }
     }

@@ -126,6 +126,17 @@ impl Reader {
         (!text.is_empty()).then_some(text)
     }
 
+    /// A URL, shown without what `hide` hides; empty: none.
+    pub(super) fn url(
+        &mut self,
+        key: &'static str,
+        hide: impl Fn(&str) -> String,
+    ) -> Option<String> {
+        let (text, _) = self.take_text(key, "")?;
+        self.effective.push((key, toml::Value::String(hide(&text))));
+        (!text.is_empty()).then_some(text)
+    }
+
     /// A list of texts; as one text, separated by commas.
     pub(super) fn list(&mut self, key: &'static str, default: &[&str]) -> (Vec<String>, String) {
         let (mut items, mut origin) = (

@@ -1,15 +1,20 @@
 //! Every metric of the adapter: the names are in this file and nowhere else.
 
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::batch::Batch;
 use crate::sinks::parquet::Rolled;
+
+/// One label and its value.
+type Label = [(&'static str, String); 1];
 
 /// Counters and gauges. All are cheap to raise from any thread; the hot path raises them once per read or commit.
 #[derive(Debug)]
@@ -57,6 +62,22 @@ pub struct Metrics {
     pub connect_failures: Counter,
     /// Times that the broker had lost the session.
     pub sessions_lost: Counter,
+    /// Partitions of the tap that this adapter has.
+    pub tap_partitions: Gauge,
+    /// Messages in them that are not stored.
+    pub tap_lag_messages: Gauge,
+    /// Bytes of those.
+    pub tap_lag_bytes: Gauge,
+    /// Age of the oldest of those.
+    pub tap_lag_seconds: Gauge<f64, AtomicU64>,
+    /// Messages that were dropped at the tap's bound.
+    pub tap_dropped: Gauge,
+    bigquery_rows: Family<Label, Counter>,
+    bigquery_appends: Family<Label, Counter>,
+    bigquery_retries: Family<Label, Counter>,
+    bigquery_streams: Counter,
+    bigquery_schema_changes: Counter,
+    dead_letters: Family<Label, Counter>,
 }
 
 impl Default for Metrics {
@@ -86,7 +107,19 @@ impl Default for Metrics {
             connections: Counter::default(),
             connect_failures: Counter::default(),
             sessions_lost: Counter::default(),
+            tap_partitions: Gauge::default(),
+            tap_lag_messages: Gauge::default(),
+            tap_lag_bytes: Gauge::default(),
+            tap_lag_seconds: Gauge::default(),
+            tap_dropped: Gauge::default(),
+            bigquery_rows: Family::default(),
+            bigquery_appends: Family::default(),
+            bigquery_retries: Family::default(),
+            bigquery_streams: Counter::default(),
+            bigquery_schema_changes: Counter::default(),
+            dead_letters: Family::default(),
         };
+        metrics.register_tap(&mut registry);
         metrics.register(&mut registry);
         Self {
             registry,
@@ -199,6 +232,97 @@ impl Metrics {
             "Times that the source had lost the session",
             self.sessions_lost.clone(),
         );
+    }
+
+    fn register_tap(&self, to: &mut Registry) {
+        to.register(
+            "tap_partitions",
+            "Partitions of the tap that this adapter has",
+            self.tap_partitions.clone(),
+        );
+        to.register(
+            "tap_lag_messages",
+            "Messages in these partitions that are not stored",
+            self.tap_lag_messages.clone(),
+        );
+        to.register_with_unit(
+            "tap_lag",
+            "Bytes in these partitions that are not stored",
+            Unit::Bytes,
+            self.tap_lag_bytes.clone(),
+        );
+        to.register_with_unit(
+            "tap_lag",
+            "Age of the oldest message in these partitions that is not stored",
+            Unit::Seconds,
+            self.tap_lag_seconds.clone(),
+        );
+        to.register(
+            "tap_dropped_messages",
+            "Messages that these partitions have dropped at their bound",
+            self.tap_dropped.clone(),
+        );
+        to.register(
+            "bigquery_rows",
+            "Rows that BigQuery has confirmed",
+            self.bigquery_rows.clone(),
+        );
+        to.register(
+            "bigquery_appends",
+            "Requests that BigQuery has confirmed",
+            self.bigquery_appends.clone(),
+        );
+        to.register(
+            "bigquery_retries",
+            "Attempts that failed and were repeated",
+            self.bigquery_retries.clone(),
+        );
+        to.register(
+            "bigquery_streams",
+            "Write streams made",
+            self.bigquery_streams.clone(),
+        );
+        to.register(
+            "bigquery_table_checks",
+            "Times that a table was looked at anew because rows did not fit it",
+            self.bigquery_schema_changes.clone(),
+        );
+        to.register(
+            "dead_letters",
+            "Messages that fit no table",
+            self.dead_letters.clone(),
+        );
+    }
+
+    /// Counts a request that BigQuery has confirmed.
+    pub(crate) fn appended(&self, table: &str, rows: usize) {
+        let label = [("table", table.to_owned())];
+        self.bigquery_rows.get_or_create(&label).inc_by(rows as u64);
+        self.bigquery_appends.get_or_create(&label).inc();
+    }
+
+    /// Counts an attempt that is repeated.
+    pub(crate) fn repeated(&self, cause: &str) {
+        self.bigquery_retries
+            .get_or_create(&[("cause", cause.to_owned())])
+            .inc();
+    }
+
+    /// Counts a write stream.
+    pub(crate) fn stream_made(&self) {
+        self.bigquery_streams.inc();
+    }
+
+    /// Counts a look at a table that rows did not fit.
+    pub(crate) fn table_checked(&self) {
+        self.bigquery_schema_changes.inc();
+    }
+
+    /// Counts dead letters that are stored.
+    pub(crate) fn letters_stored(&self, place: &'static str, letters: usize) {
+        self.dead_letters
+            .get_or_create(&[("place", place.to_owned())])
+            .inc_by(letters as u64);
     }
 
     /// Counts a commit.

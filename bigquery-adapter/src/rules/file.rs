@@ -421,7 +421,11 @@ fn check_column_name(name: &str) -> Result<(), String> {
     }
 }
 
-fn check_table_name(name: &str) -> Result<(), String> {
+/// Whether it can be a table's name.
+///
+/// # Errors
+/// Why not.
+pub fn check_table_name(name: &str) -> Result<(), String> {
     let letters = name
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));

@@ -17,6 +17,7 @@ mod tests;
 mod value;
 
 pub use column::{Column, From};
+pub use file::check_table_name;
 pub use path::{JsonPath, PathError};
 pub use pattern::{Captures, PatternError, TopicPattern};
 pub use value::{ColumnType, ConversionError, TimeUnit, Value};

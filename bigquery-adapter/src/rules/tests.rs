@@ -35,6 +35,7 @@ fn row<'a>(topic: &'a str, payload: &'a [u8], properties: &'a UserPropertiesBuf)
         client_id: Some("c-1"),
         content_type: None,
         response_topic: None,
+        origin: None,
         correlation_data: None,
         user_properties: properties.as_properties(),
     }

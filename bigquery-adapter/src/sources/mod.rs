@@ -1,3 +1,4 @@
 //! Sources: where messages come from.
 
 pub mod mqtt;
+pub mod tap;

@@ -71,6 +71,7 @@ impl Messages for Given {
                 client_id: Some("c"),
                 content_type: None,
                 response_topic: None,
+                origin: None,
                 correlation_data: None,
                 user_properties: UserProperties::default(),
             };
@@ -107,6 +108,8 @@ async fn shared(fake: &Fake, directory: PathBuf) -> Shared {
         api,
         tables,
         dead,
+        metrics: Arc::default(),
+        health: Arc::default(),
         settings: Arc::new(Settings {
             rows: 7,
             bytes: 1 << 20,

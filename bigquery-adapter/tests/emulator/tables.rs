@@ -72,6 +72,7 @@ impl Messages for Given {
                 client_id: Some("c-1"),
                 content_type: None,
                 response_topic: Some("re/ply"),
+                origin: None,
                 correlation_data: Some(&[1, 2]),
                 user_properties: properties.as_properties(),
             };
@@ -96,6 +97,8 @@ async fn shared(emulator: &Emulator, directory: &std::path::Path) -> Shared {
         ),
         api,
         tables,
+        metrics: Arc::default(),
+        health: Arc::default(),
         settings: Arc::new(Settings {
             rows: 500,
             bytes: 1 << 20,

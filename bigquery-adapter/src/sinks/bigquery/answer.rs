@@ -62,6 +62,19 @@ pub enum Trouble {
     Endpoint,
 }
 
+impl Trouble {
+    /// A word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Permission => "PermissionDenied",
+            Self::Token => "Unauthenticated",
+            Self::Key => "EncryptionKey",
+            Self::Endpoint => "Unimplemented",
+        }
+    }
+}
+
 /// An error of a call as a whole: the connection, the RPC, or a unary call such as `CreateWriteStream`.
 #[must_use]
 pub fn judge_call(status: &tonic::Status) -> Verdict {

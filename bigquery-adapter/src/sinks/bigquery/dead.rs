@@ -180,6 +180,7 @@ impl DeadLetters {
             let hopeless = matches!(verdict, Verdict::RowsRefused(_) | Verdict::RequestRefused);
             let Some(pause) = pauses.next().filter(|_| !hopeless) else {
                 tracing::error!(
+                    code = crate::error::Code::DEAD_LETTERS.as_str(),
                     letters = letters.len(),
                     directory = %self.directory.display(),
                     "the table of dead letters takes nothing, they go to a file: {reason}"

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::partition::{Acknowledge, Messages, Partition, Shared, TakeUpError};
+use crate::error::Code;
 use crate::rules::Rules;
 
 /// What a feed tells.
@@ -115,6 +116,17 @@ pub enum RunError {
     /// The feed has ended.
     #[error("the connection to the tap is closed")]
     Closed,
+}
+
+impl RunError {
+    /// The code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::TakeUp { .. } => Code::CHECKPOINT,
+            Self::Closed => Code::TAP_REDIS,
+        }
+    }
 }
 
 /// Runs until `stop` becomes true: then what has been read is stored and acknowledged, for `drain` at the most, and the partitions are

@@ -12,6 +12,7 @@ use gcp_bigquery_client::model::table_schema::TableSchema;
 use gcp_bigquery_client::model::time_partitioning::TimePartitioning;
 
 use super::token::Tokens;
+use crate::error::Code;
 use crate::rules::{ColumnType, Field, Table};
 
 /// Google's own address.
@@ -66,6 +67,16 @@ pub enum TableError {
         /// Column.
         column: String,
     },
+    /// The request makes no sense to BigQuery.
+    #[error(
+        "BigQuery refuses to answer about {what}: {reason}; check bigquery.project, bigquery.dataset and the names in the rules"
+    )]
+    Refused {
+        /// Dataset or table.
+        what: String,
+        /// What was said.
+        reason: String,
+    },
     /// Anything else, perhaps for the moment only.
     #[error("BigQuery cannot be asked about {what}: {reason}")]
     Unavailable {
@@ -74,6 +85,25 @@ pub enum TableError {
         /// What was said.
         reason: String,
     },
+}
+
+impl TableError {
+    /// The code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::NoDataset { .. } | Self::Refused { .. } => Code::DATASET,
+            Self::Permission { .. } => Code::PERMISSION,
+            Self::Type { .. } | Self::Required { .. } => Code::TABLE,
+            Self::Unavailable { .. } => Code::BIGQUERY_UNAVAILABLE,
+        }
+    }
+
+    /// Whether it may pass by itself.
+    #[must_use]
+    pub const fn may_pass(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+    }
 }
 
 /// Where tables are.
@@ -168,12 +198,21 @@ impl Tables {
 
     fn explain(&self, what: &str, error: &BQError) -> TableError {
         let (project, dataset) = (self.project.clone(), self.dataset.clone());
-        let reason = error.to_string();
+        let reason = words(error);
         match status(error) {
+            // A quota has the code of a permission.
+            Some(403) if reason.contains("xceeded") => TableError::Unavailable {
+                what: format!("{project}:{dataset}.{what}"),
+                reason,
+            },
             Some(404) => TableError::NoDataset { project, dataset },
             Some(401 | 403) => TableError::Permission {
                 project,
                 dataset,
+                reason,
+            },
+            Some(code @ 400..500) if !matches!(code, 408 | 429) => TableError::Refused {
+                what: format!("{project}:{dataset}.{what}"),
                 reason,
             },
             _ => TableError::Unavailable {
@@ -233,6 +272,14 @@ impl Catalog for Tables {
         patched
             .map(drop)
             .map_err(|error| self.explain(&table.name, &error))
+    }
+}
+
+fn words(error: &BQError) -> String {
+    match error {
+        BQError::ResponseError { error } => error.error.message.clone(),
+        BQError::NoToken => "there is no token, see above".to_owned(),
+        other => other.to_string(),
     }
 }
 

@@ -1,7 +1,5 @@
 //! Rows turned into columns.
 
-use std::fmt::Write as _;
-
 use bytes::Bytes;
 use parquet::data_type::{BoolType, ByteArray, ByteArrayType, Int32Type, Int64Type};
 use parquet::errors::Result;
@@ -9,7 +7,7 @@ use parquet::file::writer::SerializedColumnWriter;
 
 use super::schema::Column;
 use crate::json;
-use crate::row::Row;
+use crate::row::{Row, write_message_id};
 
 /// Rows handed to a column writer at a time.
 const CHUNK: usize = 1024;
@@ -84,13 +82,18 @@ impl Rows<'_> {
     fn message_ids(&self, rows: &[Row<'_>]) -> Vec<ByteArray> {
         const LEN: usize = 8 + 1 + 16;
         let mut text = String::with_capacity(rows.len() * LEN);
+        let mut ends = Vec::with_capacity(rows.len());
         for row in rows {
+            let origin = row.origin.unwrap_or(u64::from(self.writer));
             // Writing to a String cannot fail.
-            write!(text, "{:08x}-{:016x}", self.writer, row.number).unwrap_or_default();
+            write_message_id(&mut text, origin, row.number).unwrap_or_default();
+            ends.push(text.len());
         }
         let text = Bytes::from(text);
-        (0..rows.len())
-            .map(|at| ByteArray::from(text.slice(at * LEN..(at + 1) * LEN)))
+        let starts = std::iter::once(0).chain(ends.iter().copied());
+        starts
+            .zip(&ends)
+            .map(|(start, end)| ByteArray::from(text.slice(start..*end)))
             .collect()
     }
 

@@ -31,6 +31,7 @@ pub(crate) fn row<'a>(number: u64, topic: &'a str, payload: &'a [u8]) -> Row<'a>
         client_id: None,
         content_type: None,
         response_topic: None,
+        origin: None,
         correlation_data: None,
         user_properties: UserProperties::default(),
     }

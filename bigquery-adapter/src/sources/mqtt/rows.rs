@@ -87,6 +87,7 @@ impl RowMaker {
         }
         Row {
             received_at: micros(SystemTime::now()),
+            origin: None,
             number,
             delivery,
             fingerprint,

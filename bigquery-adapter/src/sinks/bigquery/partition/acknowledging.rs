@@ -1,6 +1,6 @@
 //! Dead letters, and what may be acknowledged.
 
-use super::super::checkpoint::Checkpoint;
+use super::super::checkpoint::{Checkpoint, MAX_BYTES};
 use super::super::dead::{Filed, Letter};
 use super::super::window::Rows;
 use super::table::TableState;
@@ -59,12 +59,14 @@ impl<M: Messages> Partition<M> {
         let dead = self.shared.dead.clone();
         letters.storing = Some(Storing {
             oldest: oldest.unwrap_or(u64::MAX),
+            letters: texts.len(),
             releases: std::mem::take(&mut letters.releases),
             done: Box::pin(async move {
                 loop {
                     match dead.store(&texts).await {
                         Ok(filed) => return filed,
                         Err(error) => tracing::error!(
+                            code = crate::error::Code::DEAD_LETTERS.as_str(),
                             "dead letters can be written nowhere, neither to BigQuery nor to a file: {error}; the tap holds the messages meanwhile"
                         ),
                     }
@@ -74,19 +76,17 @@ impl<M: Messages> Partition<M> {
         });
     }
 
-    pub(super) fn stored(&mut self, _filed: Filed) {
+    pub(super) fn stored(&mut self, filed: Filed) {
         let Some(storing) = self.letters.storing.take() else {
             return;
         };
+        let place = match filed {
+            Filed::Table => "table",
+            Filed::File => "file",
+        };
+        self.shared.metrics.letters_stored(place, storing.letters);
         for (number, positions) in storing.releases {
-            if let Some(state) = self.tables.get(number) {
-                let name = state.name.clone();
-                let refused = positions
-                    .into_iter()
-                    .map(|position| (name.clone(), position));
-                self.refused.extend(refused);
-                self.to_record.push(number);
-            }
+            self.to_record.push_back((number, positions));
         }
     }
 
@@ -113,14 +113,61 @@ impl<M: Messages> Partition<M> {
         if self.made.is_empty() {
             upto = upto.max(stored);
         }
-        if upto == self.asked && self.to_record.is_empty() {
+        if upto == self.asked && self.to_record.is_empty() && !self.owed {
             return None;
         }
+        let more = upto > self.asked || self.owed;
         self.asked = upto;
         self.refused.retain(|(_, position)| *position >= upto);
         for state in &mut self.tables {
             state.progress.advance(upto);
         }
+        let (checkpoint, recorded) = self.checkpoint();
+        self.owed = checkpoint.len() > MAX_BYTES;
+        if self.owed {
+            // It is shorter when the streams that have ended are acknowledged; until then the tap holds what follows.
+            tracing::warn!(
+                bytes = checkpoint.len(),
+                "the checkpoint is too long for now: too many write streams hold rows that are not acknowledged"
+            );
+            return None;
+        }
+        if recorded.is_empty() && !more {
+            return None;
+        }
+        self.unconfirmed.push_back(recorded);
+        Some(Acknowledge { upto, checkpoint })
+    }
+
+    /// The checkpoint at the position that is asked for, with as much as finds room of what is to be recorded, and the
+    /// tables that waited for that.
+    fn checkpoint(&mut self) -> (Vec<u8>, Vec<usize>) {
+        let mut bytes = self.encode_checkpoint();
+        let mut recorded = Vec::new();
+        while let Some((number, mut positions)) = self.to_record.pop_front() {
+            positions.retain(|position| *position >= self.asked);
+            let Some(name) = self.tables.get(number).map(|state| state.name.clone()) else {
+                continue;
+            };
+            for position in &positions {
+                self.refused.insert((name.clone(), *position));
+            }
+            let longer = self.encode_checkpoint();
+            if longer.len() > MAX_BYTES && !positions.is_empty() {
+                for position in &positions {
+                    self.refused.remove(&(name.clone(), *position));
+                }
+                // Its rows are acknowledged when those before them are, and then need no place.
+                self.to_record.push_front((number, positions));
+                break;
+            }
+            bytes = longer;
+            recorded.push(number);
+        }
+        (bytes, recorded)
+    }
+
+    fn encode_checkpoint(&self) -> Vec<u8> {
         let checkpoint = Checkpoint {
             rules: self.rules.text().to_owned(),
             streams: self
@@ -130,11 +177,6 @@ impl<M: Messages> Partition<M> {
                 .collect(),
             refused: self.refused.iter().cloned().collect(),
         };
-        self.unconfirmed
-            .push_back(std::mem::take(&mut self.to_record));
-        Some(Acknowledge {
-            upto,
-            checkpoint: checkpoint.encode(),
-        })
+        checkpoint.encode()
     }
 }

@@ -67,6 +67,7 @@ impl<M: Messages> Partition<M> {
             // Everything is acknowledged: the streams of the old rules hold nothing that a crash could repeat.
             self.tables = table::states(&rules);
             self.refused.clear();
+            self.to_record.clear();
             self.rules = rules;
         }
     }

@@ -29,10 +29,13 @@ use tokio::time::{Instant, sleep_until};
 
 use super::answer::{Verdict, judge_call};
 use super::api::WriteApi;
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, MAX_BYTES};
 use super::dead::{DeadLetters, Filed, Letter};
 use super::tables::Catalog;
 use super::writer;
+use crate::error::Code;
+use crate::health::{Health, Part};
+use crate::ops::metrics::Metrics;
 use crate::row::Row;
 use crate::rules::Rules;
 use table::TableState;
@@ -64,6 +67,30 @@ pub struct Settings {
     pub ahead_bytes: usize,
 }
 
+/// Bytes that a checkpoint needs for a write stream besides names, with room.
+const STREAM_BYTES: usize = 160;
+
+/// Rules go into every checkpoint, beside the write streams of each table: both must find room.
+///
+/// # Errors
+/// They do not.
+pub fn check_size(rules: &Rules) -> Result<(), String> {
+    let tables = rules.tables().iter();
+    let streams: usize = tables
+        .map(|table| 2 * (STREAM_BYTES + 2 * table.name.len()))
+        .sum();
+    let (have, most) = (rules.text().len() + streams, MAX_BYTES * 3 / 4);
+    if have <= most {
+        return Ok(());
+    }
+    Err(format!(
+        "the rules are too large: {} bytes of text and {} tables take {have} bytes of a checkpoint, and {most} are possible. \
+         Shorten comments, or divide the rules between two taps with an adapter each",
+        rules.text().len(),
+        rules.tables().len()
+    ))
+}
+
 /// What all partitions share.
 #[derive(Debug, Clone)]
 pub struct Shared {
@@ -75,6 +102,10 @@ pub struct Shared {
     pub dead: DeadLetters,
     /// Settings.
     pub settings: Arc<Settings>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What is wrong.
+    pub health: Arc<Health>,
 }
 
 /// What a partition asks for.
@@ -118,8 +149,10 @@ pub struct Partition<M> {
     asked: u64,
     /// For each acknowledgement that is asked for and not confirmed: the tables that wait for it.
     unconfirmed: VecDeque<Vec<usize>>,
-    /// Tables that wait for the next acknowledgement to be asked.
-    to_record: Vec<usize>,
+    /// Tables that wait for the next acknowledgement to be asked, with positions that BigQuery has refused.
+    to_record: VecDeque<(usize, Vec<u64>)>,
+    /// An acknowledgement found no room for its checkpoint.
+    owed: bool,
     refused: BTreeSet<(String, u64)>,
     letters: Letters,
 }
@@ -135,6 +168,7 @@ struct Letters {
 
 struct Storing {
     oldest: u64,
+    letters: usize,
     releases: Vec<(usize, Vec<u64>)>,
     done: BoxFuture<'static, Filed>,
 }
@@ -201,7 +235,8 @@ impl<M: Messages> Partition<M> {
             made_upto: acknowledged,
             asked: acknowledged,
             unconfirmed: VecDeque::new(),
-            to_record: Vec::new(),
+            to_record: VecDeque::new(),
+            owed: false,
             refused: checkpoint.refused.into_iter().collect(),
             letters: Letters::default(),
         })
@@ -287,21 +322,41 @@ impl<M: Messages> Partition<M> {
         match event {
             table::Event::Prepared(target) => state.prepared(&self.shared, &self.rules, target),
             table::Event::Writer(event) => match event {
-                writer::Event::Done(_) => {}
-                writer::Event::Created { stream } => {
-                    state.progress.begin(&stream);
-                    self.to_record.push(number);
+                writer::Event::Done(rows) => {
+                    self.shared.metrics.appended(&state.name, rows.len());
+                    self.shared.health.set(Part::BigQuery, None);
                 }
-                writer::Event::Ended { stream, rows, .. } => state.progress.end(&stream, rows),
+                writer::Event::Created { stream } => {
+                    self.shared.metrics.stream_made();
+                    state.progress.begin(&stream);
+                    self.to_record.push_back((number, Vec::new()));
+                }
+                writer::Event::Ended { stream, rows, done } => {
+                    self.shared.metrics.appended(&state.name, done.len());
+                    state.progress.end(&stream, rows);
+                }
                 writer::Event::Refused { rows, reasons } => self.refuse(number, &rows, reasons),
-                writer::Event::Schema => state.prepare(&self.shared, &self.rules),
+                writer::Event::Schema => {
+                    self.shared.metrics.table_checked();
+                    state.prepare(&self.shared, &self.rules);
+                }
                 writer::Event::Trouble(trouble) => {
-                    tracing::error!(table = state.name, "nothing can be written: {trouble}");
+                    self.shared.metrics.repeated(trouble.name());
+                    let words = format!("table {}: {trouble}", state.name);
+                    tracing::error!(
+                        code = Code::BIGQUERY_REFUSES.as_str(),
+                        "nothing can be written: {words}"
+                    );
+                    self.shared.health.set(Part::BigQuery, Some(words));
                 }
                 writer::Event::Again(status) => {
+                    self.shared
+                        .metrics
+                        .repeated(&format!("{:?}", status.code()));
                     tracing::warn!(
+                        code = Code::BIGQUERY_AGAIN.as_str(),
                         table = state.name,
-                        code = ?status.code(),
+                        answer = ?status.code(),
                         "an attempt is repeated: {}",
                         status.message()
                     );
@@ -338,6 +393,7 @@ async fn finalize(api: &WriteApi, stream: &str, offset: u64) -> u64 {
             Err(status) => match judge_call(&status) {
                 Verdict::NewStream | Verdict::Schema => {
                     tracing::error!(
+                        code = Code::STREAM_GONE.as_str(),
                         stream,
                         "the stream is gone, with its table or by age: rows that were written and not acknowledged may be written again: {}",
                         status.message()
@@ -345,6 +401,7 @@ async fn finalize(api: &WriteApi, stream: &str, offset: u64) -> u64 {
                     return offset;
                 }
                 _ => tracing::warn!(
+                    code = Code::BIGQUERY_AGAIN.as_str(),
                     stream,
                     "it is not known yet how far the stream is: {}",
                     status.message()

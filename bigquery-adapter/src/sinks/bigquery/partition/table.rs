@@ -117,6 +117,7 @@ impl TableState {
         self.preparing = Some(Box::pin(async move {
             while let Err(error) = tables.prepare(&table).await {
                 tracing::error!(
+                    code = error.code().as_str(),
                     table = table.name,
                     "the table cannot be written to: {error}"
                 );

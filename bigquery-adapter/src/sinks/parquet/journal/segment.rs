@@ -15,7 +15,9 @@ use crate::error::{EncodingError, WarehouseError};
 use crate::ledger::Ledger;
 
 const MAGIC: [u8; 7] = *b"DUNLINJ";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// The oldest format that is read: rows and ledgers without taps.
+const OLDEST: u8 = 1;
 
 /// What a segment begins with.
 #[derive(Debug, Clone)]
@@ -48,7 +50,7 @@ impl<'a> Snapshot<'a> {
                 found: u64::from(magic[0]),
             });
         }
-        if version != VERSION {
+        if !(OLDEST..=VERSION).contains(&version) {
             return Ok(Err(version));
         }
         let writer = u32::from_le_bytes(reader.array()?);
@@ -385,8 +387,8 @@ mod tests {
         assert!(matches!(
             Segment::read(&path).unwrap_err(),
             WarehouseError::Version {
-                found: 2,
-                known: 1,
+                found: 3,
+                known: 2,
                 ..
             }
         ));

@@ -378,6 +378,7 @@ fn row(number: u64, delivery: Delivery, fingerprint: u64) -> Row<'static> {
         client_id: None,
         content_type: None,
         response_topic: None,
+        origin: None,
         correlation_data: None,
         user_properties: UserProperties::default(),
     }

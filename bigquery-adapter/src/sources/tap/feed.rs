@@ -1,0 +1,145 @@
+//! The tap as a feed of the BigQuery sink.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use dunlin_sync::cluster::tap::{Consumer, Event};
+use tokio::time::{Interval, interval};
+
+use super::lag::Lag;
+use super::{Tap, TapMessages};
+use crate::health::{Health, Part};
+use crate::ops::metrics::Metrics;
+use crate::sinks::bigquery::partition::Acknowledge;
+use crate::sinks::bigquery::run::{Fed, Feed};
+
+/// Between two looks at the lag.
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub struct TapFeed {
+    tap: Arc<Tap>,
+    consumer: Consumer,
+    lag: Lag,
+    ticks: Interval,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+}
+
+impl std::fmt::Debug for TapFeed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TapFeed")
+            .field("consumer", &self.consumer)
+            .finish_non_exhaustive()
+    }
+}
+
+impl TapFeed {
+    /// Reads by this consumer.
+    #[must_use]
+    pub fn new(
+        tap: Arc<Tap>,
+        consumer: Consumer,
+        health: Arc<Health>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            tap,
+            consumer,
+            lag: Lag::default(),
+            ticks: interval(LOOK_EVERY),
+            health,
+            metrics,
+        }
+    }
+
+    fn look(&self) {
+        self.lag.tell(self.consumer.held(), &self.metrics);
+        let problem = self.tap.problem();
+        self.metrics.connected.set(i64::from(problem.is_none()));
+        self.health.set(Part::Source, problem);
+    }
+
+    fn fed(&mut self, event: Event) -> Fed<TapMessages> {
+        match event {
+            Event::Assigned {
+                partition,
+                epoch,
+                level,
+                checkpoint,
+            } => {
+                tracing::info!(
+                    partition,
+                    epoch,
+                    waiting = level.messages,
+                    "partition taken"
+                );
+                self.lag.assigned(partition);
+                Fed::Assigned {
+                    partition,
+                    epoch,
+                    acknowledged: level.acknowledged,
+                    checkpoint: checkpoint.to_vec(),
+                }
+            }
+            Event::Batch(batch) => {
+                self.lag.read(&batch);
+                let messages = batch.positions.end - batch.positions.start;
+                self.metrics.received.inc_by(messages);
+                self.metrics.received_bytes.inc_by(batch.bytes() as u64);
+                Fed::Messages {
+                    partition: batch.partition,
+                    epoch: batch.epoch,
+                    messages: TapMessages(batch),
+                }
+            }
+            Event::Acknowledged {
+                partition,
+                epoch,
+                upto,
+                ..
+            } => {
+                self.lag.acknowledged(partition, upto);
+                Fed::Acknowledged { partition, epoch }
+            }
+            Event::Lost { partition, epoch } => {
+                tracing::info!(partition, epoch, "partition given up");
+                self.lag.lost(partition);
+                Fed::Lost { partition, epoch }
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Feed for TapFeed {
+    type Messages = TapMessages;
+
+    async fn next(&mut self) -> Option<Fed<TapMessages>> {
+        loop {
+            tokio::select! {
+                event = self.consumer.next() => return Some(self.fed(event.ok()?)),
+                _ = self.ticks.tick() => self.look(),
+            }
+        }
+    }
+
+    fn acknowledge(&mut self, partition: u16, epoch: u64, acknowledge: Acknowledge) {
+        let Acknowledge { upto, checkpoint } = acknowledge;
+        let checkpoint = Bytes::from(checkpoint);
+        if let Err(error) = self
+            .consumer
+            .acknowledge(partition, epoch, upto, checkpoint)
+        {
+            // The partition keeps to the bound; were it not so, the tap would hold the rest.
+            tracing::error!(partition, "{error}");
+        }
+    }
+
+    async fn leave(self) {
+        self.consumer.leave().await;
+        self.tap.close().await;
+    }
+}
