@@ -7,6 +7,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use gcp_bigquery_client::google::cloud::bigquery::storage::v1::append_rows_request::Rows;
 use gcp_bigquery_client::google::cloud::bigquery::storage::v1::append_rows_response::{
@@ -58,6 +59,11 @@ pub(crate) struct State {
     pub offset_errors: u32,
     /// Streams that were made.
     pub created: u32,
+    /// No call is answered.
+    pub down: bool,
+    /// Appends are executed up to so many milliseconds after they have come.
+    pub late_ms: u64,
+    turns: u64,
     /// Tokens that came with calls.
     pub tokens: Vec<String>,
 }
@@ -97,7 +103,30 @@ impl Fake {
             .connect_with_connector_lazy(connector)
     }
 
+    /// Serves over TCP.
+    pub(crate) async fn serve(self, listener: tokio::net::TcpListener) {
+        let incoming = tonic::transport::server::TcpIncoming::from(listener);
+        let server = tonic::transport::Server::builder().add_service(self);
+        server.serve_with_incoming(incoming).await.unwrap();
+    }
+
+    fn late(&self) -> u64 {
+        let mut state = self.state();
+        let most = state.late_ms;
+        if most == 0 {
+            return 0;
+        }
+        state.turns = state
+            .turns
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state.turns >> 33) % most
+    }
+
     fn call(&self) -> Result<(), Status> {
+        if self.state().down {
+            return Err(Status::unavailable("as the test wants it"));
+        }
         match &mut self.state().calls_fail {
             Some((code, left)) if *left > 0 => {
                 *left -= 1;
@@ -149,6 +178,9 @@ impl Fake {
         };
         let rows = data.rows.unwrap_or_default().serialized_rows;
         let mut state = self.state();
+        if state.down {
+            return Err(Status::unavailable("as the test wants it"));
+        }
         let fault = state.faults.pop_front().flatten();
         match fault {
             Some(Fault::End(code)) => return Err(Status::new(code, "as the test wants it")),
@@ -235,6 +267,11 @@ impl Fake {
             while let Ok(Some(request)) = requests.message().await {
                 if !request.write_stream.is_empty() {
                     stream.clone_from(&request.write_stream);
+                }
+                // What has come is executed, also when who sent it is dead by then.
+                let late = fake.late();
+                if late > 0 {
+                    tokio::time::sleep(Duration::from_millis(late)).await;
                 }
                 let answer = fake.append(&stream, request);
                 let ends = answer.is_err();

@@ -188,9 +188,7 @@ impl Mosquitto {
         command
             .args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-V", "5"])
             .args(arguments);
-        let mut process = Process::start(command.stdin(Stdio::piped()));
-        let input = process.0.stdin.take();
-        Publisher { process, input }
+        Publisher::over(&mut command)
     }
 }
 
@@ -200,6 +198,13 @@ pub struct Publisher {
 }
 
 impl Publisher {
+    /// Starts a program that publishes the lines it is given.
+    pub fn over(command: &mut Command) -> Self {
+        let mut process = Process::start(command.stdin(Stdio::piped()));
+        let input = process.0.stdin.take();
+        Self { process, input }
+    }
+
     pub fn line(&mut self, text: &str) {
         writeln!(self.input.as_mut().unwrap(), "{text}").unwrap();
     }

@@ -43,8 +43,8 @@ pub enum Fed<M> {
     Acknowledged {
         /// Of which partition.
         partition: u16,
-        /// Under which lease.
-        epoch: u64,
+        /// What [`Feed::acknowledge`] gave back.
+        number: u64,
     },
     /// A partition is not ours any more.
     Lost {
@@ -64,8 +64,9 @@ pub trait Feed: Send {
     /// Waits for what happens next. Cancel safe. `None`: nothing will happen any more.
     async fn next(&mut self) -> Option<Fed<Self::Messages>>;
 
-    /// Stores that everything below `upto` is done, and the checkpoint with it.
-    fn acknowledge(&mut self, partition: u16, epoch: u64, acknowledge: Acknowledge);
+    /// Stores that everything below `upto` is done, and the checkpoint with it. Gives a number by which [`Fed::Acknowledged`] tells that
+    /// it is stored.
+    fn acknowledge(&mut self, partition: u16, epoch: u64, acknowledge: Acknowledge) -> u64;
 
     /// Gives all partitions back.
     async fn leave(self);
@@ -79,6 +80,10 @@ enum Command<M> {
 
 struct Worker<M> {
     epoch: u64,
+    /// Tells this worker from an earlier one of the same partition: a lease that was lost and taken again can have the same epoch.
+    life: u64,
+    /// Numbers of the acknowledgements that it has asked for and that are not stored.
+    asked: VecDeque<u64>,
     commands: mpsc::Sender<Command<M>>,
     /// Commands that found no room.
     waiting: VecDeque<Command<M>>,
@@ -142,6 +147,7 @@ pub async fn run<F: Feed>(
     drain: Duration,
 ) -> Result<(), RunError> {
     let mut workers: BTreeMap<u16, Worker<F::Messages>> = BTreeMap::new();
+    let mut lives = 0_u64;
     let mut idle: BTreeMap<u16, bool> = BTreeMap::new();
     // Each worker has few things to say at a time.
     let (say, mut said) = mpsc::channel::<(u16, u64, Said)>(256);
@@ -161,7 +167,8 @@ pub async fn run<F: Feed>(
                     let rules = Arc::clone(&rules.borrow());
                     let start = Start { partition, epoch, acknowledged, checkpoint, rules };
                     idle.insert(partition, false);
-                    workers.insert(partition, worker(start, shared.clone(), say.clone()));
+                    lives += 1;
+                    workers.insert(partition, worker(start, lives, shared.clone(), say.clone()));
                 }
                 Fed::Messages { partition, epoch, messages } if until.is_none() => {
                     tell(&mut workers, partition, epoch, Command::Give(messages));
@@ -169,19 +176,29 @@ pub async fn run<F: Feed>(
                 }
                 // What is not stored is given again to whoever has the partition next.
                 Fed::Messages { .. } => {}
-                Fed::Acknowledged { partition, epoch } => tell(&mut workers, partition, epoch, Command::Confirmed),
+                Fed::Acknowledged { partition, number } => {
+                    if let Some(worker) = workers.get_mut(&partition)
+                        && worker.asked.front() == Some(&number)
+                    {
+                        worker.asked.pop_front();
+                        worker.tell(Command::Confirmed);
+                    }
+                }
                 Fed::Lost { partition, epoch } => {
                     if workers.get(&partition).is_some_and(|worker| worker.epoch == epoch) {
                         workers.remove(&partition);
                     }
                 }
             },
-            Some((partition, epoch, words)) = said.recv() => {
-                let current = workers.get_mut(&partition).filter(|worker| worker.epoch == epoch);
+            Some((partition, life, words)) = said.recv() => {
+                let current = workers.get_mut(&partition).filter(|worker| worker.life == life);
                 let Some(worker) = current else { continue };
                 worker.hand_over();
                 match words {
-                    Said::Acknowledge(acknowledge) => feed.acknowledge(partition, epoch, acknowledge),
+                    Said::Acknowledge(acknowledge) => {
+                        let number = feed.acknowledge(partition, worker.epoch, acknowledge);
+                        worker.asked.push_back(number);
+                    }
                     Said::Idle(is_idle) => {
                         idle.insert(partition, is_idle && worker.waiting.is_empty());
                     }
@@ -248,6 +265,7 @@ struct Start {
 
 fn worker<M: Messages + 'static>(
     start: Start,
+    life: u64,
     shared: Shared,
     say: mpsc::Sender<(u16, u64, Said)>,
 ) -> Worker<M> {
@@ -255,26 +273,29 @@ fn worker<M: Messages + 'static>(
     let epoch = start.epoch;
     Worker {
         epoch,
+        life,
+        asked: VecDeque::new(),
         commands,
         waiting: VecDeque::new(),
-        task: tokio::spawn(work(start, shared, receiver, say)),
+        task: tokio::spawn(work(start, life, shared, receiver, say)),
     }
 }
 
 async fn work<M: Messages>(
     start: Start,
+    life: u64,
     shared: Shared,
     mut commands: mpsc::Receiver<Command<M>>,
     say: mpsc::Sender<(u16, u64, Said)>,
 ) {
-    let (number, epoch) = (start.partition, start.epoch);
+    let number = start.partition;
     let taken_up =
         Partition::take_up(shared, start.rules, start.acknowledged, &start.checkpoint).await;
     let mut partition = match taken_up {
         Ok(partition) => partition,
         Err(error) => {
             // Nobody listening means that nobody runs the adapter any more.
-            drop(say.send((number, epoch, Said::Failed(error))).await);
+            drop(say.send((number, life, Said::Failed(error))).await);
             return;
         }
     };
@@ -304,7 +325,7 @@ async fn work<M: Messages>(
                 }
             }
         };
-        if say.send((number, epoch, words)).await.is_err() {
+        if say.send((number, life, words)).await.is_err() {
             return;
         }
     }

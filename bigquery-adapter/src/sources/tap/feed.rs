@@ -97,12 +97,12 @@ impl TapFeed {
             }
             Event::Acknowledged {
                 partition,
-                epoch,
                 upto,
+                number,
                 ..
             } => {
                 self.lag.acknowledged(partition, upto);
-                Fed::Acknowledged { partition, epoch }
+                Fed::Acknowledged { partition, number }
             }
             Event::Lost { partition, epoch } => {
                 tracing::info!(partition, epoch, "partition given up");
@@ -126,16 +126,17 @@ impl Feed for TapFeed {
         }
     }
 
-    fn acknowledge(&mut self, partition: u16, epoch: u64, acknowledge: Acknowledge) {
+    fn acknowledge(&mut self, partition: u16, epoch: u64, acknowledge: Acknowledge) -> u64 {
         let Acknowledge { upto, checkpoint } = acknowledge;
         let checkpoint = Bytes::from(checkpoint);
-        if let Err(error) = self
+        let asked = self
             .consumer
-            .acknowledge(partition, epoch, upto, checkpoint)
-        {
+            .acknowledge(partition, epoch, upto, checkpoint);
+        asked.unwrap_or_else(|error| {
             // The partition keeps to the bound; were it not so, the tap would hold the rest.
             tracing::error!(partition, "{error}");
-        }
+            0
+        })
     }
 
     async fn leave(self) {

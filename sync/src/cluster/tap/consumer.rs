@@ -627,7 +627,8 @@ impl Consumer {
             .partitions
             .get_mut(&partition)
             .and_then(|state| state.lease.as_mut())
-            .filter(|lease| lease.epoch == epoch)
+            // A lease that was lost and taken again may have the same epoch, and reads from elsewhere.
+            .filter(|lease| lease.epoch == epoch && lease.reading && lease.read == from)
         else {
             return;
         };

@@ -160,12 +160,8 @@ impl Definition {
     /// The partition of a publisher: all of its messages are in one.
     #[must_use]
     pub fn partition_of(&self, client_id: &str) -> u16 {
-        let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-        for byte in client_id.as_bytes() {
-            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-        // The high bits of this hash are the better ones.
-        ((hash >> 32) % u64::from(self.partitions.max(1))) as u16
+        let hash = xxhash_rust::xxh3::xxh3_64(client_id.as_bytes());
+        (hash % u64::from(self.partitions.max(1))) as u16
     }
 
     /// The definition in a message of the table of retained messages; `None`: it is a message.
@@ -372,4 +368,24 @@ pub async fn undefine(backplane: &dyn Backplane, name: &str) -> Result<(), Defin
         head: head(Kind::Table, ReplicaId(0)),
     };
     ask(backplane, request).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn publishers_whose_names_differ_in_a_letter_are_spread_over_the_partitions() {
+        let mut definition = Definition::new("t", ["#"]);
+        definition.partitions = 4;
+        let mut counts = [0_u32; 4];
+        for number in 0..1_000 {
+            counts[usize::from(definition.partition_of(&format!("d{number}")))] += 1;
+        }
+        assert!(counts.iter().all(|count| *count > 200), "{counts:?}");
+        let few: std::collections::BTreeSet<u16> = (b'a'..=b'j')
+            .map(|letter| definition.partition_of(&char::from(letter).to_string()))
+            .collect();
+        assert_eq!(few.len(), 4);
+    }
 }

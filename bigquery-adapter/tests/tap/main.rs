@@ -1,0 +1,13 @@
+//! Brokers, Redis, adapters and a BigQuery in the test: whoever is killed and whatever fails, each message is one row.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+#[path = "../bigquery/fake.rs"]
+#[allow(dead_code, reason = "the in-process tests use the rest")]
+mod fake;
+mod kills;
+mod rest;
+mod starting;
+#[path = "../support/mod.rs"]
+mod support;
+mod world;
