@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 use crate::config::Layers;
 
@@ -71,12 +71,38 @@ pub struct Cli {
     /// Any setting, such as --set parquet.roll_ms=1000.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_and_value)]
     pub set: Vec<(String, String)>,
+    /// Something to be done at once, instead of running.
+    #[command(subcommand)]
+    pub command: Option<Command>,
     /// Check the configuration and end.
     #[arg(long)]
     pub check_config: bool,
     /// Print the effective configuration, secrets masked, and end.
     #[arg(long)]
     pub print_config: bool,
+}
+
+/// What ends by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// What the running adapter says of itself: readiness, lag, rows, retries.
+    Status,
+    /// Messages that fit no table.
+    #[command(subcommand)]
+    DeadLetters(LetterCommand),
+}
+
+/// What is done with dead letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub enum LetterCommand {
+    /// Lists those whose messages are not in their tables, with the reason.
+    List {
+        /// Letters of each table, at most.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+    /// Makes rows of them again, by the rules as they are now, and stores those that fit. May be repeated; one at a time.
+    Replay,
 }
 
 const EXIT_CODES: &str = "Exit codes:

@@ -12,6 +12,7 @@
 
 pub mod batch;
 pub mod cli;
+pub mod commands;
 pub mod config;
 mod encoding;
 pub mod error;

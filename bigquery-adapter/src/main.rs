@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use dunlin_bigquery_adapter::cli::Cli;
+use dunlin_bigquery_adapter::cli::{Cli, Command};
 use dunlin_bigquery_adapter::config::{Config, Path};
 use dunlin_bigquery_adapter::error::Code;
-use dunlin_bigquery_adapter::{logging, run};
+use dunlin_bigquery_adapter::{commands, logging, run};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -16,6 +16,7 @@ const MAX_THREADS: usize = 4;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let (check, print) = (cli.check_config, cli.print_config);
+    let command = cli.command.clone();
     let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let config = match Config::load(&cli.layers(environment)) {
@@ -34,9 +35,29 @@ fn main() -> ExitCode {
         return show("the configuration is valid\n");
     }
     logging::start(&config.log_filter, config.log_format);
+    if let Some(command) = command {
+        return at_once(&command, &config);
+    }
     match serve(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure,
+    }
+}
+
+fn at_once(command: &Command, config: &Config) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let done = match runtime {
+        Ok(runtime) => runtime.block_on(commands::run(command, config)),
+        Err(error) => Err(format!("a thread could not be started: {error}")),
+    };
+    match done {
+        Ok(text) => show(&text),
+        Err(problem) => {
+            eprintln!("{problem}");
+            ExitCode::from(1)
+        }
     }
 }
 

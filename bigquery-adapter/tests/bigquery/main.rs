@@ -1,5 +1,6 @@
 //! The BigQuery sink against a strict server with faults: every message is stored once, whatever happens.
 
 mod catalog;
+#[allow(dead_code, reason = "the tests with processes use the rest")]
 mod fake;
 mod runs;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
+use dunlin_bigquery_adapter::sinks::bigquery::tables::Tables;
 use dunlin_bigquery_adapter::sinks::bigquery::token::{Credentials, Tokens};
 use gcp_bigquery_client::Client;
 use gcp_bigquery_client::client_builder::ClientBuilder;
@@ -104,6 +105,14 @@ impl Emulator {
             .create(Dataset::new(PROJECT, DATASET))
             .await
             .unwrap();
+    }
+
+    /// Tables as the adapter sees them.
+    pub(crate) async fn tables(&self) -> Tables {
+        let tokens = Tokens::open(&Credentials::None).await.unwrap();
+        Tables::new(&self.rest, tokens, PROJECT, DATASET)
+            .await
+            .unwrap()
     }
 
     /// Rows of a query, as texts; NULL is `None`.

@@ -1,4 +1,6 @@
 //! The BigQuery sink against the emulator: REST, appends with offsets, and the SQL that analysts would ask.
 
 mod emulator;
+mod letters;
+mod sql;
 mod tables;

@@ -81,7 +81,7 @@ impl Messages for Given {
     }
 }
 
-async fn shared(emulator: &Emulator, directory: &std::path::Path) -> Shared {
+pub(crate) async fn shared(emulator: &Emulator, directory: &std::path::Path) -> Shared {
     let tokens = Tokens::open(&Credentials::None).await.unwrap();
     let api = WriteApi::new(&emulator.grpc, tokens.clone()).unwrap();
     let tables = Tables::new(&emulator.rest, tokens, PROJECT, DATASET)
@@ -134,7 +134,7 @@ async fn write(
     kept
 }
 
-fn text(text: &str) -> Option<String> {
+pub(crate) fn text(text: &str) -> Option<String> {
     Some(text.to_owned())
 }
 

@@ -9,9 +9,18 @@ use crate::fake::Fault;
 use crate::support::{Random, wait_for};
 use crate::world::{Load, World};
 
-const CLIENTS: [(&str, &str); 5] = [("a", "1"), ("b", "2"), ("c", "1"), ("d", "2"), ("e", "1")];
+const CLIENTS: [(&str, &str); 8] = [
+    ("a", "1"),
+    ("b", "2"),
+    ("c", "1"),
+    ("d", "2"),
+    ("e", "1"),
+    ("f", "2"),
+    ("g", "1"),
+    ("h", "2"),
+];
 
-fn kills(default: u64) -> u64 {
+pub(crate) fn kills(default: u64) -> u64 {
     let kills = std::env::var("CHAOS_KILLS").ok();
     kills
         .and_then(|kills| kills.parse().ok())
@@ -77,6 +86,7 @@ fn adapters_killed_at_any_moment_neither_lose_nor_repeat_a_row() {
         }
     }
     world.fake.state().faults.clear();
+    world.fake.state().late_ms = 0;
     let sent = load.finish();
     wait_for_rows(&world, &sent);
     world.assert_exactly(&sent);

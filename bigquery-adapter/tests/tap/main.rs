@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod content;
 #[path = "../bigquery/fake.rs"]
 #[allow(dead_code, reason = "the in-process tests use the rest")]
 mod fake;
 mod kills;
+mod parquet;
 mod rest;
 mod starting;
 #[path = "../support/mod.rs"]

@@ -166,7 +166,7 @@ impl World {
             ("bigquery.endpoint", &self.grpc_url),
             ("bigquery.rest_endpoint", &self.rest_url),
             ("bigquery.dead_letter_directory", &dead),
-            ("bigquery.rows", "50"),
+            ("bigquery.rows", "100"),
             ("bigquery.age_ms", "20"),
             ("shutdown.timeout_seconds", "20"),
         ];
@@ -294,7 +294,7 @@ impl Load {
             let thread = std::thread::spawn(move || {
                 let mut sent = 0_u64;
                 while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                    for _ in 0..10 {
+                    for _ in 0..4 {
                         publisher.line(&sent.to_string());
                         sent += 1;
                     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use backon::BackoffBuilder;
 use gcp_bigquery_client::google::cloud::bigquery::storage::v1::ProtoSchema;
 use gcp_bigquery_client::google::cloud::bigquery::storage::v1::append_rows_response::Response;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tonic::Status;
 
@@ -18,7 +18,7 @@ use super::api::{MAX_REQUEST, WriteApi};
 use super::encode;
 use super::tables::{Catalog, TableError};
 use super::window::{Append, Rows};
-use crate::row::Row;
+use crate::row::{Delivery, Row, UserPropertiesBuf};
 use crate::rules::{ColumnType, Field, Table, Value};
 
 /// Attempts at the table before a file takes the letters.
@@ -27,7 +27,7 @@ const ATTEMPTS: usize = 8;
 const MAX_PAYLOAD: usize = 8 << 20;
 
 /// A message that has no place.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Letter {
     /// When the broker accepted it, in microseconds since 1970-01-01 UTC.
     pub received_at: i64,
@@ -40,7 +40,7 @@ pub struct Letter {
     /// Topic.
     pub topic: String,
     /// Body.
-    #[serde(serialize_with = "hexadecimal", rename = "payload_hex")]
+    #[serde(with = "hexadecimal", rename = "payload_hex")]
     pub payload: Vec<u8>,
     /// Publisher.
     pub client_id: Option<String>,
@@ -48,16 +48,69 @@ pub struct Letter {
     pub qos: u8,
     /// The retain flag.
     pub retain: bool,
+    /// Property of the message.
+    pub content_type: Option<String>,
+    /// Property of the message.
+    pub response_topic: Option<String>,
+    /// Property of the message.
+    #[serde(with = "optional_hexadecimal", rename = "correlation_data_hex")]
+    pub correlation_data: Option<Vec<u8>>,
+    /// User properties in their order.
+    pub user_properties: Vec<(String, String)>,
 }
 
-fn hexadecimal<S: serde::Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-    use std::fmt::Write as _;
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        // Writing to a String does not fail.
-        let _written = write!(text, "{byte:02x}").is_ok();
+/// Bytes as hexadecimal digits.
+mod hexadecimal {
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        use std::fmt::Write as _;
+        let mut text = String::with_capacity(bytes.len() * 2);
+        for byte in bytes {
+            // Writing to a String does not fail.
+            let _written = write!(text, "{byte:02x}").is_ok();
+        }
+        serializer.serialize_str(&text)
     }
-    serializer.serialize_str(&text)
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(from)?;
+        super::from_hexadecimal(&text).ok_or_else(|| D::Error::custom("no hexadecimal digits"))
+    }
+}
+
+/// The same, where there may be none.
+mod optional_hexadecimal {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    struct Hex(#[serde(with = "super::hexadecimal")] Vec<u8>);
+
+    pub(super) fn serialize<S: Serializer>(
+        bytes: &Option<Vec<u8>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        bytes.clone().map(Hex).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Vec<u8>>, D::Error> {
+        Ok(Option::<Hex>::deserialize(from)?.map(|hex| hex.0))
+    }
+}
+
+/// Bytes of pairs of hexadecimal digits.
+pub(super) fn from_hexadecimal(text: &str) -> Option<Vec<u8>> {
+    let digit = |digit: u8| char::from(digit).to_digit(16);
+    let pairs = text.as_bytes().chunks(2);
+    pairs
+        .map(|pair| match pair {
+            [high, low] => u8::try_from(digit(*high)? << 4 | digit(*low)?).ok(),
+            _ => None,
+        })
+        .collect()
 }
 
 impl Letter {
@@ -74,12 +127,51 @@ impl Letter {
             client_id: row.client_id.map(str::to_owned),
             qos: row.delivery.qos(),
             retain: row.retain,
+            content_type: row.content_type.map(str::to_owned),
+            response_topic: row.response_topic.map(str::to_owned),
+            correlation_data: row.correlation_data.map(<[u8]>::to_vec),
+            user_properties: row
+                .user_properties
+                .iter()
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .collect(),
         }
+    }
+
+    /// Gives the message as a row again.
+    pub fn with_row<T>(&self, use_it: impl FnOnce(&Row<'_>) -> T) -> T {
+        let mut pairs = UserPropertiesBuf::default();
+        for (key, value) in &self.user_properties {
+            pairs.push(key, value);
+        }
+        use_it(&Row {
+            received_at: self.received_at,
+            origin: None,
+            number: 0,
+            delivery: match self.qos {
+                0 => Delivery::AtMostOnce,
+                1 => Delivery::AtLeastOnce(0),
+                _ => Delivery::ExactlyOnce(0),
+            },
+            fingerprint: 0,
+            retain: self.retain,
+            topic: &self.topic,
+            payload: &self.payload,
+            client_id: self.client_id.as_deref(),
+            content_type: self.content_type.as_deref(),
+            response_topic: self.response_topic.as_deref(),
+            correlation_data: self.correlation_data.as_deref(),
+            user_properties: pairs.as_properties(),
+        })
     }
 
     fn encode(&self, failed_at: i64) -> Vec<u8> {
         let payload = self.payload.get(..MAX_PAYLOAD).unwrap_or(&self.payload);
         let text = |text: &'_ str| Value::Text(text.to_owned().into());
+        let mut pairs = UserPropertiesBuf::default();
+        for (key, value) in &self.user_properties {
+            pairs.push(key, value);
+        }
         let values = [
             Value::Int(failed_at),
             Value::Int(self.received_at),
@@ -91,6 +183,13 @@ impl Letter {
             self.client_id.as_deref().map_or(Value::Null, text),
             Value::Int(i64::from(self.qos)),
             Value::Bool(self.retain),
+            self.content_type.as_deref().map_or(Value::Null, text),
+            self.response_topic.as_deref().map_or(Value::Null, text),
+            self.correlation_data
+                .as_deref()
+                .map_or(Value::Null, Value::Bytes),
+            Value::Pairs(pairs.as_properties()),
+            Value::Int(i64::try_from(self.payload.len()).unwrap_or(i64::MAX)),
         ];
         let mut out = Vec::new();
         encode::encode(&values, &mut out);
@@ -118,6 +217,11 @@ pub fn table(name: &str) -> Table {
             field("client_id", ColumnType::String),
             field("qos", ColumnType::Int64),
             field("retain", ColumnType::Bool),
+            field("content_type", ColumnType::String),
+            field("response_topic", ColumnType::String),
+            field("correlation_data", ColumnType::Bytes),
+            field("user_properties", ColumnType::Pairs),
+            field("payload_bytes", ColumnType::Int64),
         ],
         partition_by: "failed_at".to_owned(),
         cluster_by: vec!["table_name".to_owned()],
@@ -165,6 +269,15 @@ impl DeadLetters {
     /// # Errors
     /// When a file cannot be written either; then it is worth another attempt, and nothing is acknowledged meanwhile.
     pub async fn store(&self, letters: &[Letter]) -> Result<Filed, std::io::Error> {
+        // What is longer than a row may be is whole in a file only.
+        let long: Vec<Letter> = letters
+            .iter()
+            .filter(|letter| letter.payload.len() > MAX_PAYLOAD)
+            .cloned()
+            .collect();
+        if !long.is_empty() {
+            self.write_file(&long).await?;
+        }
         let now = crate::sinks::parquet::micros(std::time::SystemTime::now());
         let mut pauses = backon::ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(100))
@@ -266,11 +379,20 @@ mod tests {
             client_id: None,
             qos: 1,
             retain: false,
+            content_type: Some("x".to_owned()),
+            response_topic: None,
+            correlation_data: Some(vec![1]),
+            user_properties: vec![("k".to_owned(), "v".to_owned())],
         };
         let text = serde_json::to_string(&letter).unwrap();
         assert_eq!(
             text,
-            r#"{"received_at":5,"message_id":"1-2","table":"t","reason":"\"warm\" is no FLOAT64","topic":"a/b","payload_hex":"00ff","client_id":null,"qos":1,"retain":false}"#
+            r#"{"received_at":5,"message_id":"1-2","table":"t","reason":"\"warm\" is no FLOAT64","topic":"a/b","payload_hex":"00ff","client_id":null,"qos":1,"retain":false,"content_type":"x","response_topic":null,"correlation_data_hex":"01","user_properties":[["k","v"]]}"#
         );
+        assert_eq!(serde_json::from_str::<Letter>(&text).unwrap(), letter);
+        assert!(serde_json::from_str::<Letter>(&text.replace("00ff", "0")).is_err());
+        letter.with_row(|row| {
+            assert_eq!(Letter::new(row, "1-2", "t", letter.reason.clone()), letter)
+        });
     }
 }

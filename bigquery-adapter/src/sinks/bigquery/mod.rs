@@ -9,6 +9,7 @@ pub mod api;
 pub mod checkpoint;
 pub mod dead;
 pub mod encode;
+pub mod letters;
 pub mod open;
 pub mod partition;
 pub mod progress;

@@ -6,6 +6,7 @@ use gcp_bigquery_client::client_builder::ClientBuilder;
 use gcp_bigquery_client::error::BQError;
 use gcp_bigquery_client::model::clustering::Clustering;
 use gcp_bigquery_client::model::field_type::FieldType;
+use gcp_bigquery_client::model::query_request::QueryRequest;
 use gcp_bigquery_client::model::table::Table as RestTable;
 use gcp_bigquery_client::model::table_field_schema::TableFieldSchema;
 use gcp_bigquery_client::model::table_schema::TableSchema;
@@ -176,6 +177,53 @@ impl Tables {
             Ok(_) => Ok(()),
             Err(error) => Err(self.explain(&self.dataset, &error)),
         }
+    }
+
+    /// Rows of a query: cells as BigQuery's REST API has them.
+    ///
+    /// # Errors
+    /// The query is refused, or takes longer than a minute.
+    pub async fn query(&self, sql: &str) -> Result<Vec<Vec<serde_json::Value>>, TableError> {
+        let mut request = QueryRequest::new(sql);
+        request.timeout_ms = Some(60_000);
+        let answer = self.client.job().query(&self.project, request).await;
+        let answer = answer.map_err(|error| self.explain("the query", &error))?;
+        let errors = answer.errors.unwrap_or_default();
+        if answer.job_complete == Some(false) || !errors.is_empty() {
+            return Err(TableError::Unavailable {
+                what: "a query".to_owned(),
+                reason: format!("it has not finished: {errors:?}"),
+            });
+        }
+        let rows = answer.rows.unwrap_or_default().into_iter();
+        let cells = |row: gcp_bigquery_client::model::table_row::TableRow| {
+            let cells = row.columns.unwrap_or_default().into_iter();
+            cells.map(|cell| cell.value.unwrap_or_default()).collect()
+        };
+        Ok(rows.map(cells).collect())
+    }
+
+    /// Whether a table is there.
+    ///
+    /// # Errors
+    /// That cannot be told.
+    pub async fn exists(&self, table: &str) -> Result<bool, TableError> {
+        let got = self
+            .client
+            .table()
+            .get(&self.project, &self.dataset, table, None)
+            .await;
+        match got {
+            Ok(_) => Ok(true),
+            Err(error) if status(&error) == Some(404) => Ok(false),
+            Err(error) => Err(self.explain(table, &error)),
+        }
+    }
+
+    /// Name of a table as SQL has it.
+    #[must_use]
+    pub fn quoted(&self, table: &str) -> String {
+        format!("`{}.{}.{table}`", self.project, self.dataset)
     }
 
     async fn create(&self, table: &Table) -> Result<(), BQError> {
