@@ -22,8 +22,8 @@ build: ## Release binaries of broker, bigquery-adapter and loadtest, in target/r
 run: deps ## Broker, adapter and a fleet that replays real measurements, then an SQL answer (KEEP=1 leaves them running)
 	KEEP=$(KEEP) scripts/run
 
-cluster: deps ## Redis, replicas, load balancer, adapter and fleet; a replica dies, another joins, the SQL answer is exact (KEEP=1)
-	KEEP=$(KEEP) scripts/cluster
+cluster: deps ## Redis, replicas, load balancer, adapter and fleet; a replica dies, another joins, the SQL answer is exact (KEEP=1, SINK=bigquery)
+	KEEP=$(KEEP) SINK=$(SINK) scripts/cluster
 
 test: deps ## Everything: unit, property, conformance and end-to-end tests with foreign clients
 	scripts/test
