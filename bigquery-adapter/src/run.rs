@@ -111,6 +111,9 @@ struct Seen {
 /// See [`RunError`].
 pub async fn run(config: Config, told: Told) -> Result<(), RunError> {
     let seen = Seen::default();
+    // Whoever asks from the first moment on must not take it for ready.
+    let starting = Some("starting".to_owned());
+    seen.health.set(Part::Source, starting);
     let ops = bind_ops(&config).await?;
     let serving = serve_ops(ops, seen.clone());
     let mut stopping = told.shutdown.clone();

@@ -1,5 +1,7 @@
 //! The BigQuery sink against a strict server with faults: every message is stored once, whatever happens.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod catalog;
 #[allow(dead_code, reason = "the tests with processes use the rest")]
 mod fake;

@@ -350,3 +350,48 @@ fn whatever_fails_every_message_is_stored_once_and_in_order() {
         runtime.block_on(run(seed));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn after_ten_minutes_without_bigquery_everything_is_written_once() {
+    let fake = Fake::default();
+    let directory = tempfile::tempdir().unwrap();
+    let shared = shared(&fake, directory.path().to_owned()).await;
+    let source: Vec<Given> = (0..100)
+        .map(|batch| Given {
+            positions: 1 + batch * 10..11 + batch * 10,
+            gap: 0..0,
+            poisoned: Vec::new(),
+        })
+        .collect();
+    let outage = {
+        let fake = fake.clone();
+        async move {
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            fake.state().down = true;
+            tokio::time::sleep(Duration::from_secs(600)).await;
+            fake.state().down = false;
+        }
+    };
+    let before = tokio::time::Instant::now();
+    tokio::spawn(outage);
+    let mut kept = Kept {
+        upto: 1,
+        checkpoint: Vec::new(),
+    };
+    let rules = Arc::new(Rules::parse(RULES).unwrap());
+    let mut partition = Partition::take_up(shared, rules, 1, &[]).await.unwrap();
+    let limit = Duration::from_secs(700);
+    assert!(work(&mut partition, &source, &mut kept, limit, &mut Dice(1)).await);
+    assert!(
+        before.elapsed() > Duration::from_secs(600),
+        "there was no outage"
+    );
+    for (table, even, tag) in [
+        ("messages", false, id_of_messages as fn(&[u8]) -> String),
+        ("even", true, id_of_even),
+    ] {
+        let numbers = (1..1_001).filter(|number| (number % 2 == 0) == even);
+        let expected: Vec<String> = numbers.map(|number| format!("m-{number}")).collect();
+        same(&ids(&fake, table, tag), &expected, table);
+    }
+}

@@ -140,7 +140,7 @@ async fn every_view_and_query_for_analysts_gives_the_right_answer() {
             vec!["d1", "d2"],
         ),
         (
-            "select topic, (select value from unnest(user_properties) where key = 'site' limit 1) as site from `D.messages` \
+            "select topic, (select property.value from unnest(user_properties) as property where property.key = 'site' limit 1) as site from `D.messages` \
              where message_id = 'm4'",
             vec!["plant/a/d2 NULL"],
         ),

@@ -387,7 +387,7 @@ impl Setup {
     }
 }
 
-fn python() -> PathBuf {
+pub fn python() -> PathBuf {
     if let Some(python) = std::env::var_os("DUNLIN_PYTHON") {
         return PathBuf::from(python);
     }

@@ -56,6 +56,9 @@ fn one_poisoned_row_among_ten_thousand_is_the_only_dead_letter() {
         Some("BigQuery refuses the row: poisoned")
     );
     assert_eq!(letter.payload.as_deref(), Some(&b"poison"[..]));
+    wait_for("the lag to be told", || {
+        (setup.metric("dunlin_adapter_tap_lag_messages") == Some(0)).then_some(())
+    });
     let metrics = setup.get("/metrics").unwrap().1;
     for line in [
         "dunlin_adapter_bigquery_rows_total{table=\"messages\"} 9999",
@@ -160,4 +163,74 @@ fn rules_and_columns_change_under_load_and_no_row_is_lost_or_repeated() {
             .all(|row| Stored::decode(row.as_slice()).unwrap().topic.as_deref() == Some("probe"))
     );
     assert!(adapter.terminate().success());
+}
+
+#[test]
+fn bodies_that_are_no_text_and_the_longest_topics_are_rows() {
+    let world = World::start();
+    let setup = world.adapter();
+    let adapter = setup.start_ready();
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.display().to_string()
+    };
+    let binary = [0xff, 0x00, 0xfe, 0x80];
+    let large: Vec<u8> = (0..256 * 1024).map(|n: u32| (n % 251) as u8).collect();
+    let topic = "t/".to_owned() + &"x".repeat(65_533);
+    world.publish(&[
+        "-i",
+        "c",
+        "-q",
+        "1",
+        "-t",
+        "binary",
+        "-f",
+        &file("binary", &binary),
+    ]);
+    world.publish(&[
+        "-i",
+        "c",
+        "-q",
+        "1",
+        "-t",
+        "large",
+        "-f",
+        &file("large", &large),
+    ]);
+    world.publish(&["-i", "c", "-q", "1", "-t", &topic, "-m", "far"]);
+    world.publish(&["-i", "c", "-q", "1", "-t", "empty", "-n"]);
+    wait_for("the rows", || (world.count("messages") >= 4).then_some(()));
+    let rows: Vec<Stored> = world
+        .rows("messages")
+        .iter()
+        .map(|row| Stored::decode(row.as_slice()).unwrap())
+        .filter(|row| row.client_id.as_deref() == Some("c"))
+        .collect();
+    let found: Vec<(&str, &[u8])> = rows
+        .iter()
+        .map(|row| {
+            (
+                row.topic.as_deref().unwrap(),
+                row.payload.as_deref().unwrap_or_default(),
+            )
+        })
+        .collect();
+    let expected: Vec<(&str, &[u8])> = vec![
+        ("binary", &binary),
+        ("large", &large),
+        (&topic, b"far"),
+        ("empty", b""),
+    ];
+    assert!(
+        found == expected,
+        "{:?}",
+        found
+            .iter()
+            .map(|(topic, body)| (topic.len(), body.len()))
+            .collect::<Vec<_>>()
+    );
+    assert!(adapter.terminate().success());
+    setup.assert_log_has_only(&[]);
 }

@@ -6,6 +6,7 @@ mod content;
 #[path = "../bigquery/fake.rs"]
 #[allow(dead_code, reason = "the in-process tests use the rest")]
 mod fake;
+mod identity;
 mod kills;
 mod parquet;
 mod rest;

@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 
 use crate::fake::Fake;
 use crate::rest::Rest;
-use crate::support::{Process, Publisher, Setup, free_port, wait_for};
+use crate::support::{Process, Publisher, Setup, free_port, python, wait_for};
 
 /// Fields of `messages` that matter here, by their numbers in the default table.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -145,6 +145,24 @@ impl World {
         command
     }
 
+    /// Kills the broker.
+    pub(crate) fn kill_broker(&mut self) {
+        self.broker.take().unwrap().kill();
+    }
+
+    /// Publishes once, with these arguments.
+    pub(crate) fn publish(&self, arguments: &[&str]) {
+        assert!(self.mosquitto_pub(arguments).status().unwrap().success());
+    }
+
+    /// A publisher of lines whose session outlives its broker.
+    pub(crate) fn lasting_publisher(&self, client: &str, topic: &str) -> Publisher {
+        let mut command = Command::new(python());
+        let port = self.broker_port.to_string();
+        command.args(["-c", LASTING_PUBLISHER, &port, client, topic]);
+        Publisher::over(&mut command)
+    }
+
     /// A publisher of lines.
     pub(crate) fn publisher(&self, client: &str, topic: &str, qos: &str) -> Publisher {
         let arguments = ["-i", client, "-t", topic, "-q", qos, "-l"];
@@ -199,6 +217,9 @@ impl World {
         let mut clients: BTreeMap<String, Vec<u64>> = BTreeMap::new();
         for row in self.rows("messages") {
             let row = Stored::decode(row.as_slice()).unwrap();
+            if row.topic.as_deref() == Some("probe") {
+                continue;
+            }
             let text = String::from_utf8(row.payload.unwrap_or_default()).unwrap();
             let rows = clients
                 .entry(row.client_id.unwrap_or_default())
@@ -211,38 +232,17 @@ impl World {
     /// Each client's numbers are there once, from 0 on, in order.
     #[track_caller]
     pub(crate) fn assert_exactly(&self, sent: &[(String, u64)]) {
+        assert_once(self.by_client(), sent);
+    }
+
+    /// Each client's numbers are there once, in any order: what is sent again after a connection broke may come later.
+    #[track_caller]
+    pub(crate) fn assert_each_once(&self, sent: &[(String, u64)]) {
         let mut found = self.by_client();
-        found.remove("probe");
-        for (client, count) in sent {
-            let numbers = found.remove(client).unwrap_or_default();
-            let expected: Vec<u64> = (0..*count).collect();
-            if numbers == expected {
-                continue;
-            }
-            let mut seen = BTreeMap::new();
-            for number in &numbers {
-                *seen.entry(*number).or_insert(0) += 1;
-            }
-            let missing: Vec<u64> = expected
-                .iter()
-                .copied()
-                .filter(|n| !seen.contains_key(n))
-                .collect();
-            let twice: Vec<u64> = seen
-                .iter()
-                .filter(|(_, times)| **times > 1)
-                .map(|(n, _)| *n)
-                .collect();
-            panic!(
-                "{client}: {} rows of {count}; missing {:?} ({}), more than once {:?} ({})",
-                numbers.len(),
-                missing.get(..missing.len().min(20)),
-                missing.len(),
-                twice.get(..twice.len().min(20)),
-                twice.len()
-            );
-        }
-        assert!(found.is_empty(), "rows of nobody: {:?}", found.keys());
+        found
+            .values_mut()
+            .for_each(|numbers| numbers.sort_unstable());
+        assert_once(found, sent);
     }
 
     /// Nothing of the tap is left in Redis.
@@ -263,6 +263,40 @@ impl World {
     }
 }
 
+#[track_caller]
+fn assert_once(mut found: BTreeMap<String, Vec<u64>>, sent: &[(String, u64)]) {
+    for (client, count) in sent {
+        let numbers = found.remove(client).unwrap_or_default();
+        let expected: Vec<u64> = (0..*count).collect();
+        if numbers == expected {
+            continue;
+        }
+        let mut seen = BTreeMap::new();
+        for number in &numbers {
+            *seen.entry(*number).or_insert(0) += 1;
+        }
+        let missing: Vec<u64> = expected
+            .iter()
+            .copied()
+            .filter(|n| !seen.contains_key(n))
+            .collect();
+        let twice: Vec<u64> = seen
+            .iter()
+            .filter(|(_, times)| **times > 1)
+            .map(|(n, _)| *n)
+            .collect();
+        panic!(
+            "{client}: {} rows of {count}; missing {:?} ({}), more than once {:?} ({})",
+            numbers.len(),
+            missing.get(..missing.len().min(20)),
+            missing.len(),
+            twice.get(..twice.len().min(20)),
+            twice.len()
+        );
+    }
+    assert!(found.is_empty(), "rows of nobody: {:?}", found.keys());
+}
+
 impl Drop for World {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -279,6 +313,39 @@ impl Drop for World {
     }
 }
 
+/// Publishes the lines of its input, and waits until each is acknowledged, whatever happens to the connection.
+const LASTING_PUBLISHER: &str = r#"
+import sys
+import time
+import paho.mqtt.client as mqtt
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+port, name, topic = sys.argv[1:]
+client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=name, protocol=mqtt.MQTTv5)
+client.max_inflight_messages_set(20)
+client.reconnect_delay_set(0.1, 0.5)
+keep = Properties(PacketTypes.CONNECT)
+keep.SessionExpiryInterval = 600
+acknowledged = []
+client.on_publish = lambda *arguments: acknowledged.append(arguments[2])
+client.connect("127.0.0.1", int(port), clean_start=False, properties=keep)
+client.loop_start()
+sent = 0
+for line in sys.stdin:
+    client.publish(topic, line.strip(), qos=2)
+    sent += 1
+until = time.monotonic() + 50
+while len(acknowledged) < sent:
+    assert time.monotonic() < until, f"{len(acknowledged)} of {sent} are acknowledged"
+    time.sleep(0.05)
+client.disconnect()
+client.loop_stop()
+"#;
+
+/// QoS 2 in a session that outlives the broker.
+pub(crate) const LASTING: &str = "2, lasting";
+
 /// Publishes numbers from 0 on until told to stop; gives how many.
 pub(crate) struct Load {
     clients: Vec<(String, std::thread::JoinHandle<u64>)>,
@@ -289,7 +356,11 @@ impl Load {
     pub(crate) fn start(world: &World, clients: &[(&str, &str)]) -> Self {
         let stop = std::sync::Arc::<std::sync::atomic::AtomicBool>::default();
         let clients = clients.iter().map(|(client, qos)| {
-            let mut publisher = world.publisher(client, &format!("load/{client}"), qos);
+            let topic = format!("load/{client}");
+            let mut publisher = match *qos {
+                LASTING => world.lasting_publisher(client, &topic),
+                qos => world.publisher(client, &topic, qos),
+            };
             let stop = std::sync::Arc::clone(&stop);
             let thread = std::thread::spawn(move || {
                 let mut sent = 0_u64;

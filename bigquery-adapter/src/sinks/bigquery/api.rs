@@ -170,7 +170,7 @@ impl WriteApi {
 
 enum Side {
     Opening(BoxFuture<'static, Result<Streaming<AppendRowsResponse>, Status>>),
-    Open(Streaming<AppendRowsResponse>),
+    Open(Box<Streaming<AppendRowsResponse>>),
 }
 
 /// One `AppendRows` call: many requests, an answer for each in their order.
@@ -235,7 +235,7 @@ impl Connection {
             match &mut self.side {
                 Side::Opening(opening) => {
                     let opened = opening.await?;
-                    self.side = Side::Open(opened);
+                    self.side = Side::Open(Box::new(opened));
                 }
                 Side::Open(answers) => {
                     return answers
