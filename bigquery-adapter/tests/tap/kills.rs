@@ -139,7 +139,12 @@ fn while_bigquery_or_redis_is_away_everything_waits_and_is_there_once_afterwards
 fn a_lease_that_ends_while_requests_are_under_way_repeats_nothing() {
     let world = World::start();
     // Large requests: a partition is handed over when what was read ahead is stored, and each request takes up to a second.
-    let large = ["--set", "bigquery.rows=5000", "--set", "bigquery.age_ms=500"];
+    let large = [
+        "--set",
+        "bigquery.rows=5000",
+        "--set",
+        "bigquery.age_ms=500",
+    ];
     let setups = [world.adapter().and(&large), world.adapter().and(&large)];
     let first = setups[0].start_ready();
     let load = Load::start(&world, &CLIENTS);
