@@ -205,6 +205,11 @@ impl Publisher {
         Self { process, input }
     }
 
+    /// Id of its process.
+    pub fn id(&self) -> u32 {
+        self.process.0.id()
+    }
+
     pub fn line(&mut self, text: &str) {
         writeln!(self.input.as_mut().unwrap(), "{text}").unwrap();
     }

@@ -348,7 +348,7 @@ pub(crate) const LASTING: &str = "2, lasting";
 
 /// Publishes numbers from 0 on until told to stop; gives how many.
 pub(crate) struct Load {
-    clients: Vec<(String, std::thread::JoinHandle<u64>)>,
+    clients: Vec<(String, u32, std::thread::JoinHandle<u64>)>,
     stop: std::sync::Arc<std::sync::atomic::AtomicBool>,
 }
 
@@ -362,6 +362,7 @@ impl Load {
                 qos => world.publisher(client, &topic, qos),
             };
             let stop = std::sync::Arc::clone(&stop);
+            let process = publisher.id();
             let thread = std::thread::spawn(move || {
                 let mut sent = 0_u64;
                 while !stop.load(std::sync::atomic::Ordering::Relaxed) {
@@ -375,7 +376,7 @@ impl Load {
                 publisher.finish();
                 sent
             });
-            ((*client).to_owned(), thread)
+            ((*client).to_owned(), process, thread)
         });
         Self {
             clients: clients.collect(),
@@ -384,11 +385,24 @@ impl Load {
     }
 
     /// Waits until everything is acknowledged.
-    pub(crate) fn finish(self) -> Vec<(String, u64)> {
+    pub(crate) fn finish(mut self) -> Vec<(String, u64)> {
         self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        let clients = self.clients.into_iter();
+        let clients = std::mem::take(&mut self.clients).into_iter();
         clients
-            .map(|(client, thread)| (client, thread.join().unwrap()))
+            .map(|(client, _, thread)| (client, thread.join().unwrap()))
             .collect()
+    }
+}
+
+impl Drop for Load {
+    /// A test that has failed leaves no publisher behind.
+    fn drop(&mut self) {
+        for (_, process, _) in &self.clients {
+            drop(
+                Command::new("kill")
+                    .args(["-9", &process.to_string()])
+                    .status(),
+            );
+        }
     }
 }
