@@ -6,7 +6,8 @@
 //!
 //! - What is sent again has the same rows at the same offsets, so it does not matter whether the first attempt has arrived.
 //! - When rows are taken out, those behind them get other offsets. That is done only when every request that was sent is
-//!   answered, or the stream is finalized: no request with an old offset can arrive later.
+//!   answered, or the stream is finalized: no request with an old offset can arrive later. What was under way on a connection that
+//!   has ended is never answered, and may still arrive: [`Window::may_renumber`].
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -89,6 +90,8 @@ pub struct Window {
     sent: usize,
     /// Answers to ignore: of requests that have been sent and will be sent again.
     stale: usize,
+    /// One more than the offset of the last request that was under way on a connection that has ended: it may arrive late.
+    adrift: i64,
     next_offset: i64,
     bytes: usize,
 }
@@ -198,11 +201,25 @@ impl Window {
 
     /// The connection is gone: everything is sent again on the next one.
     pub fn disconnected(&mut self) {
+        // With stale answers the oldest has been answered, and those behind it are under way.
+        let under_way = match self.stale {
+            0 => self.sent,
+            stale => stale + 1,
+        };
+        let last = self.appends.iter().take(under_way).next_back();
+        self.adrift = self.adrift.max(last.map_or(0, |append| append.offset + 1));
         self.stale = 0;
         self.sent = 0;
     }
 
-    /// Takes rows out of the oldest request and moves up what follows. Only when [drained](Self::is_drained).
+    /// Whether rows may get other offsets in this stream: nothing that was sent with an offset that is still free can arrive any more. Otherwise a new
+    /// stream is needed first.
+    #[must_use]
+    pub fn may_renumber(&self) -> bool {
+        self.is_drained() && self.adrift <= self.oldest_offset()
+    }
+
+    /// Takes rows out of the oldest request and moves up what follows. Only when that [may be](Self::may_renumber).
     pub fn take_out(&mut self, indices: &[usize]) -> Rows {
         let mut taken = Rows::default();
         if let Some(append) = self.appends.front_mut() {
@@ -244,7 +261,7 @@ impl Window {
     /// A new stream, after the old one has been finalized with `stored` rows. Rows that are stored are done, the others begin
     /// at offset 0.
     pub fn restart(&mut self, stored: i64) -> Rows {
-        self.disconnected();
+        (self.stale, self.sent, self.adrift) = (0, 0, 0);
         let mut done = Rows::default();
         while let Some(append) = self.appends.front_mut() {
             let Ok(inside) = usize::try_from(stored - append.offset) else {
@@ -383,7 +400,11 @@ mod tests {
         Accept,
         Fail,
         Refuse(u8),
-        Cut { arrived: bool },
+        Cut {
+            arrived: bool,
+        },
+        /// Something that was under way when a connection was cut arrives.
+        Late(u8),
         NewStream,
     }
 
@@ -395,17 +416,19 @@ mod tests {
             Just(Event::Fail),
             (0_u8..6).prop_map(Event::Refuse),
             any::<bool>().prop_map(|arrived| Event::Cut { arrived }),
+            any::<u8>().prop_map(Event::Late),
             Just(Event::NewStream),
         ]
     }
 
-    /// A server that keeps to offsets, and requests under way on the connection.
+    /// A server that keeps to offsets, requests under way on the connection, and those of earlier connections, which nobody gets an answer to.
     #[derive(Default)]
     struct Server {
         table: Vec<u64>,
         /// Rows of the table before this stream.
         before: usize,
         under_way: VecDeque<Append>,
+        adrift: VecDeque<Append>,
     }
 
     impl Server {
@@ -421,6 +444,22 @@ mod tests {
                 self.table.extend_from_slice(append.rows.positions());
             }
             Some((append, stored))
+        }
+
+        /// A new stream: what was sent to the old one is refused.
+        fn restart(&mut self) {
+            self.before = self.table.len();
+            self.under_way.clear();
+            self.adrift.clear();
+        }
+
+        fn arrive(&mut self, number: u8) {
+            let at = usize::from(number) % self.adrift.len().max(1);
+            if let Some(append) = self.adrift.remove(at)
+                && append.offset == self.end()
+            {
+                self.table.extend_from_slice(append.rows.positions());
+            }
         }
     }
 
@@ -456,22 +495,29 @@ mod tests {
                                     server.execute(true).unwrap();
                                     window.answered();
                                 }
-                                refused.extend_from_slice(window.take_out(&[usize::from(index)]).positions());
+                                if window.may_renumber() {
+                                    refused.extend_from_slice(window.take_out(&[usize::from(index)]).positions());
+                                } else {
+                                    done.extend_from_slice(window.restart(server.end()).positions());
+                                    server.restart();
+                                }
                             }
                             _ => window.again(),
                         }
                     }
                     Event::Cut { arrived } => {
-                        // What is under way may still be executed, in its order.
-                        while !server.under_way.is_empty() {
-                            server.execute(!arrived).unwrap();
+                        // What is under way may still be executed: in its order now, or at any time later.
+                        if arrived {
+                            while server.execute(false).is_some() {}
                         }
+                        let under_way = std::mem::take(&mut server.under_way);
+                        server.adrift.extend(under_way);
                         window.disconnected();
                     }
+                    Event::Late(number) => server.arrive(number),
                     Event::NewStream => {
                         done.extend_from_slice(window.restart(server.end()).positions());
-                        server.before = server.table.len();
-                        server.under_way.clear();
+                        server.restart();
                     }
                 }
             }

@@ -331,13 +331,19 @@ impl Writer {
             return None;
         };
         match after {
-            After::TakeOut(refused) => Some(self.take_out(refused)),
+            After::TakeOut(refused) => self.take_out(refused),
             After::Halve(_) if self.window.halve() => None,
-            After::Halve(reason) => Some(self.take_out(vec![(0, reason)])),
+            After::Halve(reason) => self.take_out(vec![(0, reason)]),
         }
     }
 
-    fn take_out(&mut self, mut refused: Vec<(usize, String)>) -> Event {
+    fn take_out(&mut self, mut refused: Vec<(usize, String)>) -> Option<Event> {
+        if !self.window.may_renumber() {
+            // A new stream first, where the rows are refused again.
+            let status =
+                Status::aborted("requests of a connection that has ended may still arrive");
+            return self.failed(Verdict::NewStream, status);
+        }
         refused.retain(|(index, _)| *index < self.window.oldest_len());
         let indices: Vec<usize> = refused.iter().map(|(index, _)| *index).collect();
         let rows = self.window.take_out(&indices);
@@ -345,7 +351,7 @@ impl Writer {
         let mut reasons: Vec<String> = refused.into_iter().map(|(_, reason)| reason).collect();
         reasons.reverse();
         self.state = State::Waiting;
-        Event::Refused { rows, reasons }
+        Some(Event::Refused { rows, reasons })
     }
 
     fn disconnected(&mut self, status: Status) -> Option<Event> {
