@@ -1,14 +1,18 @@
 //! Consumers share partitions, take over from each other, and what is full is full.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use dunlin_sync::cluster::tap::{
-    CHECKPOINT_MAX, CheckpointTooLong, DefinitionError, Event, TapBound, TapRequest, known,
+    CHECKPOINT_MAX, CheckpointTooLong, Consumer, ConsumerOptions, DefinitionError, Event, TapBound,
+    TapRequest, known, look,
 };
-use dunlin_sync::cluster::{AppendFate, Reply, Request};
+use dunlin_sync::cluster::{AppendFate, Backplane, Reply, Request};
 
-use crate::rig::{BOUND, Warehouse, append, append_many, appending, at, consume, join, make};
+use crate::rig::{
+    BOUND, RECEIVED_AT, Warehouse, append, append_many, appending, at, consume, join, make, options,
+};
 use crate::support::{LIMIT, RedisServer, ask, connect};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -101,6 +105,191 @@ async fn consumers_have_their_fair_share_and_take_over_from_the_dead() {
                 .expect("it takes over"),
         );
     }
+}
+
+/// Lets all of them go on until they have so many partitions each, and gives the batches that come to `heed`.
+async fn until_shares(
+    consumers: &mut [&mut Consumer],
+    shares: &[usize],
+    limit: Duration,
+    mut heed: impl FnMut(usize, &mut Consumer, Event),
+) {
+    let until = tokio::time::Instant::now() + limit;
+    loop {
+        let mut found: Vec<usize> = consumers
+            .iter()
+            .map(|consumer| consumer.held().count())
+            .collect();
+        found.sort_unstable();
+        if found == shares {
+            return;
+        }
+        assert!(
+            tokio::time::Instant::now() < until,
+            "{found:?} instead of {shares:?}"
+        );
+        for (number, consumer) in consumers.iter_mut().enumerate() {
+            let step = Duration::from_millis(10);
+            while let Ok(event) = tokio::time::timeout(step, consumer.next()).await {
+                heed(number, consumer, event.unwrap());
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn four_partitions_are_two_one_and_one_for_three_consumers() {
+    let server = RedisServer::start(&[]);
+    let redis = connect(server.url());
+    make(&redis, 4).await;
+    let mut one = join(&redis, 1).await;
+    until_shares(&mut [&mut one], &[4], LIMIT, |_, _, _| {}).await;
+    let (mut other, mut third) = (join(&redis, 2).await, join(&redis, 3).await);
+    let mut all = [&mut one, &mut other, &mut third];
+    until_shares(&mut all, &[1, 1, 2], LIMIT, |_, _, _| {}).await;
+    let mut fourth = join(&redis, 4).await;
+    let mut all = [&mut one, &mut other, &mut third, &mut fourth];
+    until_shares(&mut all, &[1, 1, 1, 1], LIMIT, |_, _, _| {}).await;
+    one.leave().await;
+    other.leave().await;
+    let mut all = [&mut third, &mut fourth];
+    until_shares(&mut all, &[2, 2], LIMIT, |_, _, _| {}).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_from_outside_shows_who_has_what_and_takes_nothing() {
+    let server = RedisServer::start(&[]);
+    let redis = connect(server.url());
+    assert!(look(&*redis, "t").await.unwrap().is_none());
+    make(&redis, 2).await;
+    let nobody = look(&*redis, "t").await.unwrap().unwrap();
+    assert_eq!(nobody.consumers, []);
+    assert_eq!(nobody.partitions.len(), 2);
+    assert!(nobody.partitions.iter().all(|partition| {
+        (partition.consumer, partition.oldest_at) == (None, None) && partition.level.messages == 0
+    }));
+    append_many(&redis, 7, 1, 1..300).await;
+    let mut one = join(&redis, 5).await;
+    let (mut epoch, mut assigned) = (0, 0);
+    while epoch == 0 || assigned < 2 {
+        match one.next().await.unwrap() {
+            Event::Assigned { .. } => assigned += 1,
+            Event::Batch(batch) => epoch = batch.epoch,
+            // This machine was elsewhere for longer than the lease.
+            Event::Lost { .. } => assigned -= 1,
+            other @ Event::Acknowledged { .. } => panic!("{other:?}"),
+        }
+    }
+    // In the middle of the first frame.
+    one.acknowledge(1, epoch, 3, Bytes::new()).unwrap();
+    while !matches!(one.next().await.unwrap(), Event::Acknowledged { .. }) {}
+    for _ in 0..2 {
+        let state = look(&*redis, "t").await.unwrap().unwrap();
+        assert_eq!(state.definition.partitions, 2);
+        assert_eq!(state.consumers, [5]);
+        let of = state.partitions[1];
+        assert_eq!((of.partition, of.consumer, of.epoch), (1, Some(5), epoch));
+        assert_eq!((of.level.acknowledged, of.level.messages), (3, 297));
+        assert!(of.level.bytes > 0);
+        assert_eq!(of.oldest_at, Some(RECEIVED_AT + 3), "of the third one");
+        assert!(of.lease_left <= options().lease && !of.lease_left.is_zero());
+        assert_eq!(state.partitions[0].consumer, Some(5));
+        assert_eq!(state.partitions[0].oldest_at, None);
+    }
+    one.leave().await;
+    let left = look(&*redis, "t").await.unwrap().unwrap();
+    assert_eq!(left.consumers, []);
+    assert_eq!(left.partitions[1].consumer, None);
+    assert_eq!(left.partitions[1].epoch, epoch);
+    assert_eq!(left.partitions[1].level.messages, 297);
+}
+
+/// A consumer that stores and never says so: what it has given up is given again, what it has kept is not touched.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_acknowledged_in_time_is_handed_over_unless_it_must_be_worked_off() {
+    let server = RedisServer::start(&[]);
+    let redis = connect(server.url());
+    make(&redis, 2).await;
+    let mut expected = append_many(&redis, 7, 0, 1..200).await;
+    expected.extend(append_many(&redis, 7, 1, 200..400).await);
+    let backplane: Arc<dyn Backplane> = redis.clone();
+    let slow = ConsumerOptions {
+        hand_over: Duration::MAX,
+        ..options()
+    };
+    let mut slow = Consumer::join(Arc::clone(&backplane), "t", 1, slow)
+        .await
+        .unwrap();
+    let mut kept = Vec::new();
+    while kept.len() < 2 {
+        if let Event::Batch(batch) = slow.next().await.unwrap() {
+            kept.push(batch);
+        }
+    }
+    let mut quick = join(&redis, 2).await;
+    // It must be told of the other one, and keeps both for longer than others would.
+    let until = tokio::time::Instant::now() + Duration::from_millis(3_500);
+    while tokio::time::Instant::now() < until {
+        let step = Duration::from_millis(20);
+        drop(tokio::time::timeout(step, slow.next()).await);
+        drop(tokio::time::timeout(step, quick.next()).await);
+    }
+    assert_eq!((slow.held().count(), quick.held().count()), (2, 0));
+    let mut warehouse = Warehouse::default();
+    for batch in kept.drain(..) {
+        warehouse.store(&batch);
+        let (partition, epoch, upto) = (batch.partition, batch.epoch, batch.positions.end);
+        slow.acknowledge(partition, epoch, upto, Bytes::new())
+            .unwrap();
+    }
+    until_shares(
+        &mut [&mut slow, &mut quick],
+        &[1, 1],
+        LIMIT,
+        |_, _, event| {
+            if let Event::Batch(batch) = event {
+                warehouse.store(&batch);
+            }
+        },
+    )
+    .await;
+    // The quick one reads and acknowledges nothing either, and gives up what a third one should have.
+    let more = append_many(&redis, 8, 0, 400..500).await;
+    expected.extend(more);
+    expected.extend(append_many(&redis, 8, 1, 500..600).await);
+    slow.leave().await;
+    until_shares(&mut [&mut quick], &[2], LIMIT, |_, _, _| {}).await;
+    let read = |held: dunlin_sync::cluster::tap::Held| held.read == held.level.tail;
+    while !quick.held().all(read) {
+        quick.next().await.unwrap();
+    }
+    let mut third = join(&redis, 3).await;
+    let mut lost = Vec::new();
+    until_shares(
+        &mut [&mut quick, &mut third],
+        &[1, 1],
+        LIMIT,
+        |number, consumer, event| match (number, event) {
+            (0, Event::Lost { partition, .. }) => lost.push(partition),
+            (1, Event::Batch(batch)) => {
+                warehouse.store(&batch);
+                let (partition, epoch, upto) = (batch.partition, batch.epoch, batch.positions.end);
+                consumer
+                    .acknowledge(partition, epoch, upto, Bytes::new())
+                    .unwrap();
+            }
+            _ => {}
+        },
+    )
+    .await;
+    assert_eq!(lost.len(), 1, "one of the two was handed over");
+    drop(quick);
+    consume(&mut third, &mut warehouse, |warehouse| {
+        warehouse.rows.len() >= expected.len()
+    })
+    .await;
+    expected.sort_unstable();
+    assert_eq!(warehouse.sorted(), expected, "each once");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -64,7 +64,7 @@ impl Draw {
             0 => held + 1,
             _ => held,
         };
-        Request::Tap(match self.below(20) {
+        Request::Tap(match self.below(21) {
             0..8 => return self.append(partition),
             8..11 => TapRequest::Lease {
                 of,
@@ -92,6 +92,7 @@ impl Draw {
                 consumer: 1 + self.below(5),
                 lease_ms: if self.below(3) == 0 { 0 } else { 600_000 },
             },
+            19 => TapRequest::Look { of },
             _ if self.below(2) == 0 => TapRequest::Known {
                 tap: "t".into(),
                 replica: ReplicaId(1 + self.below(5)),
@@ -104,10 +105,15 @@ impl Draw {
 
 async fn answer(backplane: &dyn Backplane, request: &Request) -> Reply {
     let answers = tokio::time::timeout(LIMIT, backplane.execute(vec![request.clone()])).await;
-    answers
+    let mut answer = answers
         .unwrap()
         .remove(0)
-        .unwrap_or_else(|error| panic!("{request:?}: {error}"))
+        .unwrap_or_else(|error| panic!("{request:?}: {error}"));
+    // Their clocks differ, and no lease ends meanwhile.
+    if let Reply::Tap(TapReply::Seen { left_ms, .. }) = &mut answer {
+        *left_ms = u64::from(*left_ms > 0);
+    }
+    answer
 }
 
 async fn run(seed: u64, url: &str, met: &mut BTreeSet<&'static str>) {
@@ -164,6 +170,13 @@ async fn run(seed: u64, url: &str, met: &mut BTreeSet<&'static str>) {
                     "leased"
                 });
             }
+            Reply::Tap(TapReply::Seen { first, .. }) => {
+                met.insert(if first.is_some() {
+                    "seen"
+                } else {
+                    "seen empty"
+                });
+            }
             Reply::Tap(TapReply::Read { frames, .. }) if frames.len() > 1 => {
                 met.insert("read");
             }
@@ -182,7 +195,15 @@ async fn the_model_of_a_tap_and_redis_give_the_same_answers() {
     }
     let met: Vec<_> = met.into_iter().collect();
     let all = [
-        "appended", "dropped", "fenced", "full", "leased", "read", "repeated",
+        "appended",
+        "dropped",
+        "fenced",
+        "full",
+        "leased",
+        "read",
+        "repeated",
+        "seen",
+        "seen empty",
     ];
     assert_eq!(met, all, "cases that were met");
 }

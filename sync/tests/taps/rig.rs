@@ -28,6 +28,9 @@ pub(crate) fn at(partition: u16) -> TapPartition {
     }
 }
 
+/// When messages were accepted, less their numbers.
+pub(crate) const RECEIVED_AT: u64 = 1_700_000_000_000_000;
+
 /// An entry of a frame as replicas write them: tag, length, number, message.
 pub(crate) fn entry(number: u64, payload: &[u8]) -> Bytes {
     let message = Message::new(MessageParts {
@@ -37,7 +40,7 @@ pub(crate) fn entry(number: u64, payload: &[u8]) -> Bytes {
         qos: QoS::AtLeastOnce,
         retain: false,
         expires_at: None,
-        received_at: 1,
+        received_at: RECEIVED_AT + number,
         publisher: Some("p".into()),
         id: 0,
     });

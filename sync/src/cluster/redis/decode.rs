@@ -71,6 +71,7 @@ pub(super) fn decode(shape: Shape, value: Value) -> Option<Reply> {
         },
         Shape::TapLeased => tap_leased(value)?,
         Shape::TapRead => tap_read(value)?,
+        Shape::TapSeen => tap_seen(value)?,
         Shape::TapMembers => {
             let mut members = array(value)?
                 .iter()
@@ -317,6 +318,30 @@ fn tap_read(value: Value) -> Option<Reply> {
         frames.push((unsigned(&last)?, bulk(values.next()?)?));
     }
     Some(Reply::Tap(TapReply::Read { level, frames }))
+}
+
+fn tap_seen(value: Value) -> Option<Reply> {
+    let mut values = array(value)?.into_iter();
+    let mut number = || unsigned(&values.next()?);
+    let (consumer, epoch, left_ms) = (number()?, number()?, number()?);
+    let level = TapLevel {
+        tail: number()?,
+        acknowledged: number()?,
+        messages: number()?,
+        bytes: number()?,
+        dropped: number()?,
+    };
+    let first = match values.next() {
+        Some(last) => Some((unsigned(&last)?, bulk(values.next()?)?)),
+        None => None,
+    };
+    Some(Reply::Tap(TapReply::Seen {
+        consumer,
+        epoch,
+        left_ms,
+        level,
+        first,
+    }))
 }
 
 fn little_endian(bytes: &[u8]) -> Option<u64> {

@@ -70,6 +70,7 @@ scripts! {
     TapRelease Frees "tap" "tap_release";
     TapAcknowledge Frees "tap" "tap_acknowledge";
     TapRead Reads "tap" "tap_read";
+    TapLook Reads "tap" "tap_look";
     TapMember Frees "tap_member";
     TapKnown Frees "tap_known";
 }

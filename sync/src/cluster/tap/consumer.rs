@@ -1,5 +1,7 @@
 //! Reads a tap: leases partitions, reads ahead, acknowledges.
 
+mod share;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +29,10 @@ pub struct ConsumerOptions {
     pub ahead_bytes: u64,
     /// Longest pause between two looks at a partition that holds nothing new.
     pub idle: Duration,
+    /// How long a partition that another consumer should have is kept for what was given of it and is not acknowledged; then it
+    /// is given back all the same, and that is given again to whoever has it next. [`Duration::MAX`]: as long as it takes, for who
+    /// cannot tell what was stored.
+    pub hand_over: Duration,
 }
 
 impl Default for ConsumerOptions {
@@ -37,6 +43,7 @@ impl Default for ConsumerOptions {
             batch_bytes: 1 << 20,
             ahead_bytes: 8 << 20,
             idle: Duration::from_millis(100),
+            hand_over: Duration::from_secs(2),
         }
     }
 }
@@ -45,6 +52,8 @@ impl Default for ConsumerOptions {
 const IDLE_MIN: Duration = Duration::from_millis(2);
 /// Between attempts to take what is another's.
 const TRY_EVERY: Duration = Duration::from_millis(500);
+/// Between two questions who else is there, at most: whoever comes waits so long for its share.
+const MEMBERS_EVERY: Duration = Duration::from_secs(1);
 
 /// What happens to a consumer.
 #[derive(Clone, Debug)]
@@ -112,8 +121,8 @@ struct Lease {
     renewing: bool,
     renew_at: Instant,
     until: Instant,
-    /// To be given back when everything given is acknowledged.
-    surplus: bool,
+    /// Since when another one should have it: to be given back when everything given is acknowledged.
+    surplus: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -363,46 +372,6 @@ impl Consumer {
         }
     }
 
-    /// Takes no more, and gives back what is more than a fair share.
-    fn share(&mut self, now: Instant) {
-        let fair = self.partitions.len().div_ceil(self.members.len().max(1));
-        let held = self.partitions.values().filter(|state| {
-            state.asking || state.lease.as_ref().is_some_and(|lease| !lease.surplus)
-        });
-        let held = held.count();
-        let mut more = held.saturating_sub(fair);
-        for state in self.partitions.values_mut().rev() {
-            if more > 0
-                && let Some(lease) = &mut state.lease
-                && !lease.surplus
-            {
-                lease.surplus = true;
-                more -= 1;
-            }
-        }
-        let mut room = fair.saturating_sub(held);
-        // Consumers that come at the same time begin at different places.
-        let turn = self.consumer as usize % self.partitions.len().max(1);
-        let order: Vec<u16> = self.partitions.keys().copied().collect();
-        let (before, after) = order.split_at(turn.min(order.len()));
-        let mut take = Vec::new();
-        for partition in after.iter().chain(before) {
-            if let Some(state) = self.partitions.get_mut(partition)
-                && room > 0
-                && state.lease.is_none()
-                && !state.asking
-                && state.try_at.is_none_or(|at| now >= at)
-            {
-                state.asking = true;
-                room -= 1;
-                take.push(*partition);
-            }
-        }
-        for partition in take {
-            self.lease(partition, 0, now);
-        }
-    }
-
     fn lease(&mut self, partition: u16, epoch: u64, now: Instant) {
         let request = TapRequest::Lease {
             of: self.at(partition),
@@ -433,7 +402,7 @@ impl Consumer {
         if now >= lease.until {
             return self.lost(partition, epoch);
         }
-        if lease.surplus && lease.ahead.is_empty() {
+        if lease.is_due_back(now, options.hand_over) {
             self.lost(partition, epoch);
             return self.ask(TapRequest::Release { of, epoch }, |_| Outcome::Done);
         }
@@ -441,7 +410,7 @@ impl Consumer {
         lease.renewing |= renew;
         let from = lease.read;
         let read = !lease.reading
-            && !lease.surplus
+            && lease.surplus.is_none()
             && now >= lease.look_at
             && lease.ahead_bytes < options.ahead_bytes;
         lease.reading |= read;
@@ -477,7 +446,12 @@ impl Consumer {
                     if !lease.renewing {
                         next = next.min(lease.renew_at);
                     }
-                    if !lease.reading && lease.ahead_bytes < self.options.ahead_bytes {
+                    let back = lease
+                        .surplus
+                        .and_then(|since| since.checked_add(self.options.hand_over));
+                    next = next.min(back.unwrap_or(next).max(now + IDLE_MIN));
+                    let reads = !lease.reading && lease.surplus.is_none();
+                    if reads && lease.ahead_bytes < self.options.ahead_bytes {
                         next = next.min(lease.look_at.max(now + IDLE_MIN));
                     }
                 }
@@ -551,7 +525,7 @@ impl Consumer {
         let now = Instant::now();
         if let Ok(Reply::Tap(TapReply::Members(members))) = answer {
             self.members = members;
-            self.member_at = now + self.options.lease / 4;
+            self.member_at = now + (self.options.lease / 4).min(MEMBERS_EVERY);
         } else {
             self.failed("the question who else reads the tap", &answer);
             self.member_at = now + TRY_EVERY;
@@ -596,7 +570,7 @@ impl Consumer {
                         renewing: false,
                         renew_at,
                         until,
-                        surplus: false,
+                        surplus: None,
                     });
                     self.events.push_back(Event::Assigned {
                         partition,

@@ -227,7 +227,10 @@ pub fn name_of(key: &str) -> Option<&str> {
     key.strip_prefix(KEY)
 }
 
-async fn ask(backplane: &dyn Backplane, request: Request) -> Result<Reply, DefinitionError> {
+pub(super) async fn ask(
+    backplane: &dyn Backplane,
+    request: Request,
+) -> Result<Reply, DefinitionError> {
     let answers = backplane.execute(vec![request]).await;
     let answer = answers.into_iter().next();
     answer

@@ -7,8 +7,10 @@ mod consumer;
 mod definition;
 mod request;
 mod rows;
+mod state;
 
 pub use consumer::{CheckpointTooLong, Consumer, ConsumerOptions, Event, Held};
 pub use definition::{Definition, DefinitionError, WhenFull, define, known, name_of, undefine};
 pub use request::{CHECKPOINT_MAX, TapBound, TapLevel, TapPartition, TapReply, TapRequest};
 pub use rows::{Batch, Row};
+pub use state::{PartitionState, TapState, look};

@@ -94,6 +94,11 @@ pub enum TapRequest {
         /// The consumer's own bytes, at most [`CHECKPOINT_MAX`].
         checkpoint: Bytes,
     },
+    /// Who has a partition, and what is in it. Changes nothing. → [`TapReply::Seen`]
+    Look {
+        /// Of what.
+        of: TapPartition,
+    },
     /// Extends a consumer's membership, and says who else is there. → [`TapReply::Members`]
     Member {
         /// Of which tap.
@@ -128,7 +133,8 @@ impl TapRequest {
             | Self::Lease { of, .. }
             | Self::Release { of, .. }
             | Self::Read { of, .. }
-            | Self::Acknowledge { of, .. } => Some(of),
+            | Self::Acknowledge { of, .. }
+            | Self::Look { of } => Some(of),
             Self::Member { .. } | Self::Known { .. } | Self::WhoKnows { .. } => None,
         }
     }
@@ -142,7 +148,8 @@ impl TapRequest {
             | Self::Lease { of, .. }
             | Self::Release { of, .. }
             | Self::Read { of, .. }
-            | Self::Acknowledge { of, .. } => &of.tap,
+            | Self::Acknowledge { of, .. }
+            | Self::Look { of } => &of.tap,
         }
     }
 }
@@ -180,6 +187,19 @@ pub enum TapReply {
         level: TapLevel,
         /// (Position of its last message, frame), ascending. The first one may begin below the position asked for.
         frames: Vec<(u64, Bytes)>,
+    },
+    /// See [`TapRequest::Look`].
+    Seen {
+        /// Who has the lease; 0: nobody.
+        consumer: u64,
+        /// The lease's number, also of one that has ended.
+        epoch: u64,
+        /// How long it still lasts, in milliseconds.
+        left_ms: u64,
+        /// What there is.
+        level: TapLevel,
+        /// (Position of its last message, frame): the first one that has something that is not acknowledged.
+        first: Option<(u64, Bytes)>,
     },
     /// See [`TapRequest::Member`]: ascending.
     Members(Vec<u64>),

@@ -170,6 +170,8 @@ pub(super) fn writes(request: &Request) -> bool {
             | Request::LoadRoutes { .. }
             | Request::ReadInbox { .. }
             | Request::Publish { .. }
-            | Request::Tap(TapRequest::Read { .. } | TapRequest::WhoKnows { .. })
+            | Request::Tap(
+                TapRequest::Read { .. } | TapRequest::Look { .. } | TapRequest::WhoKnows { .. }
+            )
     )
 }

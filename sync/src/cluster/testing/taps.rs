@@ -146,6 +146,10 @@ impl Taps {
                 partition.acknowledge(*upto, (*epoch, *number), checkpoint);
                 Reply::Done
             }
+            TapRequest::Look { of } => match self.partitions.get(of) {
+                Some(partition) => partition.look(now),
+                None => Partition::default().look(now),
+            },
             TapRequest::Member {
                 tap,
                 consumer,
@@ -401,6 +405,21 @@ impl Partition {
             epoch: self.epoch,
             level: self.level(),
             checkpoint: self.checkpoint.clone(),
+        })
+    }
+
+    fn look(&self, now: u64) -> Reply {
+        let left = self.until.saturating_sub(now);
+        let log = self.log.range(self.acknowledged..);
+        let log = log.map(|(last, (frame, _))| (*last, frame.clone()));
+        let back = self.back.range(self.acknowledged..);
+        let back = back.map(|(last, frame)| (*last, frame.clone()));
+        Reply::Tap(TapReply::Seen {
+            consumer: if left > 0 { self.owner } else { 0 },
+            epoch: self.epoch,
+            left_ms: left,
+            level: self.level(),
+            first: log.chain(back).min_by_key(|(last, _)| *last),
         })
     }
 

@@ -62,6 +62,7 @@ pub(super) enum Shape {
     TapAppended(u32),
     TapLeased,
     TapRead,
+    TapSeen,
     TapMembers,
     TapKnownBy,
 }

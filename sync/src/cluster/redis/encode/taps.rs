@@ -61,6 +61,8 @@ impl Encoder<'_> {
                 command.kept = true;
                 command
             }
+            TapRequest::Look { of } => Call::new(Script::TapLook, self.0.tap_partition(of), 0, 0)
+                .finish("TapLook", Class::Free, Shape::TapSeen),
             TapRequest::Member {
                 tap,
                 consumer,
