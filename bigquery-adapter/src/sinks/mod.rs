@@ -1,9 +1,11 @@
-//! Sinks: where rows are stored.
+//! Sinks: where rows are stored. How to add one: `docs/adding-a-sink.md`.
 
 use crate::batch::Batch;
 use crate::error::SinkError;
 
 pub mod bigquery;
+#[cfg(test)]
+pub(crate) mod conformance;
 pub mod parquet;
 
 /// A place that stores batches.

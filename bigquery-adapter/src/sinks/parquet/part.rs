@@ -21,7 +21,7 @@ use parquet::file::writer::{
     SerializedColumnWriter, SerializedFileWriter, SerializedRowGroupWriter,
 };
 
-use super::columns::Rows;
+use super::encode::Rows;
 use super::schema::{self, Codec, Column};
 use crate::batch::RawRow;
 

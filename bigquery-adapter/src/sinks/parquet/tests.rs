@@ -1,17 +1,27 @@
 //! The sink as a whole, with a crash after every step.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use parquet::column::reader::ColumnReader;
 use parquet::file::reader::FileReader;
 use parquet::file::serialized_reader::SerializedFileReader;
 
 use super::day::Day;
+use super::journal::{SegmentWriter, Snapshot};
+use super::layout::{self, Layout};
 use super::test_support::{DAY, NOON, row};
+use super::warehouse::PartSizes;
 use super::*;
+use crate::batch::Batch;
+use crate::error::{Code, SinkError, WarehouseError};
+use crate::health::Health;
+use crate::ops::metrics::Metrics;
 use crate::row::Row;
+use crate::sinks::Sink;
+use crate::sinks::conformance::{Subject, conforms};
 
 fn settings(path: &Path) -> Settings {
     Settings {
@@ -111,6 +121,26 @@ fn assert_once_each(root: &Path, rows: u64) {
         ids.values().all(|count| *count == 1),
         "some rows are there more than once: {ids:?}"
     );
+}
+
+struct Storage(tempfile::TempDir);
+
+impl Subject for Storage {
+    fn open(&self) -> (Box<dyn Sink>, crate::ledger::Ledger) {
+        let sink = open(settings(self.0.path())).unwrap();
+        let ledger = sink.ledger().clone();
+        (sink, ledger)
+    }
+
+    fn topics(&self) -> Vec<String> {
+        let parts = parts(self.0.path()).into_iter();
+        parts.flat_map(|part| texts(&part, 1)).flatten().collect()
+    }
+}
+
+#[test]
+fn it_does_what_every_sink_must_do() {
+    conforms(|| Storage(tempfile::tempdir().unwrap()));
 }
 
 #[test]
