@@ -10,6 +10,7 @@ use dunlin_sync::cluster::tap::{Definition, WhenFull};
 use super::reader::Reader;
 use crate::rules::{Rules, check_table_name};
 use crate::sinks::bigquery::token::Credentials;
+use crate::sinks::bigquery::writer::Kind;
 use crate::sinks::bigquery::{self, api, partition, tables};
 use crate::sources::tap;
 
@@ -231,7 +232,9 @@ pub(super) fn read_bigquery(
             text => Ok(PathBuf::from(text)),
         },
     );
+    let kinds = [("committed", Kind::Committed), ("default", Kind::Default)];
     let partition = partition::Settings {
+        stream: read.choice("bigquery.stream", &kinds, Kind::Committed),
         rows: read.integer("bigquery.rows", 5_000, 1..=50_000),
         bytes: read.integer("bigquery.bytes", 2 << 20, 1 << 10..=8 << 20),
         age: Duration::from_millis(read.integer("bigquery.age_ms", 500, 1..=60_000)),

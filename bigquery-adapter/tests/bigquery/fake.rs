@@ -193,7 +193,7 @@ impl Fake {
             Some(Fault::LoseReply) | None => {}
         }
         if let Some(poison) = &state.poison
-            && !stream.ends_with("/_default")
+            && !stream.contains("/tables/dead_letters/")
         {
             let bad: Vec<RowError> = rows
                 .iter()

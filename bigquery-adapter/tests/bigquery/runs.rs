@@ -12,6 +12,7 @@ use dunlin_bigquery_adapter::sinks::bigquery::dead::DeadLetters;
 use dunlin_bigquery_adapter::sinks::bigquery::partition::{Messages, Partition, Settings, Shared};
 use dunlin_bigquery_adapter::sinks::bigquery::tables::Catalog;
 use dunlin_bigquery_adapter::sinks::bigquery::token::{Credentials, Tokens};
+use dunlin_bigquery_adapter::sinks::bigquery::writer::Kind;
 use prost::Message as _;
 use tonic::Code;
 
@@ -27,7 +28,7 @@ struct Stored {
     message_id: Option<String>,
 }
 
-const RULES: &str = r#"
+pub(crate) const RULES: &str = r#"
 [[rule]]
 topic = "even/{device}"
 table = "even"
@@ -36,10 +37,10 @@ columns = { payload = "payload" }
 
 /// Messages that a test gives: every other one is for the table `even`, the others for `messages`.
 #[derive(Debug, Clone)]
-struct Given {
-    positions: Range<u64>,
-    gap: Range<u64>,
-    poisoned: Vec<u64>,
+pub(crate) struct Given {
+    pub(crate) positions: Range<u64>,
+    pub(crate) gap: Range<u64>,
+    pub(crate) poisoned: Vec<u64>,
 }
 
 impl Messages for Given {
@@ -81,9 +82,9 @@ impl Messages for Given {
 }
 
 /// Numbers from a seed.
-struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
 impl Dice {
-    fn roll(&mut self, below: u64) -> u64 {
+    pub(crate) fn roll(&mut self, below: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -94,12 +95,12 @@ impl Dice {
 
 /// What Redis would hold for the partition.
 #[derive(Debug, Clone)]
-struct Kept {
-    upto: u64,
-    checkpoint: Vec<u8>,
+pub(crate) struct Kept {
+    pub(crate) upto: u64,
+    pub(crate) checkpoint: Vec<u8>,
 }
 
-async fn shared(fake: &Fake, directory: PathBuf) -> Shared {
+pub(crate) async fn shared(fake: &Fake, directory: PathBuf, stream: Kind) -> Shared {
     let tokens = Tokens::open(&Credentials::None).await.unwrap();
     let api = WriteApi::with_channel(fake.channel(), tokens);
     let tables: Arc<dyn Catalog> = Arc::new(Memory::default());
@@ -111,6 +112,7 @@ async fn shared(fake: &Fake, directory: PathBuf) -> Shared {
         metrics: Arc::default(),
         health: Arc::default(),
         settings: Arc::new(Settings {
+            stream,
             rows: 7,
             bytes: 1 << 20,
             age: Duration::from_millis(20),
@@ -121,7 +123,7 @@ async fn shared(fake: &Fake, directory: PathBuf) -> Shared {
 }
 
 /// Ids in a table, in their order.
-fn ids(fake: &Fake, table: &str, tag: fn(&[u8]) -> String) -> Vec<String> {
+pub(crate) fn ids(fake: &Fake, table: &str, tag: fn(&[u8]) -> String) -> Vec<String> {
     let state = fake.state();
     let rows = state
         .tables
@@ -129,12 +131,12 @@ fn ids(fake: &Fake, table: &str, tag: fn(&[u8]) -> String) -> Vec<String> {
     rows.into_iter().flatten().map(|row| tag(row)).collect()
 }
 
-fn id_of_messages(row: &[u8]) -> String {
+pub(crate) fn id_of_messages(row: &[u8]) -> String {
     Stored::decode(row).unwrap().message_id.unwrap()
 }
 
 /// In `even` the columns are received_at, message_id, payload.
-fn id_of_even(row: &[u8]) -> String {
+pub(crate) fn id_of_even(row: &[u8]) -> String {
     #[derive(Clone, PartialEq, prost::Message)]
     struct Even {
         #[prost(string, optional, tag = "2")]
@@ -143,7 +145,7 @@ fn id_of_even(row: &[u8]) -> String {
     Even::decode(row).unwrap().message_id.unwrap()
 }
 
-fn id_of_dead(row: &[u8]) -> String {
+pub(crate) fn id_of_dead(row: &[u8]) -> String {
     #[derive(Clone, PartialEq, prost::Message)]
     struct Dead {
         #[prost(string, optional, tag = "3")]
@@ -153,7 +155,7 @@ fn id_of_dead(row: &[u8]) -> String {
 }
 
 /// Works until everything up to `last` is acknowledged, or for `limit`. Acknowledgements are stored, and confirmed or not.
-async fn work(
+pub(crate) async fn work(
     partition: &mut Partition<Given>,
     source: &[Given],
     kept: &mut Kept,
@@ -241,7 +243,7 @@ async fn run(seed: u64) {
     let mut dice = Dice(seed);
     let fake = Fake::default();
     let directory = tempfile::tempdir().unwrap();
-    let shared = shared(&fake, directory.path().to_owned()).await;
+    let shared = shared(&fake, directory.path().to_owned(), Kind::Committed).await;
     // Batches of different sizes, with two gaps.
     let (mut source, mut next, mut poisoned) = (Vec::new(), 1_u64, Vec::new());
     for batch in 0..60_u64 {
@@ -355,7 +357,7 @@ fn whatever_fails_every_message_is_stored_once_and_in_order() {
 async fn after_ten_minutes_without_bigquery_everything_is_written_once() {
     let fake = Fake::default();
     let directory = tempfile::tempdir().unwrap();
-    let shared = shared(&fake, directory.path().to_owned()).await;
+    let shared = shared(&fake, directory.path().to_owned(), Kind::Committed).await;
     let source: Vec<Given> = (0..100)
         .map(|batch| Given {
             positions: 1 + batch * 10..11 + batch * 10,

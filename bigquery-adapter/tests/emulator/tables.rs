@@ -11,6 +11,7 @@ use dunlin_bigquery_adapter::sinks::bigquery::dead::DeadLetters;
 use dunlin_bigquery_adapter::sinks::bigquery::partition::{Messages, Partition, Settings, Shared};
 use dunlin_bigquery_adapter::sinks::bigquery::tables::{Catalog, TableError, Tables};
 use dunlin_bigquery_adapter::sinks::bigquery::token::{Credentials, Tokens};
+use dunlin_bigquery_adapter::sinks::bigquery::writer::Kind;
 
 use crate::emulator::{DATASET, Emulator, PROJECT};
 
@@ -100,6 +101,7 @@ pub(crate) async fn shared(emulator: &Emulator, directory: &std::path::Path) -> 
         metrics: Arc::default(),
         health: Arc::default(),
         settings: Arc::new(Settings {
+            stream: Kind::Committed,
             rows: 500,
             bytes: 1 << 20,
             age: Duration::from_millis(10),
@@ -212,6 +214,41 @@ async fn messages_are_rows_of_their_tables_and_queries_see_each_once() {
             "1.3",
             "1763683200000001"
         ]
+    );
+}
+
+#[tokio::test]
+async fn the_default_stream_repeats_what_was_not_acknowledged_and_a_view_shows_each_message_once() {
+    let emulator = Emulator::start();
+    emulator.make_dataset().await;
+    let directory = tempfile::tempdir().unwrap();
+    let mut shared = shared(&emulator, directory.path()).await;
+    shared.settings = Arc::new(Settings {
+        stream: Kind::Default,
+        ..(*shared.settings).clone()
+    });
+    let rules = Arc::new(Rules::parse("").unwrap());
+    let end = write(&shared, &rules, (1, Vec::new()), 1_001).await;
+    assert_eq!(end.0, 1_001);
+    // Nothing but a position is kept for the default stream.
+    let end = write(&shared, &rules, (801, end.1), 1_201).await;
+    assert_eq!(end.0, 1_201);
+    let count = "select count(*), count(distinct message_id), min(message_id), max(message_id)";
+    assert_eq!(
+        emulator
+            .query(&format!("{count} from `{PROJECT}.{DATASET}.messages`"))
+            .await,
+        [[text("1400"), text("1200"), text("m-00001"), text("m-01200")]]
+    );
+    let view = include_str!("../../sql/messages_once.sql");
+    emulator
+        .query(&view.replace("DATASET", &format!("{PROJECT}.{DATASET}")))
+        .await;
+    assert_eq!(
+        emulator
+            .query(&format!("{count} from `{PROJECT}.{DATASET}.messages_once`"))
+            .await,
+        [[text("1200"), text("1200"), text("m-00001"), text("m-01200")]]
     );
 }
 

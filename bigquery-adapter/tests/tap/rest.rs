@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
@@ -15,6 +15,10 @@ pub(crate) struct RestState {
     /// Path of the dataset below `projects/`.
     pub(crate) dataset: String,
     pub(crate) tables: BTreeMap<String, Value>,
+    /// Rises with every change of a table, which has it as its etag.
+    changes: u64,
+    /// So many changes come too late: somebody else adds a column right before them.
+    pub(crate) overtaken: u32,
     /// Every call is answered with this status, reason and text.
     pub(crate) fails: Option<(u16, &'static str, &'static str)>,
 }
@@ -28,6 +32,8 @@ impl Rest {
         Self(Arc::new(Mutex::new(RestState {
             dataset: dataset.to_owned(),
             tables: BTreeMap::new(),
+            changes: 0,
+            overtaken: 0,
             fails: None,
         })))
     }
@@ -41,7 +47,13 @@ impl Rest {
         axum::serve(listener, router).await.unwrap();
     }
 
-    fn answer(&self, method: &Method, path: &str, body: &[u8]) -> Result<Value, (u16, String)> {
+    fn answer(
+        &self,
+        method: &Method,
+        path: &str,
+        if_match: Option<&str>,
+        body: &[u8],
+    ) -> Result<Value, (u16, String)> {
         let mut state = self.state();
         if let Some((status, reason, text)) = state.fails {
             return Err((status, format!("{text} ({reason})")));
@@ -66,8 +78,7 @@ impl Rest {
                 if state.tables.contains_key(&name) {
                     return Err((409, format!("Already Exists: Table {name}")));
                 }
-                state.tables.insert(name, table.clone());
-                Ok(table)
+                Ok(state.put(&name, table))
             }
             (method, rest) => {
                 let name = rest
@@ -78,16 +89,61 @@ impl Rest {
                 if method == "GET" {
                     return Ok(there);
                 }
-                let table = parse()?;
-                state.tables.insert(name.to_owned(), table.clone());
-                Ok(table)
+                let change = parse()?;
+                let mut there = there;
+                if state.overtaken > 0 {
+                    state.overtaken -= 1;
+                    let column = format!("by_somebody_{}", state.overtaken);
+                    let column = json!({"name": column, "type": "STRING"});
+                    there["schema"]["fields"]
+                        .as_array_mut()
+                        .unwrap()
+                        .push(column);
+                    there = state.put(name, there);
+                }
+                if if_match.is_some_and(|etag| there["etag"] != etag) {
+                    return Err((412, "Precondition check failed.".to_owned()));
+                }
+                let names = |table: &Value| -> Vec<String> {
+                    let fields = table["schema"]["fields"].as_array().unwrap().iter();
+                    fields
+                        .map(|field| field["name"].as_str().unwrap().to_owned())
+                        .collect()
+                };
+                let after = names(&change);
+                if let Some(lost) = names(&there).iter().find(|name| !after.contains(name)) {
+                    return Err((
+                        400,
+                        format!("Provided Schema does not match: {lost} is missing"),
+                    ));
+                }
+                there["schema"] = change["schema"].clone();
+                Ok(state.put(name, there))
             }
         }
     }
 }
 
-async fn answer(State(rest): State<Rest>, method: Method, uri: Uri, body: Bytes) -> Response {
-    let (status, body) = match rest.answer(&method, uri.path(), &body) {
+impl RestState {
+    fn put(&mut self, name: &str, mut table: Value) -> Value {
+        self.changes += 1;
+        table["etag"] = json!(format!("e{}", self.changes));
+        self.tables.insert(name.to_owned(), table.clone());
+        table
+    }
+}
+
+async fn answer(
+    State(rest): State<Rest>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let if_match = headers
+        .get(header::IF_MATCH)
+        .map(|etag| etag.to_str().unwrap());
+    let (status, body) = match rest.answer(&method, uri.path(), if_match, &body) {
         Ok(body) => (200, body),
         Err((status, message)) => {
             let error = json!({"code": status, "message": message, "status": "", "errors": [{"message": message, "reason": ""}]});

@@ -1,20 +1,26 @@
 //! The dataset and the tables in it, by REST: made when missing, extended with new columns, never changed otherwise.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use gcp_bigquery_client::Client;
 use gcp_bigquery_client::client_builder::ClientBuilder;
-use gcp_bigquery_client::error::BQError;
+use gcp_bigquery_client::error::{BQError, NestedResponseError, ResponseError};
 use gcp_bigquery_client::model::clustering::Clustering;
-use gcp_bigquery_client::model::field_type::FieldType;
 use gcp_bigquery_client::model::query_request::QueryRequest;
 use gcp_bigquery_client::model::table::Table as RestTable;
-use gcp_bigquery_client::model::table_field_schema::TableFieldSchema;
 use gcp_bigquery_client::model::table_schema::TableSchema;
 use gcp_bigquery_client::model::time_partitioning::TimePartitioning;
 
+use super::schema::{compare, describe};
 use super::token::Tokens;
 use crate::error::Code;
-use crate::rules::{ColumnType, Field, Table};
+use crate::rules::{Field, Table};
+
+/// Calls are given up after this.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often columns are added anew because somebody else has changed the table meanwhile.
+const ATTEMPTS: u32 = 10;
 
 /// Google's own address.
 pub const ENDPOINT: &str = "https://bigquery.googleapis.com/bigquery/v2";
@@ -124,6 +130,10 @@ pub trait Catalog: Send + Sync + std::fmt::Debug {
 /// Tables of a dataset of BigQuery.
 pub struct Tables {
     client: Client,
+    /// For what the client has no call for.
+    http: reqwest::Client,
+    tokens: Tokens,
+    endpoint: String,
     project: String,
     dataset: String,
 }
@@ -148,16 +158,21 @@ impl Tables {
         project: &str,
         dataset: &str,
     ) -> Result<Self, TableError> {
-        let client = ClientBuilder::new()
-            .with_v2_base_url(endpoint.trim_end_matches('/').to_owned())
-            .build_from_authenticator(std::sync::Arc::new(tokens))
-            .await;
-        let client = client.map_err(|error| TableError::Unavailable {
+        let endpoint = endpoint.trim_end_matches('/').to_owned();
+        let unavailable = |reason: String| TableError::Unavailable {
             what: format!("{project}:{dataset}"),
-            reason: error.to_string(),
-        })?;
+            reason,
+        };
+        let client = ClientBuilder::new()
+            .with_v2_base_url(endpoint.clone())
+            .build_from_authenticator(std::sync::Arc::new(tokens.clone()))
+            .await;
+        let http = reqwest::Client::builder().timeout(CALL_TIMEOUT).build();
         Ok(Self {
-            client,
+            client: client.map_err(|error| unavailable(error.to_string()))?,
+            http: http.map_err(|error| unavailable(error.to_string()))?,
+            tokens,
+            endpoint,
             project: project.to_owned(),
             dataset: dataset.to_owned(),
         })
@@ -254,6 +269,11 @@ impl Tables {
                 reason,
             },
             Some(404) => TableError::NoDataset { project, dataset },
+            // Changed again and again by others.
+            Some(412) => TableError::Unavailable {
+                what: format!("{project}:{dataset}.{what}"),
+                reason,
+            },
             Some(401 | 403) => TableError::Permission {
                 project,
                 dataset,
@@ -281,45 +301,85 @@ impl Catalog for Tables {
     }
 
     async fn prepare(&self, table: &Table) -> Result<(), TableError> {
-        let there = self
-            .client
-            .table()
-            .get(&self.project, &self.dataset, &table.name, None)
-            .await;
-        let there = match there {
-            Ok(there) => there,
-            Err(error) if status(&error) == Some(404) => match self.create(table).await {
-                Err(error) if status(&error) != Some(409) => {
-                    return Err(self.explain(&table.name, &error));
+        let failed = |error: BQError| self.explain(&table.name, &error);
+        for attempt in 1.. {
+            let there = match self.get(table).await {
+                Ok(there) => there,
+                Err(error) if status(&error) == Some(404) => match self.create(table).await {
+                    Err(error) if status(&error) != Some(409) => return Err(failed(error)),
+                    _ => self.get(table).await.map_err(failed)?,
+                },
+                Err(error) => return Err(failed(error)),
+            };
+            let fields = there.schema.fields.as_deref().unwrap_or_default();
+            let missing = compare(table, fields)?;
+            if missing.is_empty() {
+                return Ok(());
+            }
+            match self.add_columns(table, &there, &missing).await {
+                Ok(()) => return Ok(()),
+                // Somebody else was quicker: the table is looked at anew, or their columns would be lost.
+                Err(error) if status(&error) == Some(412) && attempt < ATTEMPTS => {
+                    tracing::info!(table = table.name, "the table has been changed meanwhile");
                 }
-                _ => self
-                    .client
-                    .table()
-                    .get(&self.project, &self.dataset, &table.name, None)
-                    .await
-                    .map_err(|error| self.explain(&table.name, &error))?,
-            },
-            Err(error) => return Err(self.explain(&table.name, &error)),
-        };
-        let fields = there.schema.fields.clone().unwrap_or_default();
-        let missing = compare(table, &fields)?;
-        if missing.is_empty() {
-            return Ok(());
+                Err(error) => return Err(failed(error)),
+            }
         }
-        let mut extended = there;
-        let mut fields = fields;
-        fields.extend(missing.iter().map(describe));
-        extended.schema = TableSchema::new(fields);
+        Ok(())
+    }
+}
+
+impl Tables {
+    async fn get(&self, table: &Table) -> Result<RestTable, BQError> {
+        let (project, dataset) = (&self.project, &self.dataset);
+        let tables = self.client.table();
+        tables.get(project, dataset, &table.name, None).await
+    }
+
+    /// Puts columns behind those that are there, if the table is still what it was. A table's columns are sent as a whole, so of two
+    /// adapters that add different ones the second one would take away what the first has added.
+    async fn add_columns(
+        &self,
+        table: &Table,
+        there: &RestTable,
+        missing: &[Field],
+    ) -> Result<(), BQError> {
         let names: Vec<&str> = missing.iter().map(|field| field.name.as_str()).collect();
         tracing::info!(table = table.name, columns = ?names, "the table gets new columns");
-        let patched = self
-            .client
-            .table()
-            .patch(&self.project, &self.dataset, &table.name, extended)
-            .await;
-        patched
-            .map(drop)
-            .map_err(|error| self.explain(&table.name, &error))
+        let mut fields = there.schema.fields.clone().unwrap_or_default();
+        fields.extend(missing.iter().map(describe));
+        let url = format!(
+            "{}/projects/{}/datasets/{}/tables/{}",
+            self.endpoint, self.project, self.dataset, table.name
+        );
+        let schema = serde_json::json!({ "schema": TableSchema::new(fields) });
+        let mut request = self.http.patch(url).json(&schema);
+        if let Some(etag) = &there.etag {
+            request = request.header("If-Match", etag);
+        }
+        match self.tokens.token().await {
+            Ok(Some(token)) => request = request.bearer_auth(token),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!("{error}");
+                return Err(BQError::NoToken);
+            }
+        }
+        let answer = request.send().await?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(());
+        }
+        let text = answer.text().await?;
+        let error = serde_json::from_str(&text).unwrap_or_else(|_| ResponseError {
+            error: NestedResponseError {
+                code: i64::from(status.as_u16()),
+                errors: Vec::new(),
+                message: text,
+                status: String::new(),
+            },
+        });
+        Err(BQError::ResponseError { error })
     }
 }
 
@@ -335,147 +395,5 @@ fn status(error: &BQError) -> Option<i64> {
     match error {
         BQError::ResponseError { error } => Some(error.error.code),
         _ => None,
-    }
-}
-
-fn describe(field: &Field) -> TableFieldSchema {
-    let name = &field.name;
-    match field.kind {
-        ColumnType::String => TableFieldSchema::string(name),
-        ColumnType::Bytes => TableFieldSchema::bytes(name),
-        ColumnType::Int64 => TableFieldSchema::integer(name),
-        ColumnType::Float64 => TableFieldSchema::float(name),
-        ColumnType::Bool => TableFieldSchema::bool(name),
-        ColumnType::Timestamp => TableFieldSchema::timestamp(name),
-        ColumnType::Json => TableFieldSchema::json(name),
-        ColumnType::Pairs => {
-            let mut pairs = TableFieldSchema::record(
-                name,
-                vec![
-                    TableFieldSchema::string("key"),
-                    TableFieldSchema::string("value"),
-                ],
-            );
-            pairs.mode = Some("REPEATED".to_owned());
-            pairs
-        }
-    }
-}
-
-/// Columns that the table lacks.
-fn compare(table: &Table, there: &[TableFieldSchema]) -> Result<Vec<Field>, TableError> {
-    let mut missing = Vec::new();
-    for field in &table.fields {
-        let Some(known) = there
-            .iter()
-            .find(|known| known.name.eq_ignore_ascii_case(&field.name))
-        else {
-            missing.push(field.clone());
-            continue;
-        };
-        let wanted = describe(field);
-        let repeated = |mode: &Option<String>| mode.as_deref() == Some("REPEATED");
-        if canonical(&known.r#type) != canonical(&wanted.r#type)
-            || repeated(&known.mode) != repeated(&wanted.mode)
-        {
-            return Err(TableError::Type {
-                table: table.name.clone(),
-                column: field.name.clone(),
-                found: format!(
-                    "{} {:?}",
-                    known.mode.as_deref().unwrap_or("NULLABLE"),
-                    known.r#type
-                ),
-                wanted: format!(
-                    "{} {:?}",
-                    wanted.mode.as_deref().unwrap_or("NULLABLE"),
-                    wanted.r#type
-                ),
-            });
-        }
-    }
-    for known in there {
-        let given = table
-            .fields
-            .iter()
-            .any(|field| field.name.eq_ignore_ascii_case(&known.name));
-        if known.mode.as_deref() == Some("REQUIRED") && !given {
-            return Err(TableError::Required {
-                table: table.name.clone(),
-                column: known.name.clone(),
-            });
-        }
-    }
-    Ok(missing)
-}
-
-/// BigQuery has two names for some types, and answers with the older ones.
-fn canonical(kind: &FieldType) -> std::mem::Discriminant<FieldType> {
-    std::mem::discriminant(match kind {
-        FieldType::Int64 => &FieldType::Integer,
-        FieldType::Float64 => &FieldType::Float,
-        FieldType::Bool => &FieldType::Boolean,
-        FieldType::Struct => &FieldType::Record,
-        other => other,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn table() -> Table {
-        let field = |name: &str, kind| Field {
-            name: name.to_owned(),
-            kind,
-        };
-        Table {
-            name: "t".to_owned(),
-            fields: vec![
-                field("received_at", ColumnType::Timestamp),
-                field("n", ColumnType::Int64),
-                field("user_properties", ColumnType::Pairs),
-            ],
-            partition_by: "received_at".to_owned(),
-            cluster_by: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn columns_that_are_there_are_compared_and_the_others_told() {
-        let mut there: Vec<TableFieldSchema> = table().fields.iter().map(describe).collect();
-        assert_eq!(compare(&table(), &there).unwrap(), []);
-        let last = there.pop().unwrap();
-        let missing = compare(&table(), &there).unwrap();
-        assert_eq!(
-            missing
-                .iter()
-                .map(|field| field.name.as_str())
-                .collect::<Vec<_>>(),
-            ["user_properties"]
-        );
-        there.push(last);
-        there.push(TableFieldSchema::string("by_hand"));
-        assert_eq!(compare(&table(), &there).unwrap(), []);
-    }
-
-    #[test]
-    fn a_column_of_another_type_or_one_that_nobody_fills_is_told() {
-        let mut there: Vec<TableFieldSchema> = table().fields.iter().map(describe).collect();
-        there[1] = TableFieldSchema::string("N");
-        let error = compare(&table(), &there).unwrap_err().to_string();
-        assert!(
-            error.contains("table t has column \"n\" as NULLABLE String"),
-            "{error}"
-        );
-        there[1] = TableFieldSchema::integer("n");
-        let mut required = TableFieldSchema::string("site");
-        required.mode = Some("REQUIRED".to_owned());
-        there.push(required);
-        let error = compare(&table(), &there).unwrap_err().to_string();
-        assert!(
-            error.contains("requires a value in column \"site\""),
-            "{error}"
-        );
     }
 }

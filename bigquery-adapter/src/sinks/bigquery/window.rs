@@ -60,7 +60,26 @@ impl Rows {
         &self.positions
     }
 
-    fn take(&mut self, range: Range<usize>) -> Self {
+    /// Position of the first row.
+    #[must_use]
+    pub fn oldest(&self) -> Option<u64> {
+        self.positions.first().copied()
+    }
+
+    /// Takes out the rows with these indices, which rise; the last one comes first.
+    pub(super) fn take_out(&mut self, indices: &[usize]) -> Self {
+        let mut taken = Self::default();
+        for index in indices.iter().rev() {
+            let row = self.take(*index..index.saturating_add(1));
+            for (row, position) in row.rows.into_iter().zip(row.positions) {
+                taken.push(position, row);
+            }
+        }
+        taken
+    }
+
+    /// Takes out the rows of a range.
+    pub(super) fn take(&mut self, range: Range<usize>) -> Self {
         let range = range.start.min(self.len())..range.end.min(self.len());
         let rows: Vec<Bytes> = self.rows.drain(range.clone()).collect();
         let bytes = rows.iter().map(Bytes::len).sum();
@@ -138,7 +157,7 @@ impl Window {
     /// Position of the oldest row without an answer.
     #[must_use]
     pub fn oldest(&self) -> Option<u64> {
-        self.appends.front()?.rows.positions.first().copied()
+        self.appends.front()?.rows.oldest()
     }
 
     /// Adds a request at the end of the stream.
@@ -221,15 +240,10 @@ impl Window {
 
     /// Takes rows out of the oldest request and moves up what follows. Only when that [may be](Self::may_renumber).
     pub fn take_out(&mut self, indices: &[usize]) -> Rows {
-        let mut taken = Rows::default();
-        if let Some(append) = self.appends.front_mut() {
-            for index in indices.iter().rev() {
-                let row = append.rows.take(*index..index.saturating_add(1));
-                for (row, position) in row.rows.into_iter().zip(row.positions) {
-                    taken.push(position, row);
-                }
-            }
-        }
+        let taken = match self.appends.front_mut() {
+            Some(append) => append.rows.take_out(indices),
+            None => Rows::default(),
+        };
         self.bytes -= taken.bytes;
         self.number(
             self.appends

@@ -24,6 +24,15 @@ pub struct Target {
     pub schema: Arc<ProtoSchema>,
 }
 
+/// Which of a table's streams is written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A stream of our own, with offsets: each row once.
+    Committed,
+    /// The table's default stream: at least once.
+    Default,
+}
+
 /// What the writer needs its owner for, or tells it.
 #[derive(Debug)]
 pub enum Event {
@@ -107,11 +116,13 @@ impl std::fmt::Debug for Writer {
 }
 
 const SHORTEST: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(30);
+/// Longest pause between two attempts.
+pub(super) const LONGEST: Duration = Duration::from_secs(30);
 /// A quota of a minute is not there again after milliseconds.
-const QUOTA: Duration = Duration::from_secs(5);
+pub(super) const QUOTA: Duration = Duration::from_secs(5);
 
-fn backoff() -> ExponentialBackoff {
+/// Pauses between attempts.
+pub(super) fn backoff() -> ExponentialBackoff {
     ExponentialBuilder::default()
         .with_min_delay(SHORTEST)
         .with_max_delay(LONGEST)
@@ -119,6 +130,24 @@ fn backoff() -> ExponentialBackoff {
         .with_jitter()
         .without_max_times()
         .build()
+}
+
+/// What the answer to an append means, and what was said.
+pub(super) fn judge(answer: AppendRowsResponse) -> (Verdict, Status) {
+    match answer.response {
+        Some(Response::AppendResult(_)) if answer.row_errors.is_empty() => {
+            (Verdict::Done, Status::ok(""))
+        }
+        Some(Response::Error(error)) => (
+            judge_append(&error, &answer.row_errors),
+            Status::new(tonic::Code::from(error.code), error.message),
+        ),
+        // An answer that is neither: nothing is known, so it is asked again.
+        _ => (
+            Verdict::Retry(Pace::Usual),
+            Status::internal("an answer without a result"),
+        ),
+    }
 }
 
 impl Writer {
@@ -177,6 +206,8 @@ impl Writer {
             Some(_) => State::Open,
             None => State::Idle,
         };
+        // The service may know a new column some seconds later than the table has it.
+        self.pause();
     }
 
     /// Waits for the next event; forever, when there is nothing to do. Cancel safe.
@@ -271,20 +302,7 @@ impl Writer {
         if !self.window.answered() {
             return None;
         }
-        let (verdict, status) = match answer.response {
-            Some(Response::AppendResult(_)) if answer.row_errors.is_empty() => {
-                (Verdict::Done, Status::ok(""))
-            }
-            Some(Response::Error(error)) => (
-                judge_append(&error, &answer.row_errors),
-                Status::new(tonic::Code::from(error.code), error.message),
-            ),
-            // An answer that is neither: nothing is known, so it is asked again.
-            _ => (
-                Verdict::Retry(Pace::Usual),
-                Status::internal("an answer without a result"),
-            ),
-        };
+        let (verdict, status) = judge(answer);
         match verdict {
             Verdict::Done => {
                 self.backoff = backoff();

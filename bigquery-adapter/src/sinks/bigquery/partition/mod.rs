@@ -11,6 +11,8 @@
 //!    tells how many rows each stream has. The rows behind the checkpoint are made again, by the rules that are in
 //!    the checkpoint, and as many of each table as are there already are left out.
 //!
+//! With the default stream there is no step 1, and nothing is known in step 3: what is not acknowledged is written again.
+//!
 //! Rows that BigQuery refuses are written down in the checkpoint, after their dead letters and before anything that follows them.
 
 mod acknowledging;
@@ -55,6 +57,8 @@ pub trait Messages: Send {
 /// Settings of the sink.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// Which stream takes the rows.
+    pub stream: writer::Kind,
     /// Rows of a request at the most.
     pub rows: usize,
     /// Bytes of a request at the most.

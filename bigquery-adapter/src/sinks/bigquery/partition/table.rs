@@ -11,10 +11,11 @@ use futures_util::future::BoxFuture;
 use gcp_bigquery_client::google::cloud::bigquery::storage::v1::ProtoSchema;
 use tokio::time::Instant;
 
+use super::super::default_stream::DefaultWriter;
 use super::super::encode;
 use super::super::progress::Progress;
 use super::super::window::Rows;
-use super::super::writer::{self, Target, Writer};
+use super::super::writer::{self, Kind, Target, Writer};
 use super::{Settings, Shared};
 use crate::rules::Rules;
 
@@ -30,6 +31,58 @@ pub(super) enum Event {
     Prepared(Target),
 }
 
+/// By [`Settings::stream`].
+pub(super) enum AnyWriter {
+    Committed(Writer),
+    Default(DefaultWriter),
+}
+
+impl AnyWriter {
+    fn new(shared: &Shared, target: Target) -> Self {
+        let (api, in_flight) = (shared.api.clone(), shared.settings.in_flight);
+        match shared.settings.stream {
+            Kind::Committed => Self::Committed(Writer::new(api, target, in_flight)),
+            Kind::Default => Self::Default(DefaultWriter::new(api, target, in_flight)),
+        }
+    }
+
+    fn oldest(&self) -> Option<u64> {
+        match self {
+            Self::Committed(writer) => writer.oldest(),
+            Self::Default(writer) => writer.oldest(),
+        }
+    }
+
+    fn push(&mut self, rows: Rows) {
+        match self {
+            Self::Committed(writer) => writer.push(rows),
+            Self::Default(writer) => writer.push(rows),
+        }
+    }
+
+    fn prepared(&mut self, target: Target) {
+        match self {
+            Self::Committed(writer) => writer.prepared(target),
+            Self::Default(writer) => writer.prepared(target),
+        }
+    }
+
+    /// What the checkpoint must have is in it.
+    pub(super) fn recorded(&mut self) {
+        match self {
+            Self::Committed(writer) => writer.recorded(),
+            Self::Default(_) => {}
+        }
+    }
+
+    async fn next(&mut self) -> writer::Event {
+        match self {
+            Self::Committed(writer) => writer.next().await,
+            Self::Default(writer) => writer.next().await,
+        }
+    }
+}
+
 pub(super) struct TableState {
     pub(super) name: String,
     /// Its number in the rules.
@@ -38,7 +91,7 @@ pub(super) struct TableState {
     /// Rows that gather for a request.
     pub(super) building: Rows,
     pub(super) since: Option<Instant>,
-    pub(super) writer: Option<Writer>,
+    pub(super) writer: Option<AnyWriter>,
     /// Requests' worth of rows that wait for the writer.
     sealed: VecDeque<Rows>,
     preparing: Option<BoxFuture<'static, Target>>,
@@ -63,7 +116,7 @@ pub(super) fn states(rules: &Rules) -> Vec<TableState> {
 impl TableState {
     /// Position of the oldest row that is not known to be stored.
     pub(super) fn oldest(&self) -> Option<u64> {
-        let sent = self.writer.as_ref().and_then(Writer::oldest);
+        let sent = self.writer.as_ref().and_then(AnyWriter::oldest);
         let waiting = self.sealed.front().unwrap_or(&self.building);
         sent.or_else(|| waiting.positions().first().copied())
     }
@@ -136,10 +189,7 @@ impl TableState {
         self.preparing = None;
         match &mut self.writer {
             Some(writer) => writer.prepared(target),
-            None => {
-                let in_flight = shared.settings.in_flight;
-                self.writer = Some(Writer::new(shared.api.clone(), target, in_flight));
-            }
+            None => self.writer = Some(AnyWriter::new(shared, target)),
         }
         self.flush(shared, rules);
     }
