@@ -85,8 +85,13 @@ pub struct Cli {
 /// What ends by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum Command {
-    /// What the running adapter says of itself: readiness, lag, rows, retries.
-    Status,
+    /// Who reads the tap and how far it is behind, partition by partition, as Redis has it; and what the adapter that runs with this configuration says of
+    /// itself: readiness, rows, retries.
+    Status {
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+    },
     /// Messages that fit no table.
     #[command(subcommand)]
     DeadLetters(LetterCommand),

@@ -1,9 +1,5 @@
 //! What is done at once and ends: `dead-letters list`, `dead-letters replay`, `status`.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::time::Duration;
-
 use crate::cli::{Command, LetterCommand};
 use crate::config::{Config, Path};
 use crate::sinks::bigquery::Settings;
@@ -11,9 +7,7 @@ use crate::sinks::bigquery::api::WriteApi;
 use crate::sinks::bigquery::letters::Letters;
 use crate::sinks::bigquery::tables::Tables;
 use crate::sinks::bigquery::token::Tokens;
-
-/// How long the running adapter may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+use crate::status::status;
 
 /// Does it, and gives what is to be printed.
 ///
@@ -21,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What is wrong, with what to do.
 pub async fn run(command: &Command, config: &Config) -> Result<String, String> {
     match command {
-        Command::Status => status(config),
+        Command::Status { json } => status(config, *json).await,
         Command::DeadLetters(LetterCommand::List { limit }) => {
             let letters = letters(config).await?;
             let listed = letters
@@ -80,41 +74,4 @@ async fn letters(config: &Config) -> Result<Letters, String> {
         &settings.dead_letter_table,
         directory,
     ))
-}
-
-/// What the adapter that runs with this configuration says of itself.
-fn status(config: &Config) -> Result<String, String> {
-    let address = config
-        .ops
-        .ok_or("ops.listen is \"off\": nobody can be asked")?;
-    let ask = |path: &str| -> std::io::Result<String> {
-        let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let body = answer
-            .split_once("\r\n\r\n")
-            .map(|(_, body)| body.to_owned());
-        Ok(body.unwrap_or_default())
-    };
-    let unanswered = |error| format!("no adapter answers at {address} (ops.listen): {error}");
-    let ready = ask("/health/ready").map_err(unanswered)?;
-    let metrics = ask("/metrics").map_err(unanswered)?;
-    let mut text = ready;
-    for line in metrics.lines() {
-        let shown = [
-            "tap_",
-            "bigquery_",
-            "dead_letters",
-            "committed_rows",
-            "source_connected",
-        ];
-        if let Some(rest) = line.strip_prefix("dunlin_adapter_")
-            && shown.iter().any(|prefix| rest.starts_with(prefix))
-        {
-            text.push_str(&format!("{rest}\n"));
-        }
-    }
-    Ok(text)
 }

@@ -28,3 +28,4 @@ pub mod rules;
 pub mod run;
 pub mod sinks;
 pub mod sources;
+pub mod status;

@@ -15,6 +15,7 @@ use crate::ops::http;
 use crate::ops::metrics::Metrics;
 use crate::pipeline;
 use crate::pipeline::Committer;
+use crate::sinks::bigquery::writer::Kind;
 use crate::sinks::bigquery::{self, open};
 use crate::sinks::parquet::ParquetSink;
 use crate::sources::mqtt::MqttSource;
@@ -88,6 +89,9 @@ impl RunError {
         })
     }
 }
+
+/// How long a partition that another adapter should have is worked off before it is handed over.
+const HAND_OVER: Duration = Duration::from_secs(2);
 
 /// What the process is told from outside.
 #[derive(Debug, Clone)]
@@ -203,7 +207,8 @@ async fn tap_to_parquet(
     let ledger = sink.ledger().clone();
     let (intake, committer) = pipeline::start(Box::new(sink), config.batch, Arc::clone(&metrics))
         .map_err(RunError::Thread)?;
-    let consumer = tap.join().await?;
+    // Another warehouse cannot know what this one has: what has been given is stored here, and acknowledged.
+    let consumer = tap.join(Duration::MAX).await?;
     let room = config.mqtt.buffer_bytes;
     let storing = Storing::new(tap, consumer, &ledger, intake, room, health, metrics);
     let stored = storing.run(told.shutdown).await;
@@ -222,7 +227,12 @@ async fn tap_to_bigquery(
     told: Told,
     seen: Seen,
 ) -> Result<(), RunError> {
-    let consumer = tap.join().await?;
+    let hand_over = match shared.settings.stream {
+        // Whoever has it next learns what is stored.
+        Kind::Committed => HAND_OVER,
+        Kind::Default => Duration::MAX,
+    };
+    let consumer = tap.join(hand_over).await?;
     let Seen { health, metrics } = seen;
     let feed = TapFeed::new(Arc::clone(&tap), consumer, Arc::clone(&health), metrics);
     let (change, rules) = watch::channel(Arc::new(config.rules.rules.clone()));

@@ -103,6 +103,15 @@ impl Process {
         assert!(status.expect("prlimit is part of util-linux").success());
     }
 
+    /// The most memory that it has had.
+    pub fn peak_mib(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.0.id());
+        let text = fs::read_to_string(path).unwrap();
+        let line = text.lines().find(|line| line.starts_with("VmHWM:"));
+        let kib = line.unwrap().split_whitespace().nth(1).unwrap();
+        kib.parse::<u64>().unwrap() / 1_024
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.0.try_wait().unwrap().is_none()
     }

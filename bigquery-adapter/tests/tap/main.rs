@@ -11,6 +11,8 @@ mod kills;
 mod parquet;
 mod rest;
 mod starting;
+mod status;
 #[path = "../support/mod.rs"]
 mod support;
+mod topics;
 mod world;

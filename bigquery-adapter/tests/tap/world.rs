@@ -145,6 +145,11 @@ impl World {
         command
     }
 
+    /// The most memory that the broker has had.
+    pub(crate) fn broker_peak_mib(&self) -> u64 {
+        self.broker.as_ref().unwrap().peak_mib()
+    }
+
     /// Kills the broker.
     pub(crate) fn kill_broker(&mut self) {
         self.broker.take().unwrap().kill();

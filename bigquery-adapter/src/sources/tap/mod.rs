@@ -23,6 +23,7 @@ pub use rows::TapMessages;
 
 use crate::error::Code;
 use crate::health::{Health, Part};
+use crate::status::adapter_name;
 
 /// How long replicas may take to say that they know a new definition.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -181,18 +182,23 @@ impl Tap {
         wanted
     }
 
-    /// A reader of it.
+    /// A reader of it. `hand_over`: see [`ConsumerOptions::hand_over`].
     ///
     /// # Errors
     /// When the definition cannot be read.
-    pub async fn join(&self) -> Result<Consumer, TapError> {
+    pub async fn join(&self, hand_over: Duration) -> Result<Consumer, TapError> {
         let options = ConsumerOptions {
+            hand_over,
             lease: self.settings.lease,
             ahead_bytes: self.settings.ahead_bytes,
             ..ConsumerOptions::default()
         };
         // Drawn by the system for each hasher.
         let number = RandomState::new().build_hasher().finish();
+        tracing::info!(
+            adapter = adapter_name(number),
+            "joining the readers of the tap"
+        );
         let backplane: Arc<dyn Backplane> = self.backplane.clone();
         Ok(Consumer::join(backplane, &self.settings.name, number, options).await?)
     }
