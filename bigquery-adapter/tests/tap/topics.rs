@@ -41,7 +41,7 @@ fn publish(port: u16, client: &str, numbers: std::ops::Range<u32>) {
     let mut connack = [0; 4];
     stream.read_exact(&mut connack).unwrap();
     assert_eq!(connack, [0x20, 2, 0, 0]);
-    let (acknowledged, acknowledgements) = mpsc::channel();
+    let (acknowledged, acknowledgements) = mpsc::sync_channel(WINDOW as usize);
     let mut answers = stream.try_clone().unwrap();
     let count = numbers.end - numbers.start;
     let reader = std::thread::spawn(move || {
