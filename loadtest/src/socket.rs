@@ -3,6 +3,7 @@
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -127,8 +128,13 @@ fn in_progress(error: &io::Error) -> bool {
     error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error())
 }
 
-/// The address that a connection comes from: 127.0.0.2 and up.
-pub(crate) fn source(number: usize, per_source: usize) -> Ipv4Addr {
+/// Connections that this process has begun.
+static BEGUN: AtomicUsize = AtomicUsize::new(0);
+
+/// The address that the next connection of this process comes from: 127.0.0.2 and up, for so many connections each.
+/// Ports of connections that have ended are not free for a minute, and finding one among many such takes long.
+pub(crate) fn next_source(per_source: usize) -> Ipv4Addr {
+    let number = BEGUN.fetch_add(1, Ordering::Relaxed);
     let place = u8::try_from(number / per_source.max(1) % 250).unwrap_or(0);
     Ipv4Addr::new(127, 0, 0, 2 + place)
 }

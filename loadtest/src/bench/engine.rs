@@ -99,8 +99,6 @@ pub(crate) struct Engine {
     /// Retained messages that a reader has got.
     once: Once,
     churn: Churn,
-    /// Connections that were begun.
-    begun: usize,
     /// Answers to PINGREQ.
     pongs: usize,
     dirty: Vec<usize>,
@@ -176,7 +174,6 @@ impl Engine {
             flows: Flows::new(publishers.len().max(subscribers)),
             once: Once::new(&workload),
             churn: Churn::new(&workload),
-            begun: 0,
             pongs: 0,
             publishers,
             seats: Vec::new(),

@@ -7,7 +7,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 
 use super::{Client, Engine, Failure, Outcome, Phase, Role};
 use crate::bench::plan::Shape;
-use crate::socket::{Connection, source};
+use crate::socket::{Connection, next_source};
 
 /// Connections in a handshake at a time, below the usual backlog of a listener.
 const HANDSHAKES: usize = 100;
@@ -74,8 +74,7 @@ impl Engine {
         };
         let address =
             address.ok_or_else(|| Failure::Protocol("nobody to connect to".to_owned()))?;
-        let source = source(self.begun, self.per_source);
-        self.begun += 1;
+        let source = next_source(self.per_source);
         let connection = Connection::begin(address, Some(source))
             .map_err(|error| Failure::Io("connect", error))?;
         epoll::add(
