@@ -1,7 +1,7 @@
 //! The least that any broker must do: reads PUBLISH packets and writes them on to whom they are for.
 //!
-//! One thread, one epoll. A read's worth of packets to one topic is copied once for each receiver, and written
-//! with what else waits for it. There are no sessions, nothing is checked, stored or resent, and packet ids
+//! One thread, one epoll. Each packet is copied for each receiver by itself, and written with what else waits
+//! for it: many in one read, many in one write. There are no sessions, nothing is checked, stored or resent, and packet ids
 //! are passed on as they are: what it costs is what the sockets cost, and other costs can be measured
 //! by it on any machine. Publishers and subscribers must speak the same version of MQTT and the same QoS.
 
@@ -221,34 +221,27 @@ impl Relay {
 
     /// Serves all whole packets; how many bytes that were.
     fn packets(&mut self, number: usize, bytes: &[u8]) -> Result<usize, Ended> {
-        // Packets to one topic, one after the other, that are not passed on yet.
-        let (mut run, mut at) = (0, 0);
+        let mut at = 0;
         loop {
             let rest = bytes.get(at..).unwrap_or_default();
             let Some(header) = peek_frame(rest, PACKET_MAX).map_err(|_| Ended)? else {
-                break;
+                return Ok(at);
             };
             let Some(packet) = rest.get(..header.total_len) else {
-                break;
+                return Ok(at);
             };
-            let end = at + header.total_len;
             if packet.first().is_some_and(|first| first >> 4 == 3) {
                 let publish = Published::read(packet, header.header_len).ok_or(Ended)?;
                 if !self.same_route(number, publish.topic) {
-                    self.pass_on(number, bytes.get(run..at).unwrap_or_default());
-                    run = at;
                     self.find_route(number, publish.topic)?;
                 }
+                self.pass_on(number, packet);
                 self.acknowledge(number, &publish);
             } else {
-                self.pass_on(number, bytes.get(run..at).unwrap_or_default());
-                run = end;
                 self.control(number, packet)?;
             }
-            at = end;
+            at += header.total_len;
         }
-        self.pass_on(number, bytes.get(run..at).unwrap_or_default());
-        Ok(at)
     }
 
     fn same_route(&mut self, number: usize, topic: &[u8]) -> bool {
@@ -276,17 +269,14 @@ impl Relay {
         Ok(())
     }
 
-    fn pass_on(&mut self, number: usize, packets: &[u8]) {
-        if packets.is_empty() {
-            return;
-        }
+    fn pass_on(&mut self, number: usize, packet: &[u8]) {
         let Some(client) = self.client(number) else {
             return;
         };
         let targets = std::mem::take(&mut client.route.targets);
         for target in &targets {
             if let Some(receiver) = self.client(*target) {
-                receiver.connection.out.extend_from_slice(packets);
+                receiver.connection.out.extend_from_slice(packet);
             }
             self.mark(*target);
         }
