@@ -16,6 +16,7 @@
 mod compare;
 mod engine;
 mod flows;
+mod goal;
 mod html;
 mod idle;
 mod machine;
@@ -32,6 +33,7 @@ mod stamp;
 mod system;
 
 pub use compare::{Comparison, Figure, Line, Ratio};
+pub use goal::{Goal, Verdict};
 pub use machine::Machine;
 pub use measure::{Memory, Outcome, RoleCost};
 pub use plan::{CostLimit, Load, Plan, Shape, Workload};

@@ -132,8 +132,8 @@ pub enum Error {
     /// A benchmark lost, repeated or reordered messages that it must not.
     #[error("benchmark results are wrong: {0}")]
     WrongCounts(String),
-    /// A message costs more CPU time than `--max-cpu` allows.
-    #[error("messages cost too much CPU time: {0}")]
+    /// A message costs more CPU time than `--max-cpu` allows, or a goal is not met.
+    #[error("what was asked for was not found: {0}")]
     TooDear(String),
 }
 

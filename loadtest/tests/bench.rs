@@ -243,6 +243,32 @@ fn a_scenario_file_says_what_is_measured() {
     assert!(outcomes[1]["ack_latency"]["count"] == 120 && outcomes[0]["ack_latency"]["count"] == 0);
     assert!(outcomes[5]["latency_curve"].as_array().unwrap().len() > 3);
 
+    let asked = "[[workload]]\nkind = \"pairs\"\nclients = 3\n\
+        goals = [{ figure = \"per-second\", broker = \"mosquitto\", least = 1 }, \
+        { figure = \"cpu\", broker = \"mosquitto\", most = 0.000001 }]\n";
+    std::fs::write(&file, asked).unwrap();
+    for (more, code) in [(&[][..], 0), (&["--check"], 1)] {
+        let output = loadtest()
+            .args([
+                "bench",
+                "--smoke",
+                "--broker",
+                &mosquitto_file(),
+                "--scenario",
+            ])
+            .arg(&file)
+            .args(more)
+            .output()
+            .unwrap();
+        let text = text_of(&output);
+        assert_eq!(output.status.code(), Some(code), "{text}");
+        assert!(
+            text.contains("1 of 2 are met") && text.contains("NOT MET"),
+            "{text}"
+        );
+        assert_eq!(text.contains("DUN-3015"), code == 1, "{text}");
+    }
+
     let wrong = folder.path().join("wrong.toml");
     std::fs::write(&wrong, "[[workload]]\nkind = \"fan-in\"\nclient = 3\n").unwrap();
     let output = loadtest()

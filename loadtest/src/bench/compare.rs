@@ -4,19 +4,22 @@ mod table;
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use super::report::{Report, Spread, Summary};
 use super::{Outcome, Workload};
 use crate::error::Error;
 
 /// What is compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Figure {
     /// CPU time of the broker for each message, connection or visit.
     Cpu,
     /// Messages or visits in a second.
-    Throughput,
+    PerSecond,
     /// Half of the latencies are below.
-    Median,
+    P50,
     /// 99 of 100 latencies are below.
     P99,
     /// Memory for each connection or retained message.
@@ -27,8 +30,8 @@ impl Figure {
     /// All, in the order of the table.
     pub const ALL: [Self; 5] = [
         Self::Cpu,
-        Self::Throughput,
-        Self::Median,
+        Self::PerSecond,
+        Self::P50,
         Self::P99,
         Self::Bytes,
     ];
@@ -38,18 +41,18 @@ impl Figure {
     pub fn name(self) -> &'static str {
         match self {
             Self::Cpu => "CPU µs each",
-            Self::Throughput => "per second",
-            Self::Median => "p50 µs",
+            Self::PerSecond => "per second",
+            Self::P50 => "p50 µs",
             Self::P99 => "p99 µs",
             Self::Bytes => "bytes each",
         }
     }
 
-    fn of(self, outcome: &Outcome) -> Option<f64> {
+    pub(super) fn of(self, outcome: &Outcome) -> Option<f64> {
         let found = match self {
             Self::Cpu => outcome.cpu_us?,
-            Self::Throughput => outcome.delivered_per_s,
-            Self::Median => outcome.latency.p50_us,
+            Self::PerSecond => outcome.delivered_per_s,
+            Self::P50 => outcome.latency.p50_us,
             Self::P99 => outcome.latency.p99_us,
             Self::Bytes => outcome.bytes_each?.anonymous,
         };

@@ -20,6 +20,7 @@ impl Report {
         let title = format!("Benchmark {}, commit {}", machine.date, machine.commit);
         let parts = [
             self.facts(),
+            tables::verdicts(self),
             self.costs(),
             self.growth(),
             self.latencies(),

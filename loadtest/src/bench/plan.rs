@@ -5,6 +5,7 @@ use std::time::Duration;
 use dunlin_protocol::{QoS, Version};
 use serde::{Deserialize, Serialize};
 
+use super::goal::Goal;
 use super::stamp::STAMP_BYTES;
 use crate::error::Error;
 
@@ -68,6 +69,8 @@ pub struct Workload {
 pub struct Plan {
     /// What to measure, in this order.
     pub workloads: Vec<Workload>,
+    /// What is asked of brokers, in which workload.
+    pub goals: Vec<(Workload, Goal)>,
     /// What is not measured on which broker: it cannot do it.
     pub skip: Vec<(Workload, String)>,
     /// How often each is measured on each broker.

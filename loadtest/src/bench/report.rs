@@ -5,6 +5,7 @@ mod table;
 use dunlin_protocol::Version;
 use serde::{Deserialize, Serialize};
 
+use super::goal::Verdict;
 use super::machine::Machine;
 use super::measure::Outcome;
 use super::plan::{CostLimit, Plan, Workload};
@@ -24,6 +25,8 @@ pub struct Report {
     pub pinned: Option<(usize, usize)>,
     /// By workload and broker.
     pub summaries: Vec<Summary>,
+    /// What was asked for, and what came of it.
+    pub verdicts: Vec<Verdict>,
     /// Every measurement.
     pub outcomes: Vec<Outcome>,
 }
@@ -131,7 +134,12 @@ impl Report {
             "3.1.1"
         };
         let workloads = &plan.workloads;
-        Self::of(workloads, mqtt, plan.pinned, machine, brokers, outcomes)
+        let mut report = Self::of(workloads, mqtt, plan.pinned, machine, brokers, outcomes);
+        let goals = plan.goals.iter();
+        report.verdicts = goals
+            .map(|(workload, goal)| goal.judge(*workload, &report.outcomes))
+            .collect();
+        report
     }
 
     pub(super) fn of(
@@ -171,6 +179,7 @@ impl Report {
             mqtt: mqtt.to_owned(),
             pinned,
             summaries,
+            verdicts: Vec::new(),
             outcomes,
         }
     }
@@ -201,6 +210,31 @@ impl Report {
             Ok(())
         } else {
             Err(Error::WrongCounts(wrong.join("; ")))
+        }
+    }
+
+    /// Whether everything that was asked for was found.
+    ///
+    /// # Errors
+    /// [`Error::TooDear`] with all that was not.
+    pub fn check_goals(&self) -> Result<(), Error> {
+        let wrong: Vec<String> = self
+            .verdicts
+            .iter()
+            .filter(|verdict| !verdict.is_met())
+            .map(|verdict| {
+                format!(
+                    "{}: {}, found {}",
+                    verdict.workload.name(),
+                    verdict.asked(),
+                    verdict.told()
+                )
+            })
+            .collect();
+        if wrong.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::TooDear(wrong.join("; ")))
         }
     }
 

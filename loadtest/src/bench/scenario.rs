@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::goal::Goal;
 use super::plan::{LEVELS_DEFAULT, Load, PAYLOAD_DEFAULT, Shape, Workload};
 use crate::error::Error;
 
@@ -25,6 +26,8 @@ pub struct BenchScenario {
     pub seconds: Option<f64>,
     /// What to measure, in the order of the file.
     pub workloads: Vec<Workload>,
+    /// What is asked of brokers, in which workload.
+    pub goals: Vec<(Workload, Goal)>,
     /// What is not measured on which broker.
     pub skip: Vec<(Workload, String)>,
 }
@@ -62,6 +65,9 @@ struct RawWorkload {
     /// Names of brokers that cannot do it.
     #[serde(default)]
     skip: Vec<String>,
+    /// What is asked of brokers, in each of these workloads.
+    #[serde(default)]
+    goals: Vec<Goal>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -107,12 +113,18 @@ impl BenchScenario {
         let raw: Raw = toml::from_str(text).map_err(|problem| vec![problem.to_string()])?;
         let mut problems = Vec::new();
         let mut workloads: Vec<Workload> = Vec::new();
-        let mut skip = Vec::new();
+        let (mut skip, mut goals) = (Vec::new(), Vec::new());
         for (number, raw) in raw.workload.iter().enumerate() {
             match raw.workloads() {
                 Ok(more) => {
                     for name in &raw.skip {
                         skip.extend(more.iter().map(|workload| (*workload, name.clone())));
+                    }
+                    for goal in &raw.goals {
+                        let problem = goal.problem();
+                        problems
+                            .extend(problem.map(|text| format!("workload {}: {text}", number + 1)));
+                        goals.extend(more.iter().map(|workload| (*workload, goal.clone())));
                     }
                     workloads.extend(more);
                 }
@@ -147,6 +159,7 @@ impl BenchScenario {
             warm_up: raw.warm_up,
             seconds: raw.seconds,
             workloads,
+            goals,
             skip,
         })
     }
@@ -229,13 +242,14 @@ mod tests {
             "protocol = \"4\"\n\
              [[workload]]\nkind = \"pairs\"\nclients = 1\nrate = 1\none = true\n\
              [[workload]]\nkind = \"pairs\"\nclients = []\n\
-             [[workload]]\nkind = \"churn\"\nclients = [3, 3]\n",
+             [[workload]]\nkind = \"churn\"\nclients = [3, 3]\ngoals = [{ figure = \"cpu\", broker = \"a\" }]\n",
         )
         .unwrap_err();
         for expected in [
             "workload 1: only one",
             "workload 2: an empty",
             "churn 3 QoS 0 is there twice",
+            "workload 3: a goal has neither",
             "protocol",
         ] {
             assert!(

@@ -95,6 +95,9 @@ pub(super) struct BenchArgs {
     /// What a message may cost the processes of a role (or `all`) in CPU time; more is an error.
     #[arg(long, value_name = "ROLE=MICROSECONDS", value_delimiter = ',')]
     max_cpu: Vec<CostLimit>,
+    /// It is an error if a goal of the scenario is not met.
+    #[arg(long, requires = "scenario")]
+    check: bool,
     /// MQTT version; 3.1.1 when neither this nor the scenario says.
     #[arg(long, value_parser = ["5", "3.1.1"])]
     protocol: Option<String>,
@@ -184,7 +187,11 @@ pub(super) fn run(args: &BenchArgs) -> Result<(), Error> {
         ))?;
     }
     report.check_counts()?;
-    report.check_costs(&args.max_cpu)
+    report.check_costs(&args.max_cpu)?;
+    if args.check {
+        report.check_goals()?;
+    }
+    Ok(())
 }
 
 impl BenchArgs {
@@ -248,7 +255,11 @@ impl BenchArgs {
         let mut workloads =
             scenario.map_or_else(|| self.list(), |scenario| scenario.workloads.clone());
         let mut skip = scenario.map_or_else(Vec::new, |scenario| scenario.skip.clone());
+        let mut goals = scenario.map_or_else(Vec::new, |scenario| scenario.goals.clone());
         if self.smoke {
+            for (workload, _) in &mut goals {
+                *workload = workload.small();
+            }
             for (workload, _) in &mut skip {
                 *workload = workload.small();
             }
@@ -287,6 +298,7 @@ impl BenchArgs {
         };
         Ok(Plan {
             workloads,
+            goals,
             skip,
             runs,
             version: if protocol == "5" {

@@ -97,6 +97,34 @@ fn summary(one: &Summary, name: &str) -> String {
     row + &format!("<td>{}</td></tr>\n", escape(&others))
 }
 
+/// What was asked for, and what came of it.
+pub(super) fn verdicts(report: &Report) -> String {
+    if report.verdicts.is_empty() {
+        return String::new();
+    }
+    let met = report.verdicts.iter().filter(|one| one.is_met()).count();
+    let mut html = format!(
+        "<h2>What is asked for</h2>\n<p>{met} of {} are met; medians count.</p>\n{}",
+        report.verdicts.len(),
+        open(&["", "", "", "found"])
+    );
+    for one in &report.verdicts {
+        let (class, text) = if one.is_met() {
+            ("left", "met")
+        } else {
+            ("left bad", "not met")
+        };
+        let _written = writeln!(
+            html,
+            "<tr><td>{}</td><td class=\"left\">{}</td><td class=\"{class}\">{text}</td><td>{}</td></tr>",
+            escape(&one.workload.name()),
+            escape(&one.asked()),
+            escape(&one.told())
+        );
+    }
+    html + "</table></div>\n"
+}
+
 /// Every measurement, in the order in which they were made.
 pub(super) fn outcomes(report: &Report) -> String {
     let head = [

@@ -1,5 +1,5 @@
 use super::*;
-use crate::bench::{Machine, Memory};
+use crate::bench::{Figure, Goal, Machine, Memory};
 use crate::latency::Latencies;
 use crate::proc::Usage;
 
@@ -99,14 +99,27 @@ fn report() -> Report {
         (name.to_owned(), "version \u{7}1 <x>".to_owned()),
         ("plain".to_owned(), String::new()),
     ];
-    Report::of(
+    let mut report = Report::of(
         &workloads,
         "5.0",
         Some((1, 0)),
         Machine::look(),
         brokers,
         outcomes,
-    )
+    );
+    for most in [1.0, 1e6] {
+        let goal = Goal {
+            figure: Figure::Cpu,
+            broker: name.to_owned(),
+            of: Some("plain".to_owned()),
+            relay: None,
+            most: Some(most / 2.0),
+            least: None,
+        };
+        let verdict = goal.judge(paced, &report.outcomes);
+        report.verdicts.push(verdict);
+    }
+    report
 }
 
 #[test]
@@ -133,14 +146,16 @@ fn everything_that_was_measured_is_drawn_and_told() {
     let html = report().to_html();
     // Costs, connects, throughput, growth, latency, memory.
     assert_eq!(html.matches("<svg").count(), 6);
-    // Of each of five workloads on two brokers: the head and three runs.
-    assert_eq!(html.matches("<tr>").count(), 2 + 10 + 30);
+    // Of each of five workloads on two brokers: medians and three runs; two goals; three heads.
+    assert_eq!(html.matches("<tr>").count(), 10 + 30 + 2 + 3);
     for expected in [
         "fan-in 100 QoS 1 1000/s",
         "idle 100",
         "99.9 %",
         "From fan-out 10 QoS 0",
         "class=\"bad\"",
+        "1 of 2 are met",
+        "in parts of plain's: at most 0.5",
         "class=\"curve dashed\"",
     ] {
         assert!(html.contains(expected), "{expected}");

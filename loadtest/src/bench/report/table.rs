@@ -49,6 +49,13 @@ impl fmt::Display for Report {
             let (name, broker) = (one.workload.name(), &one.broker);
             writeln!(out, "{name} on {broker}: {bytes} bytes of memory for each")?;
         }
+        if !self.verdicts.is_empty() {
+            let met = self.verdicts.iter().filter(|one| one.is_met()).count();
+            writeln!(out, "\nasked for: {met} of {} are met", self.verdicts.len())?;
+        }
+        for verdict in &self.verdicts {
+            writeln!(out, "{verdict}")?;
+        }
         Ok(())
     }
 }
