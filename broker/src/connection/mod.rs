@@ -29,9 +29,10 @@ use crate::net::Accepted;
 /// Not cancel safe: a dropped future leaves the session claimed until the process ends. Ask the
 /// connection to close instead ([`Hub::drain`]).
 pub async fn serve(hub: Arc<Hub>, accepted: Accepted) {
-    let Some(mut connection) = handshake::handshake(&hub, accepted).await else {
+    // In boxes of their own: their memory, several KB, is not kept while the connection is open.
+    let Some(mut connection) = Box::pin(handshake::handshake(&hub, accepted)).await else {
         return;
     };
     let closing = connection.run().await;
-    connection.finish(closing).await;
+    Box::pin(connection.finish(closing)).await;
 }
