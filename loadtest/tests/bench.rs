@@ -214,7 +214,11 @@ fn a_scenario_file_says_what_is_measured() {
         [[workload]]\nkind = \"retain-read\"\nclients = 120\nqos = [0, 1]\n\
         [[workload]]\nkind = \"churn\"\nclients = 4\nqos = 1\n\
         [[workload]]\nkind = \"churn\"\nclients = 4\nrate = 200\n\
-        [[workload]]\nkind = \"fan-in\"\nclients = 3\nqos = 1\npayload = [20, 5000]\ntopics = 7\nlevels = 6\n";
+        [[workload]]\nkind = \"fan-in\"\nclients = 3\nqos = 1\npayload = [20, 5000]\ntopics = 7\nlevels = 6\n\
+        [[workload]]\nkind = \"subscriptions\"\nclients = 300\nfilters = [\"plain\", \"plus\", \"hash\", \"shared\"]\n\
+        [[workload]]\nkind = \"sessions\"\nclients = 150\n\
+        [[workload]]\nkind = \"queue\"\nclients = 150\nqos = [1, 2]\n\
+        [[workload]]\nkind = \"pairs\"\nclients = 2\nqos = 1\nstanding = 200\nfilters = \"hash\"\n";
     std::fs::write(&file, text).unwrap();
     let output = loadtest()
         .args(["bench", "--smoke", "--scenario"])
@@ -238,7 +242,11 @@ fn a_scenario_file_says_what_is_measured() {
         .collect();
     // Five readers, one after the other; the rest goes on for as long as it is measured.
     assert_eq!(numbers.get(..5), Some(&[120, 120, 120, 600, 600][..]));
-    assert!(numbers.len() == 9 && numbers.iter().all(|sent| *sent > 0));
+    assert!(numbers.len() == 17 && numbers.iter().all(|sent| *sent > 0));
+    assert_eq!(
+        numbers.get(9..16),
+        Some(&[300, 300, 300, 300, 150, 150, 150][..])
+    );
     // One of QoS 1 or 2 that is stored is acknowledged, a visit has an end.
     assert!(outcomes[1]["ack_latency"]["count"] == 120 && outcomes[0]["ack_latency"]["count"] == 0);
     assert!(outcomes[5]["latency_curve"].as_array().unwrap().len() > 3);

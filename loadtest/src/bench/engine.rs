@@ -4,6 +4,7 @@
 //! gathered: many packets per system call on both ways.
 
 mod churn;
+mod hold;
 mod receive;
 mod setup;
 
@@ -18,6 +19,7 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
 use self::churn::Churn;
+use self::hold::Held;
 use super::flows::{Flows, Once};
 use super::plan::{Load, PAYLOAD_MAX, Plan, Shape, Workload};
 use super::publisher::{Publisher, Setup};
@@ -43,6 +45,8 @@ enum Role {
     Idle,
     /// Leaves when it has subscribed.
     Visitor,
+    /// Has many subscriptions.
+    Holder,
 }
 
 /// How far a connection has come.
@@ -99,6 +103,7 @@ pub(crate) struct Engine {
     /// Retained messages that a reader has got.
     once: Once,
     churn: Churn,
+    held: Held,
     /// Answers to PINGREQ.
     pongs: usize,
     dirty: Vec<usize>,
@@ -174,6 +179,7 @@ impl Engine {
             flows: Flows::new(publishers.len().max(subscribers)),
             once: Once::new(&workload),
             churn: Churn::new(&workload),
+            held: Held::default(),
             pongs: 0,
             publishers,
             seats: Vec::new(),
@@ -249,14 +255,18 @@ impl Engine {
         self.flush()
     }
 
-    /// Works until publishers with a quota have sent it and the broker has taken it, or nothing has moved for
-    /// `patience`.
+    /// Works until publishers with a quota have sent it and the broker has taken it, and visits are made; or nothing has
+    /// moved for `patience`.
     pub(crate) fn send_all(&mut self, patience: Duration) -> Outcome<()> {
         let (mut before, mut progress) = (0, Instant::now());
         let mut asked = false;
         while progress.elapsed() < patience {
             self.pump()?;
-            if self.publishers.iter().all(Publisher::has_sent_all) && self.is_idle() {
+            let all = self.publishers.iter().all(Publisher::has_sent_all);
+            if all && self.churn.has_begun_all() && self.is_idle() {
+                if self.workload.is_of_visits() {
+                    return Ok(());
+                }
                 if self.qos != QoS::AtMostOnce || self.pongs == self.publishers.len() {
                     return Ok(());
                 }
@@ -296,7 +306,9 @@ impl Engine {
     /// Lost, duplicated, reordered.
     pub(crate) fn verdict(&self) -> (u64, u64, u64) {
         match self.workload.shape {
-            Shape::Churn => return (self.totals.sent - self.totals.delivered, 0, 0),
+            Shape::Churn | Shape::Sessions => {
+                return (self.totals.sent - self.totals.delivered, 0, 0);
+            }
             Shape::RetainRead => return (self.once.missing(), self.once.repeated(), 0),
             _ => {}
         }
@@ -391,7 +403,11 @@ impl Engine {
                 .connected()
                 .map_err(|error| Failure::Io("connect", error))?;
             client.phase = Phase::AwaitsConnack;
-            let persistent = self.workload.persistent && matches!(client.role, Role::Subscriber(_));
+            let persistent = match client.role {
+                Role::Subscriber(_) => self.workload.persistent,
+                Role::Visitor => self.workload.shape == Shape::Sessions,
+                _ => false,
+            };
             return self.introduce(number, persistent);
         }
         self.mark(number);
@@ -399,7 +415,11 @@ impl Engine {
     }
 
     fn introduce(&mut self, number: usize, persistent: bool) -> Outcome<()> {
-        let id = format!("bench-{number}");
+        let id = match self.clients.get(number).map(|client| client.role) {
+            Some(Role::Holder) => format!("holder-{number}"),
+            Some(Role::Visitor) if persistent => format!("away-{}", self.churn.serial(number)),
+            _ => format!("bench-{number}"),
+        };
         let mut properties = PropertiesBuf::new();
         if persistent && self.version.is_v5() {
             push(
@@ -441,9 +461,7 @@ impl Engine {
         self.tick();
         match self.pace {
             Pace::Stopped => {}
-            Pace::Window if self.workload.shape == Shape::Churn => {
-                while self.visit(self.now_ns)? {}
-            }
+            Pace::Window if self.workload.is_of_visits() => while self.visit(self.now_ns)? {},
             Pace::Window => {
                 for publisher in 0..self.publishers.len() {
                     while self.publish(publisher, self.now_ns) {}
@@ -486,7 +504,7 @@ impl Engine {
     }
 
     fn is_idle_at(&self, turn: usize) -> bool {
-        if self.workload.shape == Shape::Churn {
+        if self.workload.is_of_visits() {
             return self.churn.is_idle();
         }
         self.publishers.get(turn).is_some_and(Publisher::is_idle)
@@ -494,7 +512,7 @@ impl Engine {
 
     /// What is due: a message of a publisher, or a visit. `false` when there is no room.
     fn emit(&mut self, publisher: usize, due_ns: u64) -> Outcome<bool> {
-        if self.workload.shape == Shape::Churn {
+        if self.workload.is_of_visits() {
             self.visit(due_ns)
         } else {
             Ok(self.publish(publisher, due_ns))
@@ -555,7 +573,7 @@ impl Engine {
     fn forgive_stall(&mut self) {
         let silent = Duration::from_nanos(self.now_ns.saturating_sub(self.last_delivery_ns));
         if self.qos == QoS::AtMostOnce
-            && self.workload.shape != Shape::Churn
+            && !self.workload.is_of_visits()
             && silent > STALL
             && !self.publishers.iter().all(Publisher::is_idle)
         {

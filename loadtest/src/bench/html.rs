@@ -267,16 +267,19 @@ enum Grows {
     Clients,
     Topics,
     Payload,
+    Standing,
 }
 
 impl Grows {
-    const ALL: [Self; 3] = [Self::Clients, Self::Topics, Self::Payload];
+    const ALL: [Self; 4] = [Self::Clients, Self::Topics, Self::Payload, Self::Standing];
 
     fn of(self, workload: &Workload) -> f64 {
         match self {
             Self::Clients => workload.clients as f64,
             Self::Topics => f64::from(workload.topics),
             Self::Payload => workload.payload_bytes as f64,
+            // None at all has a place, too.
+            Self::Standing => workload.standing.max(1) as f64,
         }
     }
 
@@ -285,6 +288,7 @@ impl Grows {
             Self::Clients => "clients",
             Self::Topics => "topics of a publisher",
             Self::Payload => "bytes of a payload",
+            Self::Standing => "subscriptions of others",
         }
     }
 
@@ -302,6 +306,10 @@ impl Grows {
             },
             Self::Payload => Workload {
                 payload_bytes: usual.payload_bytes,
+                ..*workload
+            },
+            Self::Standing => Workload {
+                standing: 0,
                 ..*workload
             },
         }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::engine::{Engine, Failure};
 use super::plan::{Plan, Shape, Workload};
 use super::system::{System, Usages, sum};
-use super::{idle, retained};
+use super::{idle, stored};
 use crate::error::Error;
 use crate::latency::{Latencies, Percentiles};
 use crate::proc::{MachineTime, Usage};
@@ -170,8 +170,10 @@ pub(crate) fn measure(
 ) -> Result<Outcome, Error> {
     let result = match workload.shape {
         Shape::Idle => idle::measure(system, name, workload, plan),
-        Shape::RetainStore => retained::store(system, name, workload, plan),
-        Shape::RetainRead => retained::read(system, name, workload, plan),
+        Shape::RetainStore | Shape::Sessions => stored::store(system, name, workload, plan),
+        Shape::Queue => stored::queue(system, name, workload, plan),
+        Shape::Subscriptions => stored::subscriptions(system, name, workload, plan),
+        Shape::RetainRead => stored::read(system, name, workload, plan),
         _ => steady(system, name, workload, plan),
     };
     result.map_err(|problem| match problem {
@@ -208,6 +210,7 @@ fn steady(
     workload: Workload,
     plan: &Plan,
 ) -> Result<Outcome, Problem> {
+    let _held = stored::stand(system, workload, plan)?;
     let mut engine = Engine::new(&system.addresses, workload, workload.qos()?, plan)?;
     engine.set_up()?;
     engine.start();

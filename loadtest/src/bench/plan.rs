@@ -29,6 +29,49 @@ pub enum Shape {
     RetainRead,
     /// Clients that connect, subscribe and leave, over and over; so many at a time.
     Churn,
+    /// So many persistent sessions are made, each with a subscription, and their clients leave.
+    Sessions,
+    /// So many messages are queued for sessions whose clients are away.
+    Queue,
+    /// So many subscriptions are made.
+    Subscriptions,
+}
+
+/// What subscriptions look like that no message of the workload matches.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Filters {
+    /// No wildcard: a topic.
+    #[default]
+    Plain,
+    /// A `+` on the way.
+    Plus,
+    /// A `#` at the end.
+    Hash,
+    /// Shared, without a wildcard; MQTT 5 only.
+    Shared,
+}
+
+impl Filters {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Plus => "+",
+            Self::Hash => "#",
+            Self::Shared => "shared",
+        }
+    }
+
+    /// The filter with a number: beside those topics that messages go to, for as many levels as it can be.
+    #[must_use]
+    pub fn filter(self, number: usize) -> String {
+        match self {
+            Self::Plain => format!("bench/other{number}/value"),
+            Self::Plus => format!("bench/+/other{number}"),
+            Self::Hash => format!("bench/other{number}/#"),
+            Self::Shared => format!("$share/group{}/bench/other{number}/value", number % 100),
+        }
+    }
 }
 
 /// How much is sent.
@@ -62,6 +105,12 @@ pub struct Workload {
     pub topics: u32,
     /// Levels of a topic, at least 3.
     pub levels: u8,
+    /// Subscriptions of others that stand beside it, and match nothing of it.
+    #[serde(default)]
+    pub standing: usize,
+    /// What they look like, or those of [`Shape::Subscriptions`].
+    #[serde(default)]
+    pub filters: Filters,
 }
 
 /// What holds for all measurements of a run.
@@ -123,6 +172,9 @@ impl std::str::FromStr for CostLimit {
     }
 }
 
+/// Subscriptions that stand beside a workload at most.
+const STANDING_MAX: usize = 10_000_000;
+
 /// The greatest payload: what a broker accepts by default is of this order.
 pub(crate) const PAYLOAD_MAX: usize = 256 * 1024;
 
@@ -130,8 +182,12 @@ pub(crate) const PAYLOAD_MAX: usize = 256 * 1024;
 pub(crate) const PAYLOAD_DEFAULT: usize = 64;
 /// Levels of `bench/17/value`.
 pub(crate) const LEVELS_DEFAULT: u8 = 3;
-/// Connections that store retained messages.
-const RETAINERS: usize = 10;
+/// Connections that store retained messages, or fill queues.
+pub(crate) const RETAINERS: usize = 10;
+/// Clients that are on the way at a time to make sessions.
+const MAKERS: usize = 100;
+/// Connections that hold many subscriptions.
+const HOLDERS: usize = 20;
 
 impl Workload {
     /// A clean, saturated one with payloads of 64 bytes and a topic for each publisher.
@@ -146,6 +202,8 @@ impl Workload {
             payload_bytes: PAYLOAD_DEFAULT,
             topics: 1,
             levels: LEVELS_DEFAULT,
+            standing: 0,
+            filters: Filters::Plain,
         }
     }
 
@@ -161,6 +219,9 @@ impl Workload {
             Shape::RetainStore => "retain-store",
             Shape::RetainRead => "retain-read",
             Shape::Churn => "churn",
+            Shape::Sessions => "sessions",
+            Shape::Queue => "queue",
+            Shape::Subscriptions => "subscriptions",
         };
         let mut name = format!("{shape} {} QoS {}", self.clients, self.qos);
         if self.persistent {
@@ -175,6 +236,11 @@ impl Workload {
         if self.levels != LEVELS_DEFAULT {
             name += &format!(" {} levels", self.levels);
         }
+        if self.standing > 0 {
+            name += &format!(" beside {} {}", self.standing, self.filters.name());
+        } else if self.filters != Filters::Plain {
+            name += &format!(" {}", self.filters.name());
+        }
         match self.load {
             Load::Window(_) => {}
             Load::Rate(rate) => name += &format!(" {rate}/s"),
@@ -188,11 +254,16 @@ impl Workload {
     pub fn small(self) -> Self {
         let most = match self.shape {
             Shape::Idle => 50,
-            Shape::RetainStore | Shape::RetainRead => 500,
+            Shape::RetainStore
+            | Shape::RetainRead
+            | Shape::Sessions
+            | Shape::Queue
+            | Shape::Subscriptions => 500,
             _ => 10,
         };
         Self {
             clients: self.clients.min(most),
+            standing: self.standing.min(500),
             ..self
         }
     }
@@ -206,7 +277,9 @@ impl Workload {
             Shape::Pairs => (self.clients, self.clients),
             Shape::Tap => (self.clients, 0),
             Shape::Idle | Shape::Churn => (0, self.clients),
-            Shape::RetainStore => (self.clients.min(RETAINERS), 0),
+            Shape::RetainStore | Shape::Queue => (self.clients.min(RETAINERS), 0),
+            Shape::Sessions => (0, self.clients.min(MAKERS)),
+            Shape::Subscriptions => (0, self.clients.min(HOLDERS)),
             Shape::RetainRead => (0, 1),
         }
     }
@@ -224,7 +297,13 @@ impl Workload {
     /// Whether an acknowledgement counts as delivery.
     #[must_use]
     pub fn ends_with_the_acknowledgement(&self) -> bool {
-        matches!(self.shape, Shape::Tap | Shape::RetainStore)
+        matches!(self.shape, Shape::Tap | Shape::RetainStore | Shape::Queue)
+    }
+
+    /// Whether clients come and go, and nothing is published.
+    #[must_use]
+    pub fn is_of_visits(&self) -> bool {
+        matches!(self.shape, Shape::Churn | Shape::Sessions)
     }
 
     /// Messages that a publisher sends, if that is not for as long as it is measured.
@@ -233,7 +312,8 @@ impl Workload {
         let (publishers, _) = self.ends();
         let rest = self.clients.checked_rem(publishers)?;
         let each = self.clients / publishers;
-        (self.shape == Shape::RetainStore).then(|| (each + usize::from(publisher < rest)) as u64)
+        matches!(self.shape, Shape::RetainStore | Shape::Queue)
+            .then(|| (each + usize::from(publisher < rest)) as u64)
     }
 
     /// Topics of one publisher, taken in turns.
@@ -269,11 +349,14 @@ impl Workload {
         let last = if self.topics == 1 { "value" } else { "+" };
         match self.shape {
             Shape::FanIn => self.branch("+") + "/" + last,
-            Shape::FanOut | Shape::Tap | Shape::Idle | Shape::RetainStore => {
+            Shape::FanOut | Shape::Tap | Shape::Idle | Shape::RetainStore | Shape::Queue => {
                 self.branch("0") + "/" + last
             }
+            Shape::Subscriptions => self.filters.filter(subscriber),
             Shape::RetainRead => "bench/#".to_owned(),
-            Shape::Pairs | Shape::Churn => self.branch(&subscriber.to_string()) + "/" + last,
+            Shape::Pairs | Shape::Churn | Shape::Sessions => {
+                self.branch(&subscriber.to_string()) + "/" + last
+            }
         }
     }
 
@@ -320,20 +403,32 @@ impl Plan {
                     workload.name()
                 ));
             }
+            if workload.filters == Filters::Shared && !self.version.is_v5() {
+                return wrong(format!(
+                    "{}: shared subscriptions are for --protocol 5",
+                    workload.name()
+                ));
+            }
+            if workload.standing > STANDING_MAX {
+                return wrong(format!(
+                    "{}: at most {STANDING_MAX} subscriptions beside it",
+                    workload.name()
+                ));
+            }
             if workload.topics == 0 || !(LEVELS_DEFAULT..=64).contains(&workload.levels) {
                 return wrong(format!(
                     "{}: at least 1 topic, and 3 to 64 levels",
                     workload.name()
                 ));
             }
-            if workload.shape == Shape::Tap && workload.qos == 0 {
+            if matches!(workload.shape, Shape::Tap | Shape::Queue) && workload.qos == 0 {
                 return wrong(format!(
                     "{}: at QoS 0 nothing says that a message has arrived; ask for --qos 1,2",
                     workload.name()
                 ));
             }
-            if workload.clients == 0 || workload.clients > 1_000_000 {
-                return wrong(format!("{}: 1 to 1000000 clients", workload.name()));
+            if workload.clients == 0 || workload.clients > 10_000_000 {
+                return wrong(format!("{}: 1 to 10000000 clients", workload.name()));
             }
             if matches!(workload.load, Load::Rate(rate) if !(rate > 0.0 && rate <= 1e8)) {
                 return wrong(
@@ -363,7 +458,7 @@ impl Plan {
             .workloads
             .iter()
             .map(Workload::ends)
-            .map(|(publishers, subscribers)| publishers + subscribers);
+            .map(|(publishers, subscribers)| publishers + subscribers + HOLDERS);
         ends.max().unwrap_or(0) as u64
     }
 }
@@ -435,6 +530,8 @@ mod tests {
         assert_eq!((publishers, quotas.iter().sum()), (10, 1003_u64));
         assert_eq!(workload.topic(3), "bench/3/0000");
         assert_eq!(Workload::new(Shape::FanIn, 3, 1).quota(0), None);
+        let queue = Workload::new(Shape::Queue, 25, 1);
+        assert_eq!((queue.quota(0), queue.quota(9)), (Some(3), Some(2)));
         assert_eq!(digits(10), 1);
         assert_eq!(digits(11), 2);
     }

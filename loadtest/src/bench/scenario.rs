@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::goal::Goal;
-use super::plan::{LEVELS_DEFAULT, Load, PAYLOAD_DEFAULT, Shape, Workload};
+use super::plan::{Filters, LEVELS_DEFAULT, Load, PAYLOAD_DEFAULT, Shape, Workload};
 use crate::error::Error;
 
 /// Measurements of one file; more than that nobody waits for.
@@ -62,6 +62,9 @@ struct RawWorkload {
     persistent: bool,
     topics: Option<OneOrMany<u32>>,
     levels: Option<u8>,
+    #[serde(default)]
+    standing: OneOrMany<usize>,
+    filters: Option<OneOrMany<Filters>>,
     /// Names of brokers that cannot do it.
     #[serde(default)]
     skip: Vec<String>,
@@ -176,28 +179,39 @@ impl RawWorkload {
         let or = |list: Option<Vec<usize>>| list.unwrap_or_else(|| vec![PAYLOAD_DEFAULT]);
         let payloads = or(self.payload.as_ref().map(OneOrMany::list));
         let topics = self.topics.as_ref().map_or(vec![1], OneOrMany::list);
-        let mut all = Vec::new();
-        for clients in self.clients.list() {
-            for topics in &topics {
-                for payload_bytes in &payloads {
-                    for qos in self.qos.list() {
-                        all.extend(loads.iter().map(|load| Workload {
-                            load: *load,
-                            persistent: self.persistent,
-                            payload_bytes: *payload_bytes,
-                            topics: *topics,
-                            levels: self.levels.unwrap_or(LEVELS_DEFAULT),
-                            ..Workload::new(self.kind, clients, qos)
-                        }));
-                    }
-                }
-            }
-        }
+        let filters = self.filters.as_ref();
+        let filters = filters.map_or(vec![Filters::Plain], OneOrMany::list);
+        // Each list multiplies what there is by then.
+        let mut all: Vec<Workload> = vec![Workload {
+            persistent: self.persistent,
+            levels: self.levels.unwrap_or(LEVELS_DEFAULT),
+            ..Workload::new(self.kind, 0, 0)
+        }];
+        each(&mut all, &self.clients.list(), |one, of| one.clients = of);
+        each(&mut all, &filters, |one, of| one.filters = of);
+        each(&mut all, &self.standing.list(), |one, of| one.standing = of);
+        each(&mut all, &topics, |one, of| one.topics = of);
+        each(&mut all, &payloads, |one, of| one.payload_bytes = of);
+        each(&mut all, &self.qos.list(), |one, of| one.qos = of);
+        each(&mut all, &loads, |one, of| one.load = of);
         if all.is_empty() {
             return Err("an empty list leaves nothing to measure".to_owned());
         }
         Ok(all)
     }
+}
+
+/// Each workload with each of the values.
+fn each<T: Copy>(all: &mut Vec<Workload>, values: &[T], set: fn(&mut Workload, T)) {
+    let with = |workload: &Workload, value: T| {
+        let mut changed = *workload;
+        set(&mut changed, value);
+        changed
+    };
+    *all = all
+        .iter()
+        .flat_map(|workload| values.iter().map(move |value| with(workload, *value)))
+        .collect();
 }
 
 #[cfg(test)]

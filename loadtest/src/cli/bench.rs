@@ -12,7 +12,7 @@ use dunlin_protocol::Version;
 use self::progress::Progress;
 use super::{print, write, write_json};
 use crate::bench::{
-    self, BenchScenario, BrokerSpec, CostLimit, Load, Plan, Shape, Target, Workload,
+    self, BenchScenario, BrokerSpec, CostLimit, Filters, Load, Plan, Shape, Target, Workload,
 };
 use crate::error::Error;
 
@@ -33,7 +33,7 @@ pub(super) struct BenchArgs {
         long,
         value_name = "FILE",
         conflicts_with_all = [
-            "workloads", "qos", "publishers", "subscribers", "connections", "retained", "visitors", "payload",
+            "workloads", "qos", "publishers", "subscribers", "connections", "stored", "visitors", "standing", "filters", "payload",
             "topics", "levels", "window", "rate", "one", "persistent",
         ]
     )]
@@ -62,9 +62,9 @@ pub(super) struct BenchArgs {
     /// Idle connections.
     #[arg(long, default_value_t = 10_000)]
     connections: usize,
-    /// Retained messages.
+    /// Retained messages, sessions, queued messages, subscriptions: what is stored.
     #[arg(long, default_value_t = 50_000)]
-    retained: usize,
+    stored: usize,
     /// Clients of churn that are on the way at a time.
     #[arg(long, default_value_t = 100)]
     visitors: usize,
@@ -77,6 +77,12 @@ pub(super) struct BenchArgs {
     /// Levels of a topic.
     #[arg(long, default_value_t = 3)]
     levels: u8,
+    /// Subscriptions of others that stand beside a workload and match nothing of it.
+    #[arg(long, default_value_t = 0)]
+    standing: usize,
+    /// What these look like, or those of `subscriptions`.
+    #[arg(long, value_enum, default_value = "plain")]
+    filters: FiltersName,
     /// Messages that each publisher keeps in flight; 64 at QoS 0 and 20 at QoS 1 and 2 when not given.
     #[arg(long, conflicts_with_all = ["rate", "one"])]
     window: Option<u16>,
@@ -141,6 +147,31 @@ enum WorkloadName {
     RetainRead,
     /// Clients connect, subscribe and leave.
     Churn,
+    /// Persistent sessions are made, and their clients leave.
+    Sessions,
+    /// Messages are queued for sessions whose clients are away.
+    Queue,
+    /// Subscriptions are made.
+    Subscriptions,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum FiltersName {
+    Plain,
+    Plus,
+    Hash,
+    Shared,
+}
+
+impl FiltersName {
+    fn filters(self) -> Filters {
+        match self {
+            Self::Plain => Filters::Plain,
+            Self::Plus => Filters::Plus,
+            Self::Hash => Filters::Hash,
+            Self::Shared => Filters::Shared,
+        }
+    }
 }
 
 impl WorkloadName {
@@ -154,6 +185,9 @@ impl WorkloadName {
             Self::RetainStore => Shape::RetainStore,
             Self::RetainRead => Shape::RetainRead,
             Self::Churn => Shape::Churn,
+            Self::Sessions => Shape::Sessions,
+            Self::Queue => Shape::Queue,
+            Self::Subscriptions => Shape::Subscriptions,
         }
     }
 }
@@ -341,7 +375,11 @@ impl BenchArgs {
                 }
                 WorkloadName::FanOut => self.subscribers.clone(),
                 WorkloadName::Idle => vec![self.connections],
-                WorkloadName::RetainStore | WorkloadName::RetainRead => vec![self.retained],
+                WorkloadName::RetainStore
+                | WorkloadName::RetainRead
+                | WorkloadName::Sessions
+                | WorkloadName::Queue
+                | WorkloadName::Subscriptions => vec![self.stored],
                 WorkloadName::Churn => vec![self.visitors],
             };
             for clients in counts {
@@ -349,7 +387,7 @@ impl BenchArgs {
                     for qos in self
                         .qos
                         .iter()
-                        .filter(|qos| shape != Shape::Tap || **qos > 0)
+                        .filter(|qos| !matches!(shape, Shape::Tap | Shape::Queue) || **qos > 0)
                     {
                         let workload = Workload {
                             load,
@@ -357,6 +395,8 @@ impl BenchArgs {
                             payload_bytes: *payload_bytes,
                             topics: self.topics,
                             levels: self.levels,
+                            standing: self.standing,
+                            filters: self.filters.filters(),
                             ..Workload::new(
                                 shape,
                                 clients,

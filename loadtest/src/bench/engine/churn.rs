@@ -1,4 +1,4 @@
-//! Clients that come, subscribe and go, so many at a time.
+//! Clients that come, subscribe and go, so many at a time: over and over, or each once.
 
 use std::net::Shutdown;
 
@@ -15,19 +15,38 @@ pub(super) struct Churn {
     free: Vec<usize>,
     /// When the visit of each client was due.
     due_ns: Vec<u64>,
+    /// Number of the visit of each client.
+    serials: Vec<usize>,
+    begun: usize,
+    /// Visits that are made at most.
+    quota: usize,
 }
 
 impl Churn {
     pub(super) fn new(workload: &Workload) -> Self {
-        let clients = if workload.shape == Shape::Churn {
-            workload.clients
-        } else {
-            0
+        let (_, ends) = workload.ends();
+        let (clients, quota) = match workload.shape {
+            Shape::Churn => (ends, usize::MAX),
+            Shape::Sessions => (ends, workload.clients),
+            _ => (0, 0),
         };
         Self {
             free: (0..clients).rev().collect(),
             due_ns: vec![0; clients],
+            serials: vec![0; clients],
+            begun: 0,
+            quota,
         }
+    }
+
+    /// Number of the visit that a client makes.
+    pub(super) fn serial(&self, client: usize) -> usize {
+        self.serials.get(client).copied().unwrap_or(0)
+    }
+
+    /// Whether no visit is to begin any more.
+    pub(super) fn has_begun_all(&self) -> bool {
+        self.begun >= self.quota
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -36,11 +55,18 @@ impl Churn {
 }
 
 impl Engine {
-    /// Begins a visit; `false` when all clients are on the way.
+    /// Begins a visit; `false` when all clients are on the way, or all visits are made.
     pub(super) fn visit(&mut self, due_ns: u64) -> Outcome<bool> {
+        if self.churn.has_begun_all() {
+            return Ok(false);
+        }
         let Some(number) = self.churn.free.pop() else {
             return Ok(false);
         };
+        if let Some(serial) = self.churn.serials.get_mut(number) {
+            *serial = self.churn.begun;
+        }
+        self.churn.begun += 1;
         if let Some(due) = self.churn.due_ns.get_mut(number) {
             *due = due_ns;
         }

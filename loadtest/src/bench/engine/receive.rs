@@ -95,10 +95,14 @@ impl Engine {
                         suback.reason_codes
                     )));
                 }
-                if role == Role::Visitor {
-                    self.leave(number)?;
-                } else {
-                    self.on_ready(number);
+                match role {
+                    Role::Visitor => self.leave(number)?,
+                    Role::Holder => {
+                        if let Some(answered) = self.held.answered.get_mut(number) {
+                            *answered += 1;
+                        }
+                    }
+                    _ => self.on_ready(number),
                 }
             }
             (Packet::PingResp, Role::Publisher(_)) => self.pongs += 1,

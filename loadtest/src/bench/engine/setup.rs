@@ -18,16 +18,14 @@ impl Engine {
     /// Connects everyone and subscribes: first the subscribers, so that nothing is published to nobody.
     pub(crate) fn set_up(&mut self) -> Outcome<()> {
         let (publishers, subscribers) = self.workload.ends();
-        if self.workload.shape == Shape::Churn {
+        if self.workload.is_of_visits() {
             return Ok(());
         }
-        let idle = self.workload.shape == Shape::Idle;
-        let listeners = (0..subscribers).map(|number| {
-            if idle {
-                Role::Idle
-            } else {
-                Role::Subscriber(number)
-            }
+        let shape = self.workload.shape;
+        let listeners = (0..subscribers).map(|number| match shape {
+            Shape::Idle => Role::Idle,
+            Shape::Subscriptions => Role::Holder,
+            _ => Role::Subscriber(number),
         });
         self.connect_all(listeners.collect())?;
         self.seats = (0..publishers)
@@ -70,7 +68,7 @@ impl Engine {
         let address = match role {
             Role::Publisher(number) => self.addresses.publisher(number),
             Role::Subscriber(number) => self.addresses.subscriber(number),
-            Role::Idle | Role::Visitor => self.addresses.subscriber(number),
+            Role::Idle | Role::Visitor | Role::Holder => self.addresses.subscriber(number),
         };
         let address =
             address.ok_or_else(|| Failure::Protocol("nobody to connect to".to_owned()))?;
@@ -96,6 +94,9 @@ impl Engine {
     pub(super) fn on_connected(&mut self, number: usize) -> Outcome<()> {
         let subscriber = match self.clients.get(number).map(|client| client.role) {
             Some(Role::Subscriber(subscriber)) => subscriber,
+            Some(Role::Visitor) if self.workload.shape == Shape::Sessions => {
+                self.churn.serial(number)
+            }
             Some(Role::Visitor) => number,
             _ => {
                 self.on_ready(number);

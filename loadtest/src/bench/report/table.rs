@@ -43,7 +43,7 @@ impl fmt::Display for Report {
         if !idle.is_empty() {
             write_idle(out, &idle)?;
         }
-        let stored = |one: &&&Summary| one.workload.shape == Shape::RetainStore;
+        let stored = |one: &&&Summary| one.bytes_each.is_some();
         for one in steady.iter().filter(stored) {
             let bytes = optional(one.bytes_each.map(|bytes| bytes.median), 0);
             let (name, broker) = (one.workload.name(), &one.broker);
@@ -124,7 +124,7 @@ fn write_steady(out: &mut fmt::Formatter<'_>, summaries: &[&Summary]) -> fmt::Re
     }
     writeln!(
         out,
-        "µs/msg: CPU time of the broker per delivered message (churn: per visit; retain-store: per stored message); ratio: to the last broker; own µs: the load generator's;\n\
+        "µs/msg: CPU time of the broker per delivered message (churn: per visit; of what is stored: per stored one); ratio: to the last broker; own µs: the load generator's;\n\
          switches: context switches of the broker per 1000 messages; again, late: repeated, reordered;\n\
          others: part of the processors that somebody else used: latency and throughput suffer from it"
     )
