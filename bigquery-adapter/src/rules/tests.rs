@@ -257,3 +257,42 @@ fn types_that_disagree_between_rules_of_one_table_are_refused() {
         "{problems:?}"
     );
 }
+
+#[test]
+fn a_tenant_is_a_level_of_the_topic_or_a_user_property() {
+    let text = r##"
+default_table = ""
+[[rule]]
+topic = "{tenant}/{device}/telemetry"
+table = "telemetry"
+[rule.columns]
+tenant = "topic.tenant"
+device = "topic.device"
+[[rule]]
+topic = "{tenant}/#"
+table = "others"
+columns = { tenant = "topic.tenant", said = "user_property.tenant", topic = "topic" }
+"##;
+    let rules = Rules::parse(text).unwrap();
+    let mut properties = UserPropertiesBuf::default();
+    let message = row("acme/d7/telemetry", b"{}", &properties);
+    assert_eq!(
+        field(&rules, "telemetry", &message, "tenant"),
+        "Text(\"acme\")"
+    );
+    assert_eq!(
+        field(&rules, "telemetry", &message, "device"),
+        "Text(\"d7\")"
+    );
+    assert_eq!(field(&rules, "others", &message, "said"), "Null");
+    properties.push("tenant", "globex");
+    let message = row("acme", b"{}", &properties);
+    assert_eq!(
+        field(&rules, "others", &message, "tenant"),
+        "Text(\"acme\")"
+    );
+    assert_eq!(
+        field(&rules, "others", &message, "said"),
+        "Text(\"globex\")"
+    );
+}

@@ -28,7 +28,7 @@ pub(crate) fn kills(default: u64) -> u64 {
 }
 
 /// Now and then something else than the right answer.
-fn faults(random: &mut Random, share: u64) -> VecDeque<Option<Fault>> {
+pub(crate) fn faults(random: &mut Random, share: u64) -> VecDeque<Option<Fault>> {
     (0..60)
         .map(|_| {
             (random.below(100) < share).then(|| match random.below(9) {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod content;
+mod default_stream;
 #[path = "../bigquery/fake.rs"]
 #[allow(dead_code, reason = "the in-process tests use the rest")]
 mod fake;

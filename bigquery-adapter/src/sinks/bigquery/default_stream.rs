@@ -208,6 +208,10 @@ impl DefaultWriter {
             }
             Verdict::RowsRefused(mut refused) => {
                 refused.retain(|(index, _)| *index < rows.len());
+                if refused.is_empty() {
+                    self.requests.again(rows);
+                    return self.stop(Verdict::Retry(Pace::Usual), status);
+                }
                 let indices: Vec<usize> = refused.iter().map(|(index, _)| *index).collect();
                 let taken = rows.take_out(&indices);
                 self.requests.again(rows);
