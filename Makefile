@@ -53,8 +53,9 @@ bench-cluster: deps build ## CPU per message of a cluster, by role, its latency 
 	$(CARGO) build --release --locked -p dunlin-loadtest --example cluster_start --example tap_reader
 	scripts/bench-cluster
 
-chaos: deps ## KILLS (default 20) faults of each kind under load: nothing acknowledged may be missing, no QoS 2 message twice
-	CHAOS_KILLS=$(KILLS) $(CARGO) test --locked -p dunlin-broker --test e2e --test cluster -- --nocapture --test-threads 1 chaos
+chaos: deps ## KILLS (default 20) faults of each kind under load: nothing acknowledged may be missing, no QoS 2 message or row twice
+	CHAOS_KILLS=$(KILLS) $(CARGO) test --locked -p dunlin-broker -p dunlin-bigquery-adapter --test e2e --test cluster --test chaos -- \
+		--nocapture --test-threads 1 chaos
 
 # Optimised, a seed takes a tenth of a second; that is worth the build from some hundred seeds on. Assertions stay.
 sim: ## SEEDS (default 700) simulated clusters of each kind, from seed FIRST on: storms, failovers that lose writes, shared groups, no faults

@@ -1,4 +1,4 @@
-//! Kills and faults under load.
+//! Adapters killed and faults under load. Brokers die with them in `tests/chaos`.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use tonic::Code;
 
 use crate::fake::Fault;
 use crate::support::{Random, wait_for};
-use crate::world::{LASTING, Load, World};
+use crate::world::{Load, World};
 
 const CLIENTS: [(&str, &str); 8] = [
     ("a", "1"),
@@ -200,39 +200,4 @@ fn adapters_come_and_go_under_load() {
     wait_for_rows(&world, &sent);
     world.assert_exactly(&sent);
     setups[0].assert_log_has_only(&[]);
-}
-
-// What is published and acknowledged is there once, as far as this was seen. But in some runs on a loaded machine the publisher (paho) stops for good
-// after a broker's death; whether that is its fault or the broker's is not known yet.
-#[test]
-#[ignore = "the publisher stops for good in some runs after a broker's death: cause not known"]
-fn brokers_and_adapters_killed_at_any_moment_neither_lose_nor_repeat_a_row() {
-    let mut random = Random::new();
-    let mut world = World::start();
-    let setup = world.adapter();
-    let mut adapter = Some(setup.start_ready());
-    let clients = ["a", "b", "c"].map(|client| (client, LASTING));
-    let load = Load::start(&world, &clients);
-    for kill in 0..kills(4) {
-        world.fake.state().faults = faults(&mut random, 10);
-        let before = world.count("messages");
-        wait_for("rows", || (world.count("messages") > before).then_some(()));
-        std::thread::sleep(Duration::from_millis(random.below(300)));
-        world.kill_broker();
-        if kill % 2 == 1 {
-            adapter.take().unwrap().kill();
-        }
-        world.start_broker();
-        adapter.get_or_insert_with(|| setup.start());
-    }
-    world.fake.state().faults.clear();
-    let sent = load.finish();
-    wait_for("everything to be acknowledged", || {
-        (world.messages_left() == 0).then_some(())
-    });
-    world.assert_each_once(&sent);
-    wait_for_rows(&world, &sent);
-    world.assert_each_once(&sent);
-    assert!(adapter.unwrap().terminate().success());
-    println!("sent {sent:?}");
 }

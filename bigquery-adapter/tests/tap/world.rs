@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 
 use crate::fake::Fake;
 use crate::rest::Rest;
-use crate::support::{Process, Publisher, Setup, free_port, python, wait_for};
+use crate::support::{Process, Publisher, Setup, free_port, wait_for};
 
 /// Fields of `messages` that matter here, by their numbers in the default table.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -105,8 +105,7 @@ impl World {
         self.redis.take().unwrap().kill();
     }
 
-    /// Starts the broker, or starts it again.
-    pub(crate) fn start_broker(&mut self) {
+    fn start_broker(&mut self) {
         let adapter = Path::new(env!("CARGO_BIN_EXE_bigquery-adapter"));
         let binary = adapter.with_file_name("broker");
         assert!(
@@ -150,22 +149,9 @@ impl World {
         self.broker.as_ref().unwrap().peak_mib()
     }
 
-    /// Kills the broker.
-    pub(crate) fn kill_broker(&mut self) {
-        self.broker.take().unwrap().kill();
-    }
-
     /// Publishes once, with these arguments.
     pub(crate) fn publish(&self, arguments: &[&str]) {
         assert!(self.mosquitto_pub(arguments).status().unwrap().success());
-    }
-
-    /// A publisher of lines whose session outlives its broker.
-    pub(crate) fn lasting_publisher(&self, client: &str, topic: &str) -> Publisher {
-        let mut command = Command::new(python());
-        let port = self.broker_port.to_string();
-        command.args(["-c", LASTING_PUBLISHER, &port, client, topic]);
-        Publisher::over(&mut command)
     }
 
     /// A publisher of lines.
@@ -240,16 +226,6 @@ impl World {
         assert_once(self.by_client(), sent);
     }
 
-    /// Each client's numbers are there once, in any order: what is sent again after a connection broke may come later.
-    #[track_caller]
-    pub(crate) fn assert_each_once(&self, sent: &[(String, u64)]) {
-        let mut found = self.by_client();
-        found
-            .values_mut()
-            .for_each(|numbers| numbers.sort_unstable());
-        assert_once(found, sent);
-    }
-
     /// Nothing of the tap is left in Redis.
     pub(crate) fn messages_left(&self) -> u64 {
         let mut left = 0;
@@ -318,39 +294,6 @@ impl Drop for World {
     }
 }
 
-/// Publishes the lines of its input, and waits until each is acknowledged, whatever happens to the connection.
-const LASTING_PUBLISHER: &str = r#"
-import sys
-import time
-import paho.mqtt.client as mqtt
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
-
-port, name, topic = sys.argv[1:]
-client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=name, protocol=mqtt.MQTTv5)
-client.max_inflight_messages_set(20)
-client.reconnect_delay_set(0.1, 0.5)
-keep = Properties(PacketTypes.CONNECT)
-keep.SessionExpiryInterval = 600
-acknowledged = []
-client.on_publish = lambda *arguments: acknowledged.append(arguments[2])
-client.connect("127.0.0.1", int(port), clean_start=False, properties=keep)
-client.loop_start()
-sent = 0
-for line in sys.stdin:
-    client.publish(topic, line.strip(), qos=2)
-    sent += 1
-until = time.monotonic() + 50
-while len(acknowledged) < sent:
-    assert time.monotonic() < until, f"{len(acknowledged)} of {sent} are acknowledged"
-    time.sleep(0.05)
-client.disconnect()
-client.loop_stop()
-"#;
-
-/// QoS 2 in a session that outlives the broker.
-pub(crate) const LASTING: &str = "2, lasting";
-
 /// Publishes numbers from 0 on until told to stop; gives how many.
 pub(crate) struct Load {
     clients: Vec<(String, u32, std::thread::JoinHandle<u64>)>,
@@ -362,10 +305,7 @@ impl Load {
         let stop = std::sync::Arc::<std::sync::atomic::AtomicBool>::default();
         let clients = clients.iter().map(|(client, qos)| {
             let topic = format!("load/{client}");
-            let mut publisher = match *qos {
-                LASTING => world.lasting_publisher(client, &topic),
-                qos => world.publisher(client, &topic, qos),
-            };
+            let mut publisher = world.publisher(client, &topic, qos);
             let stop = std::sync::Arc::clone(&stop);
             let process = publisher.id();
             let thread = std::thread::spawn(move || {

@@ -31,6 +31,8 @@ struct State {
     delay: Duration,
     /// Rises with every cut: connections of before are closed.
     cuts: u64,
+    /// The next answer is lost, and its connection with it.
+    answer_lost: bool,
 }
 
 /// A TCP proxy on a port of its own. Ends when it goes out of scope.
@@ -50,6 +52,7 @@ impl Proxy {
             mode: Mode::Open,
             delay: Duration::ZERO,
             cuts: 0,
+            answer_lost: false,
         }));
         let ended = Arc::new(AtomicBool::new(false));
         let (shared, end) = (Arc::clone(&state), Arc::clone(&ended));
@@ -71,6 +74,12 @@ impl Proxy {
         let mut state = lock(&self.state);
         state.mode = Mode::Cut;
         state.cuts += 1;
+    }
+
+    /// What the server says next is lost, and the connection is reset: the request has been executed, and who sent it does not know.
+    #[allow(dead_code, reason = "shared with the adapter's tests")]
+    pub(crate) fn lose_an_answer(&self) {
+        lock(&self.state).answer_lost = true;
     }
 
     /// Lets nothing through, and tells nobody.
@@ -153,12 +162,12 @@ fn connection(client: TcpStream, state: &Arc<Mutex<State>>) {
         return;
     };
     let other = Arc::clone(state);
-    thread::spawn(move || pump(client_too, server_too, &other, cuts));
-    pump(server, client, state, cuts);
+    thread::spawn(move || pump(client_too, server_too, &other, cuts, false));
+    pump(server, client, state, cuts, true);
 }
 
 /// Bytes from one side to the other, until one closes or a fault closes both.
-fn pump(mut from: TcpStream, mut to: TcpStream, state: &Mutex<State>, cuts: u64) {
+fn pump(mut from: TcpStream, mut to: TcpStream, state: &Mutex<State>, cuts: u64, answers: bool) {
     from.set_nodelay(true).ok();
     to.set_nodelay(true).ok();
     from.set_read_timeout(Some(LOOK)).ok();
@@ -180,6 +189,11 @@ fn pump(mut from: TcpStream, mut to: TcpStream, state: &Mutex<State>, cuts: u64)
         match from.read(&mut chunk) {
             Ok(0) => {
                 to.shutdown(Shutdown::Write).ok();
+                return;
+            }
+            Ok(_) if answers && std::mem::take(&mut lock(state).answer_lost) => {
+                reset(&from);
+                reset(&to);
                 return;
             }
             Ok(count) => {

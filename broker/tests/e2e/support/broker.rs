@@ -259,12 +259,20 @@ impl Drop for Broker {
     }
 }
 
-/// The `broker` of this build.
+/// The `broker` of this build. Tests of other crates find it beside their own folder.
 pub(crate) fn executable() -> PathBuf {
-    match option_env!("CARGO_BIN_EXE_broker") {
-        Some(path) => PathBuf::from(path),
-        None => panic!("built without the broker: set DUNLIN_E2E_COMMAND"),
+    if let Some(path) = option_env!("CARGO_BIN_EXE_broker") {
+        return PathBuf::from(path);
     }
+    let test = std::env::current_exe().expect("the path of this test");
+    let target = test.parent().and_then(Path::parent);
+    let broker = target.expect("target/<profile>/deps").join("broker");
+    assert!(
+        broker.exists(),
+        "{} is missing: cargo build -p dunlin-broker",
+        broker.display()
+    );
+    broker
 }
 
 /// Another broker to hold the tests themselves against, such as `mosquitto -p {port}`.

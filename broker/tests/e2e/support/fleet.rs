@@ -140,7 +140,7 @@ impl Run {
 /// A fleet at work.
 pub(crate) struct Fleet {
     run: Arc<Run>,
-    publishers: Vec<JoinHandle<u32>>,
+    publishers: Vec<JoinHandle<Vec<u32>>>,
     subscribers: Vec<JoinHandle<Taken>>,
     connected: Vec<JoinHandle<Taken>>,
 }
@@ -204,11 +204,8 @@ impl Fleet {
         let run = &self.run;
         run.stop.store(true, Ordering::Relaxed);
         let mut verdict = Verdict::default();
-        for (publisher, (n, counter)) in self.publishers.into_iter().zip((0..).zip(&run.published))
-        {
-            let published = publisher
-                .join()
-                .unwrap_or_else(|_| panic!("publisher {n} failed"));
+        for (times, counter) in join(self.publishers).iter().zip(&run.published) {
+            let published = u32::try_from(times.len()).unwrap_or(u32::MAX);
             counter.store(published, Ordering::Relaxed);
             verdict.published += published;
         }
@@ -228,6 +225,22 @@ impl Fleet {
         }
         verdict
     }
+
+    /// Lets the publishers end with everything acknowledged: for a run whose messages somebody else receives. For each publisher how
+    /// often each of its messages was sent; the even ones had QoS 2, the odd ones QoS 1.
+    #[allow(dead_code, reason = "for tests of what receives by other ways")]
+    pub(crate) fn finish_publishing(self) -> Vec<Vec<u32>> {
+        self.run.stop.store(true, Ordering::Relaxed);
+        join(self.publishers)
+    }
+}
+
+fn join(publishers: Vec<JoinHandle<Vec<u32>>>) -> Vec<Vec<u32>> {
+    let join = |(n, thread): (usize, JoinHandle<_>)| {
+        let times = thread.join();
+        times.unwrap_or_else(|_| panic!("publisher {n} failed"))
+    };
+    publishers.into_iter().enumerate().map(join).collect()
 }
 
 // --- publishers
@@ -240,12 +253,13 @@ struct Flight {
     released: bool,
 }
 
-fn spawn_publisher(n: u32, run: &Arc<Run>) -> JoinHandle<u32> {
+/// Gives how often it has sent each message.
+fn spawn_publisher(n: u32, run: &Arc<Run>) -> JoinHandle<Vec<u32>> {
     let run = Arc::clone(run);
     let publish = move || {
         let mut state = Publisher {
             n,
-            next: 0,
+            times: Vec::new(),
             next_id: 1,
             flights: Vec::new(),
         };
@@ -261,7 +275,7 @@ fn spawn_publisher(n: u32, run: &Arc<Run>) -> JoinHandle<u32> {
                 run.broken.fetch_add(1, Ordering::Relaxed);
             }
         }
-        state.next
+        state.times
     };
     thread::Builder::new()
         .name(format!("publisher-{n}"))
@@ -271,8 +285,8 @@ fn spawn_publisher(n: u32, run: &Arc<Run>) -> JoinHandle<u32> {
 
 struct Publisher {
     n: u32,
-    /// Number of the next message; all below are under way or acknowledged.
-    next: u32,
+    /// How often each message was sent as a PUBLISH. All are under way or acknowledged.
+    times: Vec<u32>,
     next_id: u16,
     /// By the order in which they were sent first.
     flights: Vec<(PacketId, Flight)>,
@@ -281,7 +295,8 @@ struct Publisher {
 impl Publisher {
     fn drive(&mut self, link: &mut Link, run: &Run) -> Result<(), Closed> {
         for (packet_id, flight) in &self.flights {
-            self.send(link, run, *packet_id, flight, true)?;
+            self.times[flight.number as usize] += u32::from(!flight.released);
+            send(self.n, link, run, *packet_id, flight, true)?;
         }
         loop {
             while self.flights.len() < WINDOW && !run.stop.load(Ordering::Relaxed) {
@@ -303,46 +318,22 @@ impl Publisher {
                 break candidate;
             }
         };
-        let qos = if self.next.is_multiple_of(2) {
+        let number = u32::try_from(self.times.len()).expect("not so many messages");
+        let qos = if number.is_multiple_of(2) {
             QoS::ExactlyOnce
         } else {
             QoS::AtLeastOnce
         };
         let flight = Flight {
-            number: self.next,
+            number,
             qos,
             released: false,
         };
-        self.next += 1;
+        self.times.push(1);
         thread::sleep(run.setup.pause);
-        let sent = self.send(link, run, packet_id, &flight, false);
+        let sent = send(self.n, link, run, packet_id, &flight, false);
         self.flights.push((packet_id, flight));
         sent
-    }
-
-    fn send(
-        &self,
-        link: &mut Link,
-        run: &Run,
-        packet_id: PacketId,
-        flight: &Flight,
-        dup: bool,
-    ) -> Result<(), Closed> {
-        if flight.released {
-            return link.send(Packet::PubRel(Ack::new(packet_id, ReasonCode::SUCCESS)));
-        }
-        let topic = format!("{}/{}/{}", run.setup.name, self.n, flight.qos as u8);
-        // Of many sizes, and sometimes larger than what is stored inline.
-        let mut payload = flight.number.to_string().into_bytes();
-        payload.resize(payload.len() + (flight.number as usize * 37) % 3_000, b' ');
-        link.send(Packet::Publish(Publish {
-            dup,
-            qos: flight.qos,
-            topic: &topic,
-            packet_id: Some(packet_id),
-            payload: &payload,
-            ..Publish::default()
-        }))
     }
 
     fn handle(&mut self, link: &mut Link, packet: Packet<'_>, run: &Run) -> Result<(), Closed> {
@@ -371,6 +362,32 @@ impl Publisher {
             other => panic!("publisher {}: {other:?}", self.n),
         }
     }
+}
+
+/// Sends what a message's state calls for: PUBLISH or PUBREL.
+fn send(
+    publisher: u32,
+    link: &mut Link,
+    run: &Run,
+    packet_id: PacketId,
+    flight: &Flight,
+    dup: bool,
+) -> Result<(), Closed> {
+    if flight.released {
+        return link.send(Packet::PubRel(Ack::new(packet_id, ReasonCode::SUCCESS)));
+    }
+    let topic = format!("{}/{publisher}/{}", run.setup.name, flight.qos as u8);
+    // Of many sizes, and sometimes larger than what is stored inline.
+    let mut payload = flight.number.to_string().into_bytes();
+    payload.resize(payload.len() + (flight.number as usize * 37) % 3_000, b' ');
+    link.send(Packet::Publish(Publish {
+        dup,
+        qos: flight.qos,
+        topic: &topic,
+        packet_id: Some(packet_id),
+        payload: &payload,
+        ..Publish::default()
+    }))
 }
 
 // --- subscribers
