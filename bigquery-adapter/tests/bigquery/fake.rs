@@ -34,6 +34,8 @@ pub(crate) enum Fault {
     LoseReply,
     /// The stream is gone: finalized behind the writer's back.
     Finalized,
+    /// The rows are stored, and the call lives on and answers nothing any more.
+    Silence,
 }
 
 #[derive(Debug, Default)]
@@ -167,7 +169,7 @@ impl Fake {
         })
     }
 
-    /// Executes one append; an error ends the call.
+    /// Executes one append; an error ends the call, an empty answer is the last one that comes, and is not sent.
     fn append(
         &self,
         stream: &str,
@@ -190,7 +192,7 @@ impl Fake {
                     stream.finalized = true;
                 }
             }
-            Some(Fault::LoseReply) | None => {}
+            Some(Fault::LoseReply | Fault::Silence) | None => {}
         }
         if let Some(poison) = &state.poison
             && !stream.contains("/tables/dead_letters/")
@@ -247,13 +249,14 @@ impl Fake {
                 Some(offset)
             }
         };
-        if fault == Some(Fault::LoseReply) {
-            return Err(Status::unavailable("the reply is lost"));
+        match fault {
+            Some(Fault::LoseReply) => Err(Status::unavailable("the reply is lost")),
+            Some(Fault::Silence) => Ok(AppendRowsResponse::default()),
+            _ => Ok(AppendRowsResponse {
+                response: Some(Answer::AppendResult(AppendResult { offset })),
+                ..AppendRowsResponse::default()
+            }),
         }
-        Ok(AppendRowsResponse {
-            response: Some(Answer::AppendResult(AppendResult { offset })),
-            ..AppendRowsResponse::default()
-        })
     }
 
     fn appends(
@@ -263,7 +266,7 @@ impl Fake {
         let (answers, receiver) = mpsc::channel(16);
         let fake = self.clone();
         tokio::spawn(async move {
-            let mut stream = String::new();
+            let (mut stream, mut silent) = (String::new(), false);
             while let Ok(Some(request)) = requests.message().await {
                 if !request.write_stream.is_empty() {
                     stream.clone_from(&request.write_stream);
@@ -275,6 +278,10 @@ impl Fake {
                 }
                 let answer = fake.append(&stream, request);
                 let ends = answer.is_err();
+                silent |= (answer.as_ref()).is_ok_and(|answer| answer.response.is_none());
+                if silent {
+                    continue;
+                }
                 if answers.send(answer).await.is_err() || ends {
                     return;
                 }

@@ -200,7 +200,7 @@ fn faults(dice: &mut Dice, share: u64) -> Vec<Option<Fault>> {
     (0..40)
         .map(|_| match dice.roll(100) {
             roll if roll >= share => None,
-            roll => Some(match roll % 9 {
+            roll => Some(match roll % 10 {
                 0 => Fault::Refuse(Code::Aborted),
                 1 => Fault::Refuse(Code::Internal),
                 2 => Fault::Refuse(Code::ResourceExhausted),
@@ -209,6 +209,7 @@ fn faults(dice: &mut Dice, share: u64) -> Vec<Option<Fault>> {
                 5 => Fault::End(Code::Unauthenticated),
                 6 => Fault::Refuse(Code::Unavailable),
                 7 => Fault::Finalized,
+                8 => Fault::Silence,
                 _ => Fault::LoseReply,
             }),
         })
@@ -358,13 +359,7 @@ async fn after_ten_minutes_without_bigquery_everything_is_written_once() {
     let fake = Fake::default();
     let directory = tempfile::tempdir().unwrap();
     let shared = shared(&fake, directory.path().to_owned(), Kind::Committed).await;
-    let source: Vec<Given> = (0..100)
-        .map(|batch| Given {
-            positions: 1 + batch * 10..11 + batch * 10,
-            gap: 0..0,
-            poisoned: Vec::new(),
-        })
-        .collect();
+    let source = hundred_batches();
     let outage = {
         let fake = fake.clone();
         async move {
@@ -388,12 +383,48 @@ async fn after_ten_minutes_without_bigquery_everything_is_written_once() {
         before.elapsed() > Duration::from_secs(600),
         "there was no outage"
     );
+    hundred_batches_are_there(&fake);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_answers_nothing_any_more_is_given_up_and_nothing_is_repeated() {
+    let fake = Fake::default();
+    let directory = tempfile::tempdir().unwrap();
+    let shared = shared(&fake, directory.path().to_owned(), Kind::Committed).await;
+    let source = hundred_batches();
+    fake.state().faults = [None, None, None, Some(Fault::Silence)].into();
+    let before = tokio::time::Instant::now();
+    let mut kept = Kept {
+        upto: 1,
+        checkpoint: Vec::new(),
+    };
+    let rules = Arc::new(Rules::parse(RULES).unwrap());
+    let mut partition = Partition::take_up(shared, rules, 1, &[]).await.unwrap();
+    let limit = Duration::from_secs(100);
+    assert!(work(&mut partition, &source, &mut kept, limit, &mut Dice(1)).await);
+    assert!(
+        before.elapsed() >= Duration::from_secs(60),
+        "nobody was silent"
+    );
+    hundred_batches_are_there(&fake);
+}
+
+fn hundred_batches() -> Vec<Given> {
+    let batch = |batch: u64| Given {
+        positions: 1 + batch * 10..11 + batch * 10,
+        gap: 0..0,
+        poisoned: Vec::new(),
+    };
+    (0..100).map(batch).collect()
+}
+
+fn hundred_batches_are_there(fake: &Fake) {
     for (table, even, tag) in [
         ("messages", false, id_of_messages as fn(&[u8]) -> String),
         ("even", true, id_of_even),
     ] {
         let numbers = (1..1_001).filter(|number| (number % 2 == 0) == even);
         let expected: Vec<String> = numbers.map(|number| format!("m-{number}")).collect();
-        same(&ids(&fake, table, tag), &expected, table);
+        same(&ids(fake, table, tag), &expected, table);
     }
 }

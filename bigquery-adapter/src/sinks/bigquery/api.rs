@@ -1,5 +1,6 @@
 //! The Storage Write API: the generated client on a channel of ours, with tokens and routing.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use gcp_bigquery_client::google::cloud::bigquery::storage::v1::{
     ProtoRows, ProtoSchema, WriteStream, write_stream,
 };
 use tokio::sync::mpsc;
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
@@ -32,6 +34,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection without a sign of life for this long is taken for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// So is a call for appends that answers nothing for this long, though its connection lives.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The address cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -141,6 +145,8 @@ impl WriteApi {
             schema: Some(schema),
             requests,
             side: Side::Opening(Box::pin(opening)),
+            unanswered: 0,
+            deadline: Box::pin(sleep(ANSWER_TIMEOUT)),
         }
     }
 
@@ -180,6 +186,9 @@ pub struct Connection {
     schema: Option<Arc<ProtoSchema>>,
     requests: mpsc::Sender<AppendRowsRequest>,
     side: Side,
+    unanswered: usize,
+    /// Until the next answer must be there, if one is awaited. Kept here: it has to wake up whoever asks for that answer, again and again.
+    deadline: Pin<Box<Sleep>>,
 }
 
 impl std::fmt::Debug for Connection {
@@ -223,21 +232,47 @@ impl Connection {
         };
         self.requests
             .try_send(request)
-            .map_err(|_| Status::unavailable("the connection for appends is closed"))
+            .map_err(|_| Status::unavailable("the connection for appends is closed"))?;
+        if self.unanswered == 0 {
+            self.expect_answer();
+        }
+        self.unanswered += 1;
+        Ok(())
+    }
+
+    fn expect_answer(&mut self) {
+        self.deadline
+            .as_mut()
+            .reset(Instant::now() + ANSWER_TIMEOUT);
     }
 
     /// The next answer. Cancel safe.
     ///
     /// # Errors
-    /// The call has ended; what was not answered has been done or not.
+    /// The call has ended, or does not answer; what was not answered has been done or not.
     pub async fn next(&mut self) -> Result<AppendRowsResponse, Status> {
+        let answer = tokio::select! {
+            biased;
+            answer = self.side.receive() => answer?,
+            () = self.deadline.as_mut(), if self.unanswered > 0 => {
+                return Err(Status::deadline_exceeded("no answer to an append within 60 s"));
+            }
+        };
+        self.unanswered = self.unanswered.saturating_sub(1);
+        self.expect_answer();
+        Ok(answer)
+    }
+}
+
+impl Side {
+    async fn receive(&mut self) -> Result<AppendRowsResponse, Status> {
         loop {
-            match &mut self.side {
-                Side::Opening(opening) => {
+            match self {
+                Self::Opening(opening) => {
                     let opened = opening.await?;
-                    self.side = Side::Open(Box::new(opened));
+                    *self = Self::Open(Box::new(opened));
                 }
-                Side::Open(answers) => {
+                Self::Open(answers) => {
                     return answers
                         .message()
                         .await?

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use gcp_bigquery_client::google::cloud::bigquery::storage::v1::ProtoSchema;
@@ -19,8 +20,10 @@ use super::super::writer::{self, Kind, Target, Writer};
 use super::{Settings, Shared};
 use crate::rules::Rules;
 
-/// Between attempts to make or look at a table.
+/// Between attempts to make or look at a table that is not as it must be.
 const PAUSE: Duration = Duration::from_secs(5);
+/// Between attempts to reach BigQuery: growing, in this range.
+const UNREACHABLE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 
 /// What happened.
 #[derive(Debug)]
@@ -168,13 +171,22 @@ impl TableState {
         };
         let tables = Arc::clone(&shared.tables);
         self.preparing = Some(Box::pin(async move {
+            let mut pauses = ExponentialBuilder::default()
+                .with_min_delay(UNREACHABLE.0)
+                .with_max_delay(UNREACHABLE.1)
+                .without_max_times()
+                .with_jitter()
+                .build();
             while let Err(error) = tables.prepare(&table).await {
-                tracing::error!(
-                    code = error.code().as_str(),
-                    table = table.name,
-                    "the table cannot be written to: {error}"
-                );
-                tokio::time::sleep(PAUSE).await;
+                let (code, table) = (error.code().as_str(), &table.name);
+                let pause = if error.may_pass() {
+                    tracing::warn!(code, table, "the table waits: {error}; trying again");
+                    pauses.next().unwrap_or(UNREACHABLE.1)
+                } else {
+                    tracing::error!(code, table, "the table cannot be written to: {error}");
+                    PAUSE
+                };
+                tokio::time::sleep(pause).await;
             }
             Target {
                 path: tables.path(&table.name),
