@@ -11,3 +11,4 @@ mod fake;
 #[allow(dead_code, reason = "the tests with processes use the rest")]
 mod rest;
 mod runs;
+mod silent;

@@ -19,6 +19,8 @@ use crate::rules::{Field, Table};
 
 /// Calls are given up after this.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Milliseconds after which BigQuery says that a query has not finished: before the call is given up.
+const QUERY_TIMEOUT_MS: i32 = 55_000;
 /// How often columns are added anew because somebody else has changed the table meanwhile.
 const ATTEMPTS: u32 = 10;
 
@@ -163,14 +165,16 @@ impl Tables {
             what: format!("{project}:{dataset}"),
             reason,
         };
+        let http = reqwest::Client::builder().timeout(CALL_TIMEOUT).build();
+        let http = http.map_err(|error| unavailable(error.to_string()))?;
         let client = ClientBuilder::new()
             .with_v2_base_url(endpoint.clone())
+            .with_client(http.clone())
             .build_from_authenticator(std::sync::Arc::new(tokens.clone()))
             .await;
-        let http = reqwest::Client::builder().timeout(CALL_TIMEOUT).build();
         Ok(Self {
             client: client.map_err(|error| unavailable(error.to_string()))?,
-            http: http.map_err(|error| unavailable(error.to_string()))?,
+            http,
             tokens,
             endpoint,
             project: project.to_owned(),
@@ -197,10 +201,10 @@ impl Tables {
     /// Rows of a query: cells as BigQuery's REST API has them.
     ///
     /// # Errors
-    /// The query is refused, or takes longer than a minute.
+    /// The query is refused, or takes about a minute or longer.
     pub async fn query(&self, sql: &str) -> Result<Vec<Vec<serde_json::Value>>, TableError> {
         let mut request = QueryRequest::new(sql);
-        request.timeout_ms = Some(60_000);
+        request.timeout_ms = Some(QUERY_TIMEOUT_MS);
         let answer = self.client.job().query(&self.project, request).await;
         let answer = answer.map_err(|error| self.explain("the query", &error))?;
         let errors = answer.errors.unwrap_or_default();

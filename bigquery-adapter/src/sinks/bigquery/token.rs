@@ -3,9 +3,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use gcp_bigquery_client::error::BQError;
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
+use yup_oauth2::AccessToken;
 use yup_oauth2::authenticator::{ApplicationDefaultCredentialsTypes, DefaultAuthenticator};
 use yup_oauth2::{
     ApplicationDefaultCredentialsAuthenticator, ApplicationDefaultCredentialsFlowOpts,
@@ -17,6 +21,9 @@ const SCOPES: [&str; 1] = ["https://www.googleapis.com/auth/bigquery"];
 const FILE_VARIABLE: &str = "GOOGLE_APPLICATION_CREDENTIALS";
 const METADATA_VARIABLE: &str = "GCE_METADATA_HOST";
 const METADATA_PATH: &str = "/computeMetadata/v1/instance/service-accounts/default/token";
+
+/// A server that has not given a token after this is not waited for.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where tokens come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,7 +89,11 @@ impl Tokens {
             Credentials::File(path) => Self::file(path).await,
             Credentials::Default => match default_file() {
                 Some(path) => Self::file(&path).await,
-                None => Self::metadata().await,
+                None => {
+                    let host = std::env::var(METADATA_VARIABLE);
+                    let host = host.unwrap_or_else(|_| "metadata.google.internal".to_owned());
+                    Self::metadata(&host).await
+                }
             },
         }
     }
@@ -126,9 +137,7 @@ impl Tokens {
         })
     }
 
-    async fn metadata() -> Result<Self, TokenError> {
-        let host = std::env::var(METADATA_VARIABLE)
-            .unwrap_or_else(|_| "metadata.google.internal".to_owned());
+    async fn metadata(host: &str) -> Result<Self, TokenError> {
         let options = ApplicationDefaultCredentialsFlowOpts {
             metadata_url: Some(format!("http://{host}{METADATA_PATH}")),
         };
@@ -155,7 +164,7 @@ impl Tokens {
         let Some(source) = &self.source else {
             return Ok(None);
         };
-        self.check(source.token(&SCOPES).await)
+        self.check(timeout(TIMEOUT, source.token(&SCOPES)).await)
     }
 
     /// A new token, though the old one should still be good: it was refused. Cancel safe.
@@ -166,18 +175,19 @@ impl Tokens {
         let Some(source) = &self.source else {
             return Ok(());
         };
-        self.check(source.force_refreshed_token(&SCOPES).await)
-            .map(drop)
+        let renewed = timeout(TIMEOUT, source.force_refreshed_token(&SCOPES));
+        self.check(renewed.await).map(drop)
     }
 
     fn check(
         &self,
-        token: Result<yup_oauth2::AccessToken, yup_oauth2::Error>,
+        token: Result<Result<AccessToken, yup_oauth2::Error>, Elapsed>,
     ) -> Result<Option<String>, TokenError> {
         let refused = |reason: String| TokenError::Refused {
             from: self.from.to_string(),
             reason,
         };
+        let token = token.map_err(|_| refused(format!("no answer within {TIMEOUT:?}")))?;
         let token = token.map_err(|error| refused(error.to_string()))?;
         match token.token() {
             Some(text) if !text.is_empty() => Ok(Some(text.to_owned())),
@@ -206,4 +216,21 @@ fn default_file() -> Option<PathBuf> {
     let home = PathBuf::from(std::env::var_os("HOME")?);
     let path = home.join(".config/gcloud/application_default_credentials.json");
     path.exists().then_some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_gives_no_token_is_not_waited_for() {
+        // It takes connections, and says nothing.
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = silent.local_addr().unwrap().to_string();
+        let tokens = Tokens::metadata(&host).await.unwrap();
+        let error = tokens.token().await.unwrap_err().to_string();
+        assert!(error.contains("no answer within 30s"), "{error}");
+        let error = tokens.renew().await.unwrap_err().to_string();
+        assert!(error.contains("no answer within 30s"), "{error}");
+    }
 }
