@@ -19,6 +19,8 @@ const ADAPTERS: usize = 2;
 const PARTITIONS: usize = 4;
 /// Of an adapter's partitions, in milliseconds.
 const LEASE: u64 = 2_000;
+/// Of a replica, in milliseconds.
+const REPLICA_LEASE: u64 = 6_000;
 
 /// An adapter, and the network around it.
 struct Adapter {
@@ -137,12 +139,20 @@ impl World {
     /// A process dies while a connection is broken, and both come back.
     fn kill(&mut self, random: &mut Random) -> String {
         let (proxy, network) = self.some_network(random);
-        let fault = if random.below(2) == 0 {
-            proxy.lose_an_answer();
-            "an answer is lost"
-        } else {
-            proxy.cut();
-            "cut"
+        let fault = match random.below(3) {
+            0 => {
+                proxy.lose_an_answer();
+                "an answer is lost"
+            }
+            1 => {
+                proxy.cut();
+                "cut"
+            }
+            // What has been sent into it arrives late: also from somebody who has died meanwhile.
+            _ => {
+                proxy.black_hole();
+                "late"
+            }
         };
         thread::sleep(Duration::from_millis(random.below(60)));
         let victim = match random.below(5) {
@@ -159,8 +169,12 @@ impl World {
                 "both adapters".to_owned()
             }
         };
-        // Sometimes for longer than an adapter's lease.
-        let longer = if random.below(6) == 0 { LEASE } else { 0 };
+        // Sometimes for longer than an adapter's lease, or a replica's.
+        let longer = match random.below(12) {
+            0..2 => LEASE,
+            2 => REPLICA_LEASE,
+            _ => 0,
+        };
         thread::sleep(Duration::from_millis(longer + random.below(300)));
         for adapter in &self.adapters {
             adapter.redis.heal();

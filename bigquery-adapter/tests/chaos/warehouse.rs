@@ -130,7 +130,7 @@ impl Warehouse {
         }
     }
 
-    /// All rows. From the strict server in the order in which they were stored.
+    /// All rows: of the strict server in the order in which they were stored, of the emulator, which does not tell, in that of `received_at`.
     pub(crate) fn rows(&self) -> Vec<Row> {
         match &self.kind {
             Kind::Strict(fake) => {
@@ -142,7 +142,8 @@ impl Warehouse {
                 let mut rows = Vec::new();
                 loop {
                     let page = self.runtime.block_on(emulator.query(&format!(
-                        "select client_id, topic, unix_micros(received_at), message_id, safe_convert_bytes_to_string(payload) from {DATASET}.messages order by message_id, received_at limit {PAGE} offset {}",
+                        "select client_id, topic, unix_micros(received_at), message_id, safe_convert_bytes_to_string(payload) \
+                         from {DATASET}.messages order by received_at, message_id limit {PAGE} offset {}",
                         rows.len()
                     )));
                     let last = page.len() < PAGE;
