@@ -8,7 +8,7 @@ SEEDS ?= 700
 FIRST ?= 1
 FUZZ_SECONDS ?= 60
 
-.PHONY: help deps build run cluster test fmt lint doc check-fuzz fuzz bench bench-cluster chaos sim paho paho-cluster clean
+.PHONY: help deps build run cluster test fmt lint doc check-fuzz fuzz bench bench-cluster bench-lag chaos sim paho paho-cluster clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -52,6 +52,9 @@ bench: deps build ## Messages per second and CPU per message beside mosquitto, s
 bench-cluster: deps build ## CPU per message of a cluster, by role, its latency and how it starts; figures in docs/benchmarks.md
 	$(CARGO) build --release --locked -p dunlin-loadtest --example cluster_start --example tap_reader
 	scripts/bench-cluster
+
+bench-lag: deps build ## RATE (default 100000) messages a second for DURATION (60) seconds into a tap: how far the adapter is behind, CPU per row of each part
+	scripts/bench-lag
 
 chaos: deps ## KILLS (default 20) faults of each kind under load: nothing acknowledged may be missing, no QoS 2 message or row twice
 	CHAOS_KILLS=$(KILLS) $(CARGO) test --locked -p dunlin-broker -p dunlin-bigquery-adapter --test e2e --test cluster --test chaos -- \
