@@ -218,7 +218,8 @@ fn a_scenario_file_says_what_is_measured() {
         [[workload]]\nkind = \"subscriptions\"\nclients = 300\nfilters = [\"plain\", \"plus\", \"hash\", \"shared\"]\n\
         [[workload]]\nkind = \"sessions\"\nclients = 150\n\
         [[workload]]\nkind = \"queue\"\nclients = 150\nqos = [1, 2]\n\
-        [[workload]]\nkind = \"pairs\"\nclients = 2\nqos = 1\nstanding = 200\nfilters = \"hash\"\n";
+        [[workload]]\nkind = \"pairs\"\nclients = 2\nqos = 1\nstanding = 200\nfilters = \"hash\"\n\
+        [[workload]]\nkind = \"pairs\"\nclients = 2\nrate = 500\ndeaf = 2\nslow = 3\n";
     std::fs::write(&file, text).unwrap();
     let output = loadtest()
         .args(["bench", "--smoke", "--scenario"])
@@ -242,7 +243,7 @@ fn a_scenario_file_says_what_is_measured() {
         .collect();
     // Five readers, one after the other; the rest goes on for as long as it is measured.
     assert_eq!(numbers.get(..5), Some(&[120, 120, 120, 600, 600][..]));
-    assert!(numbers.len() == 17 && numbers.iter().all(|sent| *sent > 0));
+    assert!(numbers.len() == 18 && numbers.iter().all(|sent| *sent > 0));
     assert_eq!(
         numbers.get(9..16),
         Some(&[300, 300, 300, 300, 150, 150, 150][..])

@@ -5,6 +5,7 @@
 
 mod churn;
 mod hold;
+mod lazy;
 mod receive;
 mod setup;
 
@@ -20,6 +21,7 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
 use self::churn::Churn;
 use self::hold::Held;
+use self::lazy::Lazy;
 use super::flows::{Flows, Once};
 use super::plan::{Load, PAYLOAD_MAX, Plan, Shape, Workload};
 use super::publisher::{Publisher, Setup};
@@ -47,6 +49,12 @@ enum Role {
     Visitor,
     /// Has many subscriptions.
     Holder,
+    /// Subscribes as the subscriber with a number does, and does not keep up.
+    Lazy {
+        subscriber: usize,
+        /// At least a little.
+        reads: bool,
+    },
 }
 
 /// How far a connection has come.
@@ -104,6 +112,7 @@ pub(crate) struct Engine {
     once: Once,
     churn: Churn,
     held: Held,
+    lazy: Lazy,
     /// Answers to PINGREQ.
     pongs: usize,
     dirty: Vec<usize>,
@@ -180,6 +189,7 @@ impl Engine {
             once: Once::new(&workload),
             churn: Churn::new(&workload),
             held: Held::default(),
+            lazy: Lazy::default(),
             pongs: 0,
             publishers,
             seats: Vec::new(),
@@ -238,6 +248,7 @@ impl Engine {
                 .map_or(left, |due| due.min(left))
                 .min(Duration::from_millis(100));
             self.turn(wait)?;
+            self.read_slowly();
             self.forgive_stall();
         }
     }
@@ -334,7 +345,9 @@ impl Engine {
             properties: ends.as_properties(),
             ..Disconnect::new(ReasonCode::NORMAL_DISCONNECTION)
         };
-        let ready = |client: &Client| client.phase == Phase::Ready;
+        let ready = |client: &Client| {
+            client.phase == Phase::Ready && !matches!(client.role, Role::Lazy { .. })
+        };
         let there: Vec<usize> = (0..self.clients.len())
             .filter(|number| self.clients.get(*number).is_some_and(ready))
             .collect();

@@ -36,6 +36,10 @@ pub struct Outcome {
     /// The part of all processors' time, from 0 to 1, that neither the broker nor the load generator used but
     /// somebody else: above a few hundredths, latency and throughput are not the broker's.
     pub others: Option<f64>,
+    /// By how many bytes the broker's memory that is no file's grew from before the first connection to the end, where
+    /// messages flow.
+    #[serde(default)]
+    pub grown: Option<f64>,
     /// Memory of the broker per idle connection or stored retained message, in bytes.
     pub bytes_each: Option<Memory>,
     /// Of what was delivered while measuring, from when it was due.
@@ -78,6 +82,7 @@ impl Outcome {
             own_cpu_us: each(own.cpu_ns, delivered),
             broker_usage: None,
             others: None,
+            grown: None,
             bytes_each: None,
             latency: Percentiles::default(),
             ack_latency: Percentiles::default(),
@@ -210,6 +215,7 @@ fn steady(
     workload: Workload,
     plan: &Plan,
 ) -> Result<Outcome, Problem> {
+    let first = sum(&system.usages()?);
     let _held = stored::stand(system, workload, plan)?;
     let mut engine = Engine::new(&system.addresses, workload, workload.qos()?, plan)?;
     engine.set_up()?;
@@ -241,6 +247,9 @@ fn steady(
         let (now, then) = machine;
         now.others_since(then, usage.cpu_ns + own.cpu_ns)
     });
+    outcome.grown = first
+        .zip(outcome.broker_usage)
+        .map(|(then, now)| now.anonymous as f64 - then.anonymous as f64);
     outcome.set_latencies(&latencies, &ack_latencies);
     outcome.sent = totals.sent;
     outcome.lost = lost;

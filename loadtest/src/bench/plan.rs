@@ -111,6 +111,12 @@ pub struct Workload {
     /// What they look like, or those of [`Shape::Subscriptions`].
     #[serde(default)]
     pub filters: Filters,
+    /// Further subscribers to the same, that read nothing.
+    #[serde(default)]
+    pub deaf: usize,
+    /// Further subscribers to the same, that read a KiB ten times a second.
+    #[serde(default)]
+    pub slow: usize,
 }
 
 /// What holds for all measurements of a run.
@@ -204,6 +210,8 @@ impl Workload {
             levels: LEVELS_DEFAULT,
             standing: 0,
             filters: Filters::Plain,
+            deaf: 0,
+            slow: 0,
         }
     }
 
@@ -241,6 +249,11 @@ impl Workload {
         } else if self.filters != Filters::Plain {
             name += &format!(" {}", self.filters.name());
         }
+        for (count, what) in [(self.deaf, "deaf"), (self.slow, "slow")] {
+            if count > 0 {
+                name += &format!(" with {count} {what}");
+            }
+        }
         match self.load {
             Load::Window(_) => {}
             Load::Rate(rate) => name += &format!(" {rate}/s"),
@@ -264,6 +277,8 @@ impl Workload {
         Self {
             clients: self.clients.min(most),
             standing: self.standing.min(500),
+            deaf: self.deaf.min(10),
+            slow: self.slow.min(10),
             ..self
         }
     }
@@ -415,6 +430,13 @@ impl Plan {
                     workload.name()
                 ));
             }
+            let (_, subscribers) = workload.ends();
+            if workload.deaf + workload.slow > 0 && (workload.qos > 0 || subscribers == 0) {
+                return wrong(format!(
+                    "{}: deaf and slow subscribers are for workloads at QoS 0 that have subscribers",
+                    workload.name()
+                ));
+            }
             if workload.topics == 0 || !(LEVELS_DEFAULT..=64).contains(&workload.levels) {
                 return wrong(format!(
                     "{}: at least 1 topic, and 3 to 64 levels",
@@ -454,11 +476,10 @@ impl Plan {
     /// Sockets that this process needs at once.
     #[must_use]
     pub fn sockets(&self) -> u64 {
-        let ends = self
-            .workloads
-            .iter()
-            .map(Workload::ends)
-            .map(|(publishers, subscribers)| publishers + subscribers + HOLDERS);
+        let ends = self.workloads.iter().map(|workload| {
+            let (publishers, subscribers) = workload.ends();
+            publishers + subscribers + HOLDERS + workload.deaf + workload.slow
+        });
         ends.max().unwrap_or(0) as u64
     }
 }

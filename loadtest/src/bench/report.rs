@@ -58,6 +58,9 @@ pub struct Summary {
     pub switches_per_thousand: Option<Spread>,
     /// The part of all processors' time, from 0 to 1, that somebody else used.
     pub others: Option<Spread>,
+    /// By how many bytes its memory grew, where messages flow.
+    #[serde(default)]
+    pub grown: Option<Spread>,
     /// Memory of the broker per idle connection or stored retained message that is no file's, in bytes.
     pub bytes_each: Option<Spread>,
     /// Over all runs.
@@ -309,6 +312,7 @@ fn summary(workload: Workload, broker: &str, outcomes: &[&Outcome]) -> Option<Su
             Some(switches as f64 * 1000.0 / outcome.delivered.max(1) as f64)
         }),
         others: known(|outcome| outcome.others),
+        grown: known(|outcome| outcome.grown),
         bytes_each: known(|outcome| outcome.bytes_each.map(|memory| memory.anonymous)),
         lost: sum(|outcome| outcome.lost),
         duplicated: sum(|outcome| outcome.duplicated),

@@ -65,6 +65,10 @@ struct RawWorkload {
     #[serde(default)]
     standing: OneOrMany<usize>,
     filters: Option<OneOrMany<Filters>>,
+    #[serde(default)]
+    deaf: OneOrMany<usize>,
+    #[serde(default)]
+    slow: OneOrMany<usize>,
     /// Names of brokers that cannot do it.
     #[serde(default)]
     skip: Vec<String>,
@@ -190,6 +194,8 @@ impl RawWorkload {
         each(&mut all, &self.clients.list(), |one, of| one.clients = of);
         each(&mut all, &filters, |one, of| one.filters = of);
         each(&mut all, &self.standing.list(), |one, of| one.standing = of);
+        each(&mut all, &self.deaf.list(), |one, of| one.deaf = of);
+        each(&mut all, &self.slow.list(), |one, of| one.slow = of);
         each(&mut all, &topics, |one, of| one.topics = of);
         each(&mut all, &payloads, |one, of| one.payload_bytes = of);
         each(&mut all, &self.qos.list(), |one, of| one.qos = of);

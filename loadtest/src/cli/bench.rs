@@ -33,7 +33,10 @@ pub(super) struct BenchArgs {
         long,
         value_name = "FILE",
         conflicts_with_all = [
-            "workloads", "qos", "publishers", "subscribers", "connections", "stored", "visitors", "standing", "filters", "payload",
+            "workloads", "qos", "publishers", "subscribers", "connections", "stored", "visitors", "standing",
+            "filters",
+            "deaf",
+            "slow", "payload",
             "topics", "levels", "window", "rate", "one", "persistent",
         ]
     )]
@@ -83,6 +86,12 @@ pub(super) struct BenchArgs {
     /// What these look like, or those of `subscriptions`.
     #[arg(long, value_enum, default_value = "plain")]
     filters: FiltersName,
+    /// Further subscribers to the same, that read nothing; at QoS 0.
+    #[arg(long, default_value_t = 0)]
+    deaf: usize,
+    /// Further subscribers to the same, that read a KiB ten times a second; at QoS 0.
+    #[arg(long, default_value_t = 0)]
+    slow: usize,
     /// Messages that each publisher keeps in flight; 64 at QoS 0 and 20 at QoS 1 and 2 when not given.
     #[arg(long, conflicts_with_all = ["rate", "one"])]
     window: Option<u16>,
@@ -397,6 +406,8 @@ impl BenchArgs {
                             levels: self.levels,
                             standing: self.standing,
                             filters: self.filters.filters(),
+                            deaf: self.deaf,
+                            slow: self.slow,
                             ..Workload::new(
                                 shape,
                                 clients,

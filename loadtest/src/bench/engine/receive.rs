@@ -64,6 +64,8 @@ impl Engine {
                     _ => {}
                 }
             }
+            // Between its SUBACK and the end of the same read.
+            (Packet::Publish(_), Role::Lazy { .. }) => {}
             (Packet::PubRel(ack), Role::Subscriber(_)) => {
                 self.acknowledge(number, 0x70, ack.packet_id)
             }
@@ -97,6 +99,7 @@ impl Engine {
                 }
                 match role {
                     Role::Visitor => self.leave(number)?,
+                    Role::Lazy { reads, .. } => self.fall_asleep(number, reads)?,
                     Role::Holder => {
                         if let Some(answered) = self.held.answered.get_mut(number) {
                             *answered += 1;

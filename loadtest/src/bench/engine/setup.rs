@@ -28,6 +28,7 @@ impl Engine {
             _ => Role::Subscriber(number),
         });
         self.connect_all(listeners.collect())?;
+        self.connect_all(self.lazy_roles())?;
         self.seats = (0..publishers)
             .map(|number| self.clients.len() + number)
             .collect();
@@ -67,7 +68,10 @@ impl Engine {
     pub(super) fn begin(&mut self, number: usize, role: Role) -> Outcome<Client> {
         let address = match role {
             Role::Publisher(number) => self.addresses.publisher(number),
-            Role::Subscriber(number) => self.addresses.subscriber(number),
+            Role::Subscriber(number)
+            | Role::Lazy {
+                subscriber: number, ..
+            } => self.addresses.subscriber(number),
             Role::Idle | Role::Visitor | Role::Holder => self.addresses.subscriber(number),
         };
         let address =
@@ -93,7 +97,7 @@ impl Engine {
 
     pub(super) fn on_connected(&mut self, number: usize) -> Outcome<()> {
         let subscriber = match self.clients.get(number).map(|client| client.role) {
-            Some(Role::Subscriber(subscriber)) => subscriber,
+            Some(Role::Subscriber(subscriber) | Role::Lazy { subscriber, .. }) => subscriber,
             Some(Role::Visitor) if self.workload.shape == Shape::Sessions => {
                 self.churn.serial(number)
             }

@@ -8,8 +8,8 @@ use crate::bench::Spread;
 
 /// Width of a picture; it grows and shrinks with the page.
 const WIDTH: f64 = 860.0;
-/// Room for the names of rows.
-const NAMES: f64 = 250.0;
+/// Width of a letter of a name, about.
+const LETTER: f64 = 6.8;
 const LINE: f64 = 16.0;
 
 /// What one broker has in a row.
@@ -33,7 +33,9 @@ pub(super) struct Row {
 pub(super) fn dots(rows: &[Row], unit: &str) -> String {
     let values = rows.iter().flat_map(|row| &row.marks);
     let values = values.flat_map(|mark| [mark.spread.min, mark.spread.max]);
-    let Some(scale) = Scale::around(values, NAMES, WIDTH - 60.0) else {
+    let longest = rows.iter().map(|row| row.name.chars().count()).max();
+    let names = (longest.unwrap_or(0) as f64 * LETTER + 20.0).min(WIDTH / 2.0);
+    let Some(scale) = Scale::around(values, names, WIDTH - 60.0) else {
         return String::new();
     };
     let lines: usize = rows.iter().map(|row| row.marks.len()).sum();
@@ -51,7 +53,7 @@ pub(super) fn dots(rows: &[Row], unit: &str) -> String {
     let mut y = 12.0;
     for row in rows {
         let middle = y + (row.marks.len() as f64 - 1.0) * LINE / 2.0 + 4.0;
-        svg += &text(NAMES - 12.0, middle, "name", &row.name);
+        svg += &text(names - 12.0, middle, "name", &row.name);
         for mark in &row.marks {
             draw_mark(&mut svg, mark, &scale, y, unit);
             y += LINE;

@@ -139,6 +139,7 @@ pub(super) fn outcomes(report: &Report) -> String {
         "user s",
         "system s",
         "RSS MiB",
+        "grown MiB",
         "switches",
         "forced",
         "threads",
@@ -196,6 +197,8 @@ fn outcome(one: &Outcome) -> String {
         usage(|usage| usage.user_ns as f64 / 1e9),
         usage(|usage| usage.system_ns as f64 / 1e9),
         usage(|usage| usage.rss as f64 / (1u64 << 20) as f64),
+        one.grown
+            .map_or_else(nothing, |bytes| short(bytes / (1u64 << 20) as f64)),
         usage(|usage| usage.switches_voluntary as f64),
         usage(|usage| usage.switches_involuntary as f64),
         usage(|usage| usage.threads as f64),

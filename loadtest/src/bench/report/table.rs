@@ -49,6 +49,16 @@ impl fmt::Display for Report {
             let (name, broker) = (one.workload.name(), &one.broker);
             writeln!(out, "{name} on {broker}: {bytes} bytes of memory for each")?;
         }
+        let lazy = |one: &&&Summary| one.workload.deaf + one.workload.slow > 0;
+        for one in steady.iter().filter(lazy) {
+            let grown = one.grown.map(|grown| grown.median / 1024.0);
+            let (name, broker) = (one.workload.name(), &one.broker);
+            writeln!(
+                out,
+                "{name} on {broker}: {} KiB more memory",
+                optional(grown, 0)
+            )?;
+        }
         if !self.verdicts.is_empty() {
             let met = self.verdicts.iter().filter(|one| one.is_met()).count();
             writeln!(out, "\nasked for: {met} of {} are met", self.verdicts.len())?;
