@@ -22,10 +22,18 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Begins to connect from 127.0.0.`source`; the socket is writable when it is done.
-    pub(crate) fn begin(to: SocketAddr, source: Option<Ipv4Addr>) -> io::Result<Self> {
+    /// `receive`: bytes that the system keeps of what was not read, where it is not to choose itself.
+    pub(crate) fn begin(
+        to: SocketAddr,
+        source: Option<Ipv4Addr>,
+        receive: Option<usize>,
+    ) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
         if let Some(source) = source.filter(|_| to.ip().is_loopback() && to.is_ipv4()) {
             socket.bind(&SocketAddr::from((source, 0)).into())?;
+        }
+        if let Some(bytes) = receive {
+            socket.set_recv_buffer_size(bytes)?;
         }
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;

@@ -6,7 +6,7 @@ use rustix::event::epoll;
 
 use super::{Engine, Failure, Outcome, Role};
 
-/// Time between two reads of one that is slow.
+/// Time between two reads of each that is slow.
 const PAUSE: Duration = Duration::from_millis(100);
 /// What it reads then.
 const BYTES: usize = 1024;
@@ -15,7 +15,10 @@ const BYTES: usize = 1024;
 #[derive(Debug, Default)]
 pub(super) struct Lazy {
     slow: Vec<usize>,
-    read_ns: u64,
+    /// Reads that were made in all, one after the other.
+    reads: u64,
+    /// Since when.
+    since_ns: Option<u64>,
 }
 
 impl Engine {
@@ -44,16 +47,23 @@ impl Engine {
         Ok(())
     }
 
-    /// The slow ones read a little, when it is time; that the broker has closed one is its good right.
+    /// The slow ones read a little, evenly over time; that the broker has closed one is its good right.
     pub(super) fn read_slowly(&mut self) {
-        let passed = self.now_ns.saturating_sub(self.lazy.read_ns);
-        if self.lazy.slow.is_empty() || Duration::from_nanos(passed) < PAUSE {
+        let count = self.lazy.slow.len() as u64;
+        if count == 0 {
             return;
         }
-        self.lazy.read_ns = self.now_ns;
+        let since = *self.lazy.since_ns.get_or_insert(self.now_ns);
+        let passed = u128::from(self.now_ns.saturating_sub(since));
+        let due = u64::try_from(passed * u128::from(count) / PAUSE.as_nanos()).unwrap_or(u64::MAX);
+        // What was missed while this process was away is not caught up with.
+        self.lazy.reads = self.lazy.reads.max(due.saturating_sub(count));
         let mut some = [0; BYTES];
-        for number in &self.lazy.slow {
-            if let Some(client) = self.clients.get_mut(*number) {
+        while self.lazy.reads < due {
+            let turn = (self.lazy.reads % count) as usize;
+            self.lazy.reads += 1;
+            let client = self.lazy.slow.get(turn);
+            if let Some(client) = client.and_then(|number| self.clients.get_mut(*number)) {
                 let _read_or_closed = client.connection.read(&mut some);
             }
         }

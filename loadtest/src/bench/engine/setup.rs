@@ -11,6 +11,8 @@ use crate::socket::{Connection, next_source};
 
 /// Connections in a handshake at a time, below the usual backlog of a listener.
 const HANDSHAKES: usize = 100;
+/// Bytes that wait unread in the socket of one that does not keep up.
+const LAZY_BYTES: usize = 4096;
 /// Setting up may stand still for so long.
 const SETUP_LIMIT: Duration = Duration::from_secs(20);
 
@@ -77,7 +79,9 @@ impl Engine {
         let address =
             address.ok_or_else(|| Failure::Protocol("nobody to connect to".to_owned()))?;
         let source = next_source(self.per_source);
-        let connection = Connection::begin(address, Some(source))
+        // What is not read is to wait in the broker, and not in this machine's memory.
+        let receive = matches!(role, Role::Lazy { .. }).then_some(LAZY_BYTES);
+        let connection = Connection::begin(address, Some(source), receive)
             .map_err(|error| Failure::Io("connect", error))?;
         epoll::add(
             &self.epoll,
