@@ -285,7 +285,7 @@ impl Grows {
 
     fn name(self) -> &'static str {
         match self {
-            Self::Clients => "clients",
+            Self::Clients => "clients, or what is stored",
             Self::Topics => "topics of a publisher",
             Self::Payload => "bytes of a payload",
             Self::Standing => "subscriptions of others",

@@ -11,6 +11,8 @@ const WIDTH: f64 = 860.0;
 /// Width of a letter of a name, about.
 const LETTER: f64 = 6.8;
 const LINE: f64 = 16.0;
+/// From the bottom of a plot to its top at least so many times as much.
+const SPAN: f64 = 10.0;
 
 /// What one broker has in a row.
 pub(super) struct Mark {
@@ -135,6 +137,7 @@ pub(super) fn lines(all: &[Series], axis: Axis, across: &str, unit: &str) -> Str
     ) else {
         return String::new();
     };
+    let y_scale = y_scale.at_least(SPAN);
     let mut svg = open(HEIGHT);
     for tick in y_scale.ticks() {
         let Some(y) = y_scale.at(tick) else { continue };

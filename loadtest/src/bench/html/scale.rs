@@ -30,6 +30,16 @@ impl Scale {
         })
     }
 
+    /// The same with at least so many times as much at its end as at its beginning: what hardly changes is to look so.
+    pub(super) fn at_least(self, times: f64) -> Self {
+        let more = (times / (self.high / self.low)).max(1.0).sqrt();
+        Self {
+            low: self.low / more,
+            high: self.high * more,
+            ..self
+        }
+    }
+
     /// The place of a value.
     pub(super) fn at(&self, value: f64) -> Option<f64> {
         let part = (value / self.low).ln() / (self.high / self.low).ln();
@@ -99,6 +109,10 @@ mod tests {
         assert!(Scale::around([0.0, f64::NAN, -1.0], 0.0, 1.0).is_none());
         let one = Scale::around([3.0], 0.0, 100.0).unwrap();
         assert!((one.at(3.0).unwrap() - 50.0).abs() < 1e-9);
+        let wide = one.at_least(10.0);
+        assert!((wide.at(3.0).unwrap() - 50.0).abs() < 1e-9);
+        assert!(wide.at(3.5).unwrap() < one.at(3.5).unwrap());
+        assert_eq!(scale.at_least(10.0), scale);
     }
 
     #[test]
