@@ -28,11 +28,15 @@ use crate::net::Accepted;
 ///
 /// Not cancel safe: a dropped future leaves the session claimed until the process ends. Ask the
 /// connection to close instead ([`Hub::drain`]).
-pub async fn serve(hub: Arc<Hub>, accepted: Accepted) {
-    // In boxes of their own: their memory, several KB, is not kept while the connection is open.
-    let Some(mut connection) = Box::pin(handshake::handshake(&hub, accepted)).await else {
-        return;
-    };
-    let closing = connection.run().await;
-    Box::pin(connection.finish(closing)).await;
+pub fn serve(hub: Arc<Hub>, accepted: Accepted) -> impl Future<Output = ()> + Send + 'static {
+    // In boxes of their own: the memory of what is done once, several KB, is not kept while the connection is open. What the handshake is
+    // given goes into its box before the future begins, which would keep a place for it otherwise.
+    let handshake = Box::pin(async move { handshake::handshake(&hub, accepted).await });
+    async move {
+        let Some(mut connection) = handshake.await else {
+            return;
+        };
+        let closing = connection.run().await;
+        Box::pin(connection.finish(closing)).await;
+    }
 }

@@ -95,7 +95,7 @@ pub(super) struct Connection {
     pub(super) inbound_open: usize,
     /// Topics by alias; only what the client has used is allocated.
     pub(super) aliases: Vec<Option<Arc<str>>>,
-    pub(super) throttle: Option<Throttle>,
+    pub(super) throttle: Option<Box<Throttle>>,
     /// Publishes that are to be matched when this replica can keep its promises again.
     pub(super) held: Option<Box<Held>>,
     /// The last read brought publishes.
@@ -152,7 +152,7 @@ impl Connection {
         hub.metrics.connection_opened();
         tracing::debug!(client = %attached.session.client_id, %peer, ?version, present = attached.present, "client connected");
         Self {
-            throttle: Throttle::new(hub.limits.publish_rate, now),
+            throttle: Throttle::new(hub.limits.publish_rate, now).map(Box::new),
             hub,
             session: attached.session,
             wake: attached.wake,
@@ -200,12 +200,12 @@ impl Connection {
             match poll_fn(|cx| self.poll_turn(cx)).await {
                 Turn::Close(closing) => return closing,
                 Turn::Refill(from, tail) => {
-                    if let Err(closing) = self.refill(from, tail).await {
+                    if let Err(closing) = Box::pin(self.refill(from, tail)).await {
                         return closing;
                     }
                 }
                 Turn::Restore(from) => {
-                    if let Err(closing) = self.restore(from).await {
+                    if let Err(closing) = Box::pin(self.restore(from)).await {
                         return closing;
                     }
                 }

@@ -23,6 +23,11 @@ const HOLD_FROM: u64 = 1024;
 /// within it loses nothing however fast they are; one that does not is slow, and must not slow others.
 const PATIENCE_MS: u64 = 250;
 
+/// [`SessionState::behind_since`] of a client that keeps up.
+const KEEPS_UP: u64 = u64::MAX;
+/// The same of one that has been told to be slow: long ago.
+const SLOW: u64 = 0;
+
 /// How far a connected client is behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pace {
@@ -69,8 +74,8 @@ pub(crate) struct SessionState {
     pub(crate) wake: Option<Arc<Wake>>,
     /// The connection cannot write now: its socket is full.
     pub(crate) blocked: bool,
-    /// Since when more waits for the connected client than [`HOLD_FROM`]; Unix milliseconds.
-    pub(crate) behind_since: Option<u64>,
+    /// Since when more waits for the connected client than [`HOLD_FROM`]; Unix milliseconds, [`KEEPS_UP`] or [`SLOW`].
+    behind_since: u64,
     pub(crate) subscriptions: HashMap<Box<str>, Subscription, RandomState>,
     /// Retained messages of new subscriptions that there was no room for yet.
     pub(crate) backlog: VecDeque<(Arc<Message>, Delivery)>,
@@ -107,7 +112,7 @@ impl Session {
                 inbound: InboundQos2::default(),
                 wake: None,
                 blocked: false,
-                behind_since: None,
+                behind_since: KEEPS_UP,
                 subscriptions: HashMap::default(),
                 backlog: VecDeque::new(),
                 expiry_interval: 0,
@@ -156,20 +161,20 @@ impl SessionState {
     pub(crate) fn pace(&mut self, now_ms: u64) -> Pace {
         let (queued, _) = self.delivering.outbound.queued();
         if self.wake.is_none() || queued <= HOLD_FROM / 2 {
-            self.behind_since = None;
+            self.behind_since = KEEPS_UP;
             return Pace::Keeping;
         }
         match self.behind_since {
-            None if queued <= HOLD_FROM => Pace::Keeping,
-            None => {
-                self.behind_since = Some(now_ms);
+            KEEPS_UP if queued <= HOLD_FROM => Pace::Keeping,
+            KEEPS_UP => {
+                self.behind_since = now_ms;
                 Pace::Behind
             }
-            // Told once: from here on it is 0, long ago.
-            Some(0) => Pace::Keeping,
-            Some(since) if now_ms.saturating_sub(since) < PATIENCE_MS => Pace::Behind,
-            Some(_) => {
-                self.behind_since = Some(0);
+            // Told once.
+            SLOW => Pace::Keeping,
+            since if now_ms.saturating_sub(since) < PATIENCE_MS => Pace::Behind,
+            _ => {
+                self.behind_since = SLOW;
                 Pace::BecameSlow
             }
         }

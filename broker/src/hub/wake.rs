@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::Waker;
 
 use futures_util::task::AtomicWaker;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 /// Why the server ends a connection from outside its own task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,8 @@ pub(crate) struct Wake {
     committed: AtomicU64,
     /// The outgoing bytes passed half their bound and the task has not come round since.
     congested: AtomicBool,
-    gone: watch::Sender<bool>,
+    gone: AtomicBool,
+    left: Notify,
 }
 
 impl Wake {
@@ -45,7 +46,8 @@ impl Wake {
             close: AtomicU8::new(0),
             committed: AtomicU64::new(0),
             congested: AtomicBool::new(false),
-            gone: watch::Sender::new(false),
+            gone: AtomicBool::new(false),
+            left: Notify::new(),
         }
     }
 
@@ -107,17 +109,22 @@ impl Wake {
 
     /// The connection has let go of its session.
     pub(crate) fn set_gone(&self) {
-        self.gone.send_replace(true);
+        self.gone.store(true, Ordering::Release);
+        self.left.notify_waiters();
     }
 
     /// Whether the connection has let go of its session.
     pub(crate) fn is_gone(&self) -> bool {
-        *self.gone.borrow()
+        self.gone.load(Ordering::Acquire)
     }
 
     /// Resolves when the connection has let go of its session. Cancel safe.
     pub(crate) async fn gone(&self) {
-        // An error means that the sender is dropped, which `self` owns: it cannot be.
-        let _unreachable_error = self.gone.subscribe().wait_for(|gone| *gone).await.is_err();
+        let mut left = std::pin::pin!(self.left.notified());
+        // Before looking, so that it is not missed in between.
+        left.as_mut().enable();
+        if !self.is_gone() {
+            left.await;
+        }
     }
 }

@@ -178,11 +178,14 @@ impl AcceptLoop {
             return;
         };
         let (acceptor, serve) = (Arc::clone(&self.acceptor), Arc::clone(&self.serve));
-        let job = move || async move {
-            // In a box of its own, so that its memory is gone once the handshake is done.
-            let handshake = Box::pin(acceptor.accept(socket, peer, accepted_at, slot));
-            if let Some(accepted) = handshake.await {
-                serve(accepted).await;
+        let job = move || {
+            // In a box of its own with all that it needs, so that its memory is gone once the handshake is done.
+            let handshake =
+                Box::pin(async move { acceptor.accept(socket, peer, accepted_at, slot).await });
+            async move {
+                if let Some(accepted) = handshake.await {
+                    serve(accepted).await;
+                }
             }
         };
         if let Err(error) = self.workers.spawn_on_least_loaded(job) {
