@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -194,11 +195,8 @@ impl Worker {
     {
         let guard = LoadGuard::new(&self.load);
         let job: Job = Box::new(move || {
-            let future = make();
-            Box::pin(async move {
-                let _guard = guard;
-                future.await;
-            })
+            // An async block that awaits what it has captured would have two places for it.
+            Box::pin(make().map(move |()| drop(guard)))
         });
         let jobs = self.jobs.lock().clone().ok_or(SpawnError::Stopped)?;
         jobs.try_send(job).map_err(|error| match error {

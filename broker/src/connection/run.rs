@@ -34,7 +34,7 @@ const TURNS: usize = 4;
 /// Buffers per `writev`.
 const SLICES: usize = 16;
 /// Turns that a publisher gives away while receivers have not run; then it reads on regardless.
-const YIELDS_MAX: u32 = 64;
+const YIELDS_MAX: u8 = 64;
 /// How long nothing is read when the store is behind.
 const STORE_PAUSE: Duration = Duration::from_millis(2);
 /// The same while the cluster cannot be reached.
@@ -108,7 +108,7 @@ pub(super) struct Connection {
     pause: Option<Pin<Box<Sleep>>>,
     keep_alive: Option<Pin<Box<Sleep>>>,
     last_read: Instant,
-    yields: u32,
+    yields: u8,
     needs_flush: bool,
 }
 
@@ -190,10 +190,7 @@ impl Connection {
 
     /// Runs until the connection ends.
     pub(super) async fn run(&mut self) -> Closing {
-        let rest = std::mem::take(&mut self.partial);
-        if !rest.is_empty()
-            && let Err(closing) = self.take_in(&rest)
-        {
+        if let Err(closing) = self.take_in_rest() {
             return closing;
         }
         loop {
@@ -448,6 +445,15 @@ impl Connection {
     /// Whether nothing is read for now.
     pub(super) fn is_paused(&self) -> bool {
         self.pause.is_some()
+    }
+
+    /// Handles what came behind CONNECT.
+    fn take_in_rest(&mut self) -> Result<(), Closing> {
+        let rest = std::mem::take(&mut self.partial);
+        if rest.is_empty() {
+            return Ok(());
+        }
+        self.take_in(&rest)
     }
 
     /// Handles the packets in `bytes`, which follow what is left of earlier ones.

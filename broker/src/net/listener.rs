@@ -183,9 +183,11 @@ impl AcceptLoop {
             let handshake =
                 Box::pin(async move { acceptor.accept(socket, peer, accepted_at, slot).await });
             async move {
-                if let Some(accepted) = handshake.await {
-                    serve(accepted).await;
-                }
+                // Nothing but this is kept while it runs.
+                let Some(serving) = handshake.await.map(&*serve) else {
+                    return;
+                };
+                serving.await;
             }
         };
         if let Err(error) = self.workers.spawn_on_least_loaded(job) {
