@@ -1,6 +1,7 @@
 //! The default stream: nothing is lost, and only what may have been stored before is sent again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,22 +32,33 @@ fn source() -> Vec<Given> {
         .collect()
 }
 
-/// How often each message is in its table, and in the dead letters.
+/// How often each message is in its table, and which are dead letters, in their table or in files: an append of theirs may be refused, too.
 struct Seen {
     stored: BTreeMap<String, u32>,
     dead: BTreeSet<String>,
 }
 
-fn seen(fake: &Fake) -> Seen {
+fn in_files(directory: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for file in std::fs::read_dir(directory).unwrap() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        for line in text.lines() {
+            let letter: serde_json::Value = serde_json::from_str(line).unwrap();
+            found.insert(letter["message_id"].as_str().unwrap().to_owned());
+        }
+    }
+    found
+}
+
+fn seen(fake: &Fake, directory: &Path) -> Seen {
     let mut stored: BTreeMap<String, u32> = BTreeMap::new();
     let odd = ids(fake, "messages", id_of_messages);
     for id in odd.into_iter().chain(ids(fake, "even", id_of_even)) {
         *stored.entry(id).or_default() += 1;
     }
-    Seen {
-        stored,
-        dead: ids(fake, "dead_letters", id_of_dead).into_iter().collect(),
-    }
+    let mut dead = in_files(directory);
+    dead.extend(ids(fake, "dead_letters", id_of_dead));
+    Seen { stored, dead }
 }
 
 fn check_complete(seen: &Seen, context: &str) {
@@ -66,9 +78,15 @@ fn check_complete(seen: &Seen, context: &str) {
     differs(&seen.dead, &names(&bad), "dead letters");
 }
 
-async fn life(fake: &Fake, kind: Kind, kept: &mut Kept, limit: Duration, dice: &mut Dice) -> bool {
-    let directory = tempfile::tempdir().unwrap();
-    let shared = shared(fake, directory.path().to_owned(), kind).await;
+async fn life(
+    fake: &Fake,
+    directory: &Path,
+    kind: Kind,
+    kept: &mut Kept,
+    limit: Duration,
+    dice: &mut Dice,
+) -> bool {
+    let shared = shared(fake, directory.to_owned(), kind).await;
     let rules = Arc::new(Rules::parse(RULES).unwrap());
     let mut partition = Partition::take_up(shared, rules, kept.upto, &kept.checkpoint)
         .await
@@ -89,6 +107,8 @@ const LONG: Duration = Duration::from_secs(1_000);
 async fn what_is_refused_is_sent_again_by_itself_and_nothing_else_is() {
     for seed in 1..21 {
         let fake = Fake::default();
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
         let mut dice = Dice(seed);
         fake.state().poison = Some(b"poison".to_vec());
         let codes = [
@@ -108,9 +128,10 @@ async fn what_is_refused_is_sent_again_by_itself_and_nothing_else_is() {
         });
         let faults = faults.collect();
         fake.state().faults = faults;
-        let done = life(&fake, Kind::Default, &mut beginning(), LONG, &mut dice).await;
+        let mut kept = beginning();
+        let done = life(&fake, directory, Kind::Default, &mut kept, LONG, &mut dice).await;
         assert!(done, "seed {seed}: not everything was written");
-        let seen = seen(&fake);
+        let seen = seen(&fake, directory);
         // A single row that is refused without being named is a dead letter: only then does one that is fine become one.
         let stored: u32 = seen.stored.values().sum();
         assert_eq!(
@@ -129,8 +150,11 @@ async fn a_lost_reply_repeats_one_request_and_no_more_than_is_under_way() {
     let fake = Fake::default();
     fake.state().poison = Some(b"poison".to_vec());
     fake.state().faults = [None, None, Some(Fault::LoseReply)].into();
-    assert!(life(&fake, Kind::Default, &mut beginning(), LONG, &mut Dice(1)).await);
-    let seen = seen(&fake);
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let (mut kept, mut dice) = (beginning(), Dice(1));
+    assert!(life(&fake, directory, Kind::Default, &mut kept, LONG, &mut dice).await);
+    let seen = seen(&fake, directory);
     check_complete(&seen, "a lost reply");
     let again = seen.stored.values().filter(|count| **count > 1).count();
     // Four requests of seven rows may be under way.
@@ -142,6 +166,8 @@ async fn a_lost_reply_repeats_one_request_and_no_more_than_is_under_way() {
 async fn crashes_and_changes_between_the_streams_lose_nothing() {
     for seed in 1..21 {
         let fake = Fake::default();
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
         let mut dice = Dice(seed);
         fake.state().poison = Some(b"poison".to_vec());
         let mut kept = beginning();
@@ -164,12 +190,12 @@ async fn crashes_and_changes_between_the_streams_lose_nothing() {
                 true => LONG,
                 false => Duration::from_millis(dice.roll(400)),
             };
-            if life(&fake, kind, &mut kept, limit, &mut dice).await {
+            if life(&fake, directory, kind, &mut kept, limit, &mut dice).await {
                 break;
             }
             assert!(!calm, "seed {seed}: without faults everything is written");
         }
-        check_complete(&seen(&fake), &format!("seed {seed}"));
+        check_complete(&seen(&fake, directory), &format!("seed {seed}"));
     }
 }
 
