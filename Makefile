@@ -8,7 +8,7 @@ SEEDS ?= 700
 FIRST ?= 1
 FUZZ_SECONDS ?= 60
 
-.PHONY: help deps build run cluster test fmt lint doc check-fuzz fuzz bench bench-cluster bench-lag chaos sim paho paho-cluster clean
+.PHONY: help deps build run cluster test fmt lint doc check-fuzz fuzz bench bench-cluster bench-lag chaos sim instructions paho paho-cluster clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -64,6 +64,9 @@ chaos: deps ## KILLS (default 20) faults of each kind under load: nothing acknow
 sim: ## SEEDS (default 700) simulated clusters of each kind, from seed FIRST on: storms, failovers that lose writes, shared groups, no faults
 	CARGO_PROFILE_DEV_OPT_LEVEL=1 SIM_SEEDS=$(SEEDS) SIM_FIRST=$(FIRST) $(CARGO) test --locked -p dunlin-broker --test sim -- \
 		--nocapture --test-threads 1 every_promise_is_kept
+
+instructions: deps ## Instructions of the broker's hot paths, held against their baseline (UPDATE=1 writes it)
+	UPDATE=$(UPDATE) scripts/instructions
 
 paho: build ## The Eclipse Paho interoperability suites, unmodified, from PAHO=<checkout of paho.mqtt.testing>
 	scripts/paho $(PAHO)
