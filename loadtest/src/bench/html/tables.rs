@@ -75,26 +75,13 @@ fn summary(one: &Summary, name: &str) -> String {
         latency(one.latency.p999_us),
         median(one.bytes_each),
     ];
-    let mut row = format!(
-        "<tr><td>{}</td><td class=\"left\">{}</td>",
-        escape(name),
-        escape(&one.broker)
-    );
-    row.extend(
-        cells
-            .iter()
-            .map(|cell| format!("<td>{}</td>", escape(cell))),
-    );
     let bad = [
         (one.lost, one.workload.qos > 0),
         (one.duplicated, one.workload.qos == 2),
         (one.reordered, true),
     ];
-    row.extend(bad.map(|(count, must_not)| counted(count, must_not)));
-    let others = one
-        .others
-        .map_or_else(nothing, |part| format!("{:.0} %", part.median * 100.0));
-    row + &format!("<td>{}</td></tr>\n", escape(&others))
+    let others = one.others.map(|part| part.median);
+    row([name, &one.broker], &cells, &bad, others)
 }
 
 /// What was asked for, and what came of it.
@@ -209,28 +196,39 @@ fn outcome(one: &Outcome) -> String {
         latency(&one.ack_latency, one.ack_latency.p50_us),
         latency(&one.ack_latency, one.ack_latency.p99_us),
     ];
-    let mut row = String::new();
-    let _written = write!(
-        row,
-        "<tr><td>{}</td><td class=\"left\">{}</td>",
-        escape(&one.workload.name()),
-        escape(&one.broker)
-    );
-    row.extend(
-        cells
-            .iter()
-            .map(|cell| format!("<td>{}</td>", escape(cell))),
-    );
     let bad = [
         (one.lost, one.workload.qos > 0),
         (one.duplicated, one.workload.qos == 2),
         (one.reordered, true),
         (one.stalls, true),
     ];
-    row.extend(bad.map(|(count, must_not)| counted(count, must_not)));
-    let others = one
-        .others
-        .map_or_else(nothing, |part| format!("{:.0} %", part * 100.0));
+    row(
+        [&one.workload.name(), &one.broker],
+        &cells,
+        &bad,
+        one.others,
+    )
+}
+
+/// A row: workload and broker, figures, counts that may have to be 0, and the part of the machine that others used.
+fn row(
+    [workload, broker]: [&str; 2],
+    cells: &[String],
+    bad: &[(u64, bool)],
+    others: Option<f64>,
+) -> String {
+    let mut row = format!(
+        "<tr><td>{}</td><td class=\"left\">{}</td>",
+        escape(workload),
+        escape(broker)
+    );
+    let cells = cells.iter();
+    row.extend(cells.map(|cell| format!("<td>{}</td>", escape(cell))));
+    row.extend(
+        bad.iter()
+            .map(|(count, must_not)| counted(*count, *must_not)),
+    );
+    let others = others.map_or_else(nothing, |part| format!("{:.0} %", part * 100.0));
     row + &format!("<td>{}</td></tr>\n", escape(&others))
 }
 
