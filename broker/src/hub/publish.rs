@@ -508,9 +508,13 @@ impl Committed for Commit {
     }
 
     fn failed(self: Box<Self>, error: &StoreError) {
-        self.hub.commit_failed(error);
-        if let Some(ops) = self.again {
-            self.hub.known.owe(ops, self.held);
+        match self.again {
+            // Nothing is given up, and it may fail again every second.
+            Some(ops) => {
+                tracing::debug!(%error, "shared messages could not be passed on, and will be");
+                self.hub.known.owe(ops, self.held);
+            }
+            None => self.hub.commit_failed(error),
         }
         if let Some((wake, _)) = self.notify {
             wake.close(self.hub.failed_request());

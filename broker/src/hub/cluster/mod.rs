@@ -52,7 +52,8 @@ impl Known {
     /// Who waits for it meanwhile waits on.
     pub(super) fn owe(&self, ops: Vec<Op>, held: Vec<Held>) {
         let mut owed = self.owed.lock();
-        if owed.len() < OWED_MAX {
+        // What somebody waits for is bounded by what publishers may have under way, and must not seem to be safe.
+        if owed.len() < OWED_MAX || !held.is_empty() {
             owed.push((ops, held));
         } else {
             tracing::error!(
