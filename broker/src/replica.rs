@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dunlin_sync::cluster::engine::{ClusterStore, EngineOptions, OpenError};
-use dunlin_sync::cluster::redis::{RedisBackplane, RedisOptions};
+use dunlin_sync::cluster::redis::{RedisBackplane, RedisOptions, without_password};
 use tokio::sync::oneshot;
 
+use crate::config::RedisConfig;
 use crate::config::limits::Limits;
-use crate::config::{RedisConfig, without_password};
 
 /// Why the cluster cannot be used.
 #[derive(Debug, thiserror::Error)]

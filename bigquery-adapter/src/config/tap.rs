@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use dunlin_protocol::topic;
-use dunlin_sync::cluster::redis::{RedisOptions, check_url};
+use dunlin_sync::cluster::redis::{RedisOptions, check_url, without_password};
 use dunlin_sync::cluster::tap::{Definition, WhenFull};
 
 use super::reader::Reader;
@@ -145,21 +145,6 @@ fn read_redis(read: &mut Reader, chosen: bool) -> Option<RedisOptions> {
         connect_timeout: Duration::from_millis(connect_timeout),
         ..RedisOptions::new(url)
     })
-}
-
-/// The URL with `***` for a password.
-fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return url.to_owned();
-    };
-    // The last one: a password may hold the character itself.
-    match rest
-        .rsplit_once('@')
-        .map(|(user, hosts)| (user.split_once(':'), hosts))
-    {
-        Some((Some((name, _)), hosts)) => format!("{scheme}://{name}:***@{hosts}"),
-        _ => url.to_owned(),
-    }
 }
 
 pub(super) fn read_rules(read: &mut Reader) -> Option<RulesFile> {

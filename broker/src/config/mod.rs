@@ -23,7 +23,7 @@ pub use layers::{Override, OverrideValue, Sources};
 pub use limits::{Limits, QueueFull};
 pub use listener::{ClientAuth, ListenerConfig, ListenerKind, NameFrom, ProxyProtocol, TlsConfig};
 pub use prepare::{Loaded, load};
-pub use redis::{RedisConfig, without_password};
+pub use redis::RedisConfig;
 pub use report::{Problem, Problems};
 
 pub(crate) use report::Report;

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use dunlin_sync::cluster::redis::without_password;
+
 use super::reader::Section;
 use super::setting::Setting;
 use crate::error::Code;
@@ -113,37 +115,4 @@ impl RedisConfig {
 
 fn path(section: &mut Section<'_>, key: &'static str) -> Option<PathBuf> {
     section.optional::<String>(key, &()).map(PathBuf::from)
-}
-
-/// The URL with `***` for a password.
-#[must_use]
-pub fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return url.to_owned();
-    };
-    // The last one: a password may hold the character itself.
-    let Some((user, hosts)) = rest.rsplit_once('@') else {
-        return url.to_owned();
-    };
-    match user.split_once(':') {
-        Some((name, _)) => format!("{scheme}://{name}:***@{hosts}"),
-        None => url.to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::without_password;
-
-    #[test]
-    fn a_password_is_never_shown() {
-        for (url, shown) in [
-            ("redis://h:1", "redis://h:1"),
-            ("redis://user:p@ss:w/ord@h:1/2", "redis://user:***@h:1/2"),
-            ("rediss://:secret@h", "rediss://:***@h"),
-            ("redis://user@h", "redis://user@h"),
-        ] {
-            assert_eq!(without_password(url), shown);
-        }
-    }
 }

@@ -41,7 +41,7 @@ use super::{
 use crate::BoxFuture;
 
 pub use self::options::{RedisError, RedisOptions};
-pub use self::url::{UrlError, check_url};
+pub use self::url::{UrlError, check_url, without_password};
 
 /// Events that wait for their reader before Redis is not read any more.
 const EVENTS_MAX: usize = 1024;

@@ -185,6 +185,22 @@ pub fn check_url(url: &str) -> Result<(), UrlError> {
     Url::parse(url).map(drop)
 }
 
+/// A URL of Redis with `***` for its password, for logs and messages.
+#[must_use]
+pub fn without_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    // The last one: a password may hold the character itself.
+    let Some((user, hosts)) = rest.rsplit_once('@') else {
+        return url.to_owned();
+    };
+    match user.split_once(':') {
+        Some((name, _)) => format!("{scheme}://{name}:***@{hosts}"),
+        None => url.to_owned(),
+    }
+}
+
 fn account_of(account: &str) -> Result<(Option<String>, Option<String>), UrlError> {
     let (user, password) = match account.split_once(':') {
         Some((user, password)) => (user, Some(password)),
@@ -260,6 +276,18 @@ mod tests {
 
     fn tcp(host: &str, port: u16) -> Address {
         Address::Tcp(host.to_owned(), port)
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        for (url, shown) in [
+            ("redis://h:1", "redis://h:1"),
+            ("redis://user:p@ss:w/ord@h:1/2", "redis://user:***@h:1/2"),
+            ("rediss://:secret@h", "rediss://:***@h"),
+            ("redis://user@h", "redis://user@h"),
+        ] {
+            assert_eq!(without_password(url), shown);
+        }
     }
 
     #[test]
