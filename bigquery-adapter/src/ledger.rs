@@ -79,6 +79,13 @@ impl Ledger {
         self.stored.get(&(tap.to_owned(), partition)).copied()
     }
 
+    /// The same for all partitions of a tap of which something is stored.
+    pub fn stored_of(&self, tap: &str) -> impl Iterator<Item = (u16, u64)> {
+        let from = (tap.to_owned(), 0)..=(tap.to_owned(), u16::MAX);
+        let stored = self.stored.range(from);
+        stored.map(|((_, partition), position)| (*partition, *position))
+    }
+
     /// Takes in a stored entry.
     ///
     /// # Errors

@@ -1,8 +1,7 @@
 //! `bigquery-adapter status`: the whole tap as Redis has it, whoever reads it, and the adapter that runs with the same configuration.
 
 use std::fmt::Write as _;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -41,7 +40,7 @@ struct Local {
 /// # Errors
 /// Nobody answers: neither Redis, where there is a tap, nor, where there is none, the adapter.
 pub async fn status(config: &Config, as_json: bool) -> Result<String, String> {
-    let local = local(config);
+    let local = local(config).await;
     let tap = match &config.path {
         Path::MqttToParquet => None,
         Path::TapToParquet(settings) | Path::TapToBigQuery(settings, _) => {
@@ -226,24 +225,21 @@ fn tap_json(tap: &TapState, now: u64) -> Value {
     })
 }
 
-fn local(config: &Config) -> Result<Local, String> {
+async fn local(config: &Config) -> Result<Local, String> {
     let address = config
         .ops
         .ok_or("ops.listen is \"off\": the adapter here cannot be asked")?;
-    let ask = |path: &str| -> std::io::Result<String> {
-        let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let body = answer
-            .split_once("\r\n\r\n")
-            .map(|(_, body)| body.to_owned());
-        Ok(body.unwrap_or_default())
+    let unanswered =
+        |error: reqwest::Error| format!("no adapter answers at {address} (ops.listen): {error:#}");
+    // A proxy is for others, not for this machine.
+    let http = reqwest::Client::builder().timeout(PATIENCE).no_proxy();
+    let http = http.build().map_err(unanswered)?;
+    let ask = async |path: &str| {
+        let answer = http.get(format!("http://{address}{path}")).send().await?;
+        answer.text().await
     };
-    let unanswered = |error| format!("no adapter answers at {address} (ops.listen): {error}");
-    let ready = ask("/health/ready").map_err(unanswered)?;
-    let metrics = ask("/metrics").map_err(unanswered)?;
+    let ready = ask("/health/ready").await.map_err(unanswered)?;
+    let metrics = ask("/metrics").await.map_err(unanswered)?;
     let metrics = metrics.lines().filter_map(|line| {
         let (name, value) = line.strip_prefix("dunlin_adapter_")?.rsplit_once(' ')?;
         let shown = SHOWN.iter().any(|prefix| name.starts_with(prefix));

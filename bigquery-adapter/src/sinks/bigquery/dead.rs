@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use backon::BackoffBuilder;
 use gcp_bigquery_client::google::cloud::bigquery::storage::v1::ProtoSchema;
-use gcp_bigquery_client::google::cloud::bigquery::storage::v1::append_rows_response::Response;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tonic::Status;
 
-use super::answer::{Verdict, judge_append, judge_call};
+use super::answer::{Verdict, judge_call};
 use super::api::{MAX_REQUEST, WriteApi};
 use super::encode;
 use super::tables::{Catalog, TableError};
 use super::window::{Append, Rows};
+use super::writer::judge;
 use crate::row::{Delivery, Row, UserPropertiesBuf};
 use crate::rules::{ColumnType, Field, Table, Value};
 
@@ -61,22 +61,18 @@ pub struct Letter {
 
 /// Bytes as hexadecimal digits.
 mod hexadecimal {
+    use data_encoding::HEXLOWER_PERMISSIVE;
     use serde::de::Error as _;
     use serde::{Deserialize, Deserializer, Serializer};
 
     pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-        use std::fmt::Write as _;
-        let mut text = String::with_capacity(bytes.len() * 2);
-        for byte in bytes {
-            // Writing to a String does not fail.
-            let _written = write!(text, "{byte:02x}").is_ok();
-        }
-        serializer.serialize_str(&text)
+        serializer.serialize_str(&HEXLOWER_PERMISSIVE.encode(bytes))
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
         let text = String::deserialize(from)?;
-        super::from_hexadecimal(&text).ok_or_else(|| D::Error::custom("no hexadecimal digits"))
+        let bytes = HEXLOWER_PERMISSIVE.decode(text.as_bytes());
+        bytes.map_err(|error| D::Error::custom(format!("no hexadecimal digits: {error}")))
     }
 }
 
@@ -99,18 +95,6 @@ mod optional_hexadecimal {
     ) -> Result<Option<Vec<u8>>, D::Error> {
         Ok(Option::<Hex>::deserialize(from)?.map(|hex| hex.0))
     }
-}
-
-/// Bytes of pairs of hexadecimal digits.
-pub(super) fn from_hexadecimal(text: &str) -> Option<Vec<u8>> {
-    let digit = |digit: u8| char::from(digit).to_digit(16);
-    let pairs = text.as_bytes().chunks(2);
-    pairs
-        .map(|pair| match pair {
-            [high, low] => u8::try_from(digit(*high)? << 4 | digit(*low)?).ok(),
-            _ => None,
-        })
-        .collect()
 }
 
 impl Letter {
@@ -325,13 +309,9 @@ impl DeadLetters {
             let append = Append { offset: -1, rows };
             connection.send(&append).map_err(|status| told(&status))?;
             let answer = connection.next().await.map_err(|status| told(&status))?;
-            match answer.response {
-                Some(Response::AppendResult(_)) if answer.row_errors.is_empty() => {}
-                Some(Response::Error(error)) => {
-                    let verdict = judge_append(&error, &answer.row_errors);
-                    return Err((verdict, error.message));
-                }
-                _ => return Err(told(&Status::internal("an answer without a result"))),
+            let (verdict, status) = judge(answer);
+            if verdict != Verdict::Done {
+                return Err((verdict, status.message().to_owned()));
             }
             rest = rest.get(taken..).unwrap_or_default();
         }

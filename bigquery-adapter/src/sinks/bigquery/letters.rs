@@ -8,16 +8,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER_PERMISSIVE;
 use gcp_bigquery_client::google::cloud::bigquery::storage::v1::ProtoSchema;
-use gcp_bigquery_client::google::cloud::bigquery::storage::v1::append_rows_response::Response;
 use serde_json::Value as Json;
 
-use super::answer::{Verdict, judge_append};
+use super::answer::Verdict;
 use super::api::{MAX_REQUEST, WriteApi};
-use super::dead::{Letter, from_hexadecimal};
+use super::dead::Letter;
 use super::encode;
 use super::tables::{Catalog, TableError, Tables};
 use super::window::{Append, Rows};
+use super::writer::judge;
 use crate::rules::{Rules, Table};
 
 /// Letters that are handled at a time.
@@ -321,13 +322,10 @@ impl Letters {
             .map_err(|status| failed(status.message().to_owned()))?;
         let answer = connection.next().await;
         let answer = answer.map_err(|status| failed(status.message().to_owned()))?;
-        match answer.response {
-            Some(Response::AppendResult(_)) if answer.row_errors.is_empty() => Ok(Vec::new()),
-            Some(Response::Error(error)) => match judge_append(&error, &answer.row_errors) {
-                Verdict::RowsRefused(refused) => Ok(refused),
-                _ => Err(failed(error.message)),
-            },
-            _ => Err(failed("an answer without a result".to_owned())),
+        match judge(answer) {
+            (Verdict::Done, _) => Ok(Vec::new()),
+            (Verdict::RowsRefused(refused), _) => Ok(refused),
+            (_, status) => Err(failed(status.message().to_owned())),
         }
     }
 
@@ -421,10 +419,11 @@ fn text(cell: Option<&Json>) -> Option<String> {
 /// A letter in the order of the columns that [`Letters::waiting`] asks for.
 fn letter(row: &[Json]) -> Option<Letter> {
     let cell = |at: usize| text(row.get(at));
-    let payload = from_hexadecimal(&cell(5)?)?;
+    let bytes = |text: String| HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok();
+    let payload = bytes(cell(5)?)?;
     let correlation_data = match cell(11) {
         None => None,
-        Some(text) => Some(from_hexadecimal(&text)?),
+        Some(text) => Some(bytes(text)?),
     };
     let pairs = row
         .get(12)

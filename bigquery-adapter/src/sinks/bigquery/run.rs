@@ -10,9 +10,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
-use super::partition::{Acknowledge, Messages, Partition, Shared, TakeUpError};
+use super::partition::{Acknowledge, Messages, Partition, Shared, TakeUpError, pause_until};
 use crate::error::Code;
 use crate::rules::Rules;
 
@@ -218,13 +218,6 @@ pub async fn run<F: Feed>(
     drop(workers);
     feed.leave().await;
     Ok(())
-}
-
-async fn pause_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
 }
 
 fn tell<M>(

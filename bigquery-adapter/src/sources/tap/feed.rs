@@ -1,7 +1,6 @@
 //! The tap as a feed of the BigQuery sink.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,14 +8,11 @@ use dunlin_sync::cluster::tap::{Consumer, Event};
 use tokio::time::{Interval, interval};
 
 use super::lag::Lag;
-use super::{Tap, TapMessages};
-use crate::health::{Health, Part};
+use super::{LOOK_EVERY, Tap, TapMessages};
+use crate::health::Health;
 use crate::ops::metrics::Metrics;
 use crate::sinks::bigquery::partition::Acknowledge;
 use crate::sinks::bigquery::run::{Fed, Feed};
-
-/// Between two looks at the lag.
-pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub struct TapFeed {
@@ -53,13 +49,6 @@ impl TapFeed {
             health,
             metrics,
         }
-    }
-
-    fn look(&self) {
-        self.lag.tell(self.consumer.held(), &self.metrics);
-        let problem = self.tap.problem();
-        self.metrics.connected.set(i64::from(problem.is_none()));
-        self.health.set(Part::Source, problem);
     }
 
     fn fed(&mut self, event: Event) -> Fed<TapMessages> {
@@ -121,7 +110,9 @@ impl Feed for TapFeed {
         loop {
             tokio::select! {
                 event = self.consumer.next() => return Some(self.fed(event.ok()?)),
-                _ = self.ticks.tick() => self.look(),
+                _ = self.ticks.tick() => {
+                    self.tap.look(&self.consumer, &self.lag, &self.metrics, &self.health);
+                }
             }
         }
     }

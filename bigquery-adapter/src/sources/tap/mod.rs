@@ -23,10 +23,14 @@ pub use rows::TapMessages;
 
 use crate::error::Code;
 use crate::health::{Health, Part};
+use crate::ops::metrics::Metrics;
 use crate::status::adapter_name;
+use lag::Lag;
 
 /// How long replicas may take to say that they know a new definition.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks at the lag and the connection.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Between two reminders that Redis does not answer.
 const REMIND_EVERY: Duration = Duration::from_secs(10);
 
@@ -154,14 +158,21 @@ impl Tap {
     }
 
     fn remind(&self, health: &Health) {
-        let why = self.backplane.status().last_error;
-        let why = why.unwrap_or_else(|| "no answer".to_owned());
-        let url = &self.settings.shown_url;
-        tracing::warn!(
-            code = Code::TAP_REDIS.as_str(),
-            "Redis at {url} is waited for: {why}"
-        );
-        health.set(Part::Source, Some(format!("Redis at {url}: {why}")));
+        // With Redis there, the replicas are waited for; that has an end of its own.
+        let Some(problem) = self.problem() else {
+            return;
+        };
+        let code = Code::TAP_REDIS.as_str();
+        tracing::warn!(code, "the tap is waited for: {problem}");
+        health.set(Part::Source, Some(problem));
+    }
+
+    /// Tells metrics and health how far this reader is, and what is wrong.
+    fn look(&self, consumer: &Consumer, lag: &Lag, metrics: &Metrics, health: &Health) {
+        lag.tell(consumer.held(), metrics);
+        let problem = self.problem();
+        metrics.connected.set(i64::from(problem.is_none()));
+        health.set(Part::Source, problem);
     }
 
     fn wanted(&self, filters: &[String]) -> Definition {

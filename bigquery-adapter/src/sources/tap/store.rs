@@ -11,11 +11,10 @@ use dunlin_sync::cluster::tap::{Batch as TapBatch, Consumer, Event};
 use tokio::sync::watch;
 use tokio::time::interval;
 
-use super::feed::LOOK_EVERY;
 use super::lag::Lag;
-use super::{Tap, TapError, rows};
+use super::{LOOK_EVERY, Tap, TapError, rows};
 use crate::batch::{Batch, StoredUpto};
-use crate::health::{Health, Part};
+use crate::health::Health;
 use crate::ledger::Ledger;
 use crate::ops::metrics::Metrics;
 use crate::pipeline::{Intake, QUEUE_BATCHES, SinkStopped};
@@ -74,10 +73,8 @@ impl Storing {
         health: Arc<Health>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let next = (0..u16::MAX)
-            .filter_map(|partition| Some((partition, ledger.stored(tap.name(), partition)?)));
         Self {
-            next: next.collect(),
+            next: ledger.stored_of(tap.name()).collect(),
             tap,
             consumer,
             intake,
@@ -111,7 +108,9 @@ impl Storing {
                     self.acknowledge();
                     self.give()?;
                 }
-                _ = ticks.tick() => self.look(),
+                _ = ticks.tick() => {
+                    self.tap.look(&self.consumer, &self.lag, &self.metrics, &self.health);
+                }
                 _ = shutdown.wait_for(|stop| *stop), if !stopping => {
                     stopping = true;
                     self.waiting.clear();
@@ -226,12 +225,5 @@ impl Storing {
         }
         let bytes = i64::try_from(self.given_bytes).unwrap_or(i64::MAX);
         self.metrics.queued_bytes.set(bytes);
-    }
-
-    fn look(&self) {
-        self.lag.tell(self.consumer.held(), &self.metrics);
-        let problem = self.tap.problem();
-        self.metrics.connected.set(i64::from(problem.is_none()));
-        self.health.set(Part::Source, problem);
     }
 }

@@ -376,7 +376,8 @@ enum Turn {
     Table(usize, table::Event),
 }
 
-async fn pause_until(due: Option<Instant>) {
+/// Waits until then; for ever, when nothing is due. Cancel safe.
+pub(super) async fn pause_until(due: Option<Instant>) {
     match due {
         Some(due) => sleep_until(due).await,
         None => std::future::pending().await,
