@@ -38,6 +38,22 @@ pub(crate) enum Fault {
     Silence,
 }
 
+impl Fault {
+    /// One of them; the same for the same number.
+    pub(crate) fn numbered(number: u64) -> Self {
+        match number % 9 {
+            0 => Self::Refuse(Code::Aborted),
+            1 => Self::Refuse(Code::Internal),
+            2 => Self::Refuse(Code::Unavailable),
+            3 => Self::Refuse(Code::OutOfRange),
+            4 => Self::End(Code::Unavailable),
+            5 => Self::End(Code::Unauthenticated),
+            6 => Self::Finalized,
+            _ => Self::LoseReply,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Stream {
     table: String,

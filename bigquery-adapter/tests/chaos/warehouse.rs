@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use prost::Message as _;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tonic::Code;
 
 use crate::emulator::{DATASET, Emulator, PROJECT};
 use crate::fake::{Fake, Fault};
@@ -162,16 +161,7 @@ fn table() -> String {
 }
 
 fn fault(random: &mut Random) -> Option<Fault> {
-    (random.below(100) < 10).then(|| match random.below(9) {
-        0 => Fault::Refuse(Code::Aborted),
-        1 => Fault::Refuse(Code::Internal),
-        2 => Fault::Refuse(Code::Unavailable),
-        3 => Fault::Refuse(Code::OutOfRange),
-        4 => Fault::End(Code::Unavailable),
-        5 => Fault::End(Code::Unauthenticated),
-        6 => Fault::Finalized,
-        _ => Fault::LoseReply,
-    })
+    (random.below(100) < 10).then(|| Fault::numbered(random.below(9)))
 }
 
 fn strict_row(row: &[u8]) -> Row {

@@ -30,18 +30,7 @@ pub(crate) fn kills(default: u64) -> u64 {
 /// Now and then something else than the right answer.
 pub(crate) fn faults(random: &mut Random, share: u64) -> VecDeque<Option<Fault>> {
     (0..60)
-        .map(|_| {
-            (random.below(100) < share).then(|| match random.below(9) {
-                0 => Fault::Refuse(Code::Aborted),
-                1 => Fault::Refuse(Code::Internal),
-                2 => Fault::Refuse(Code::Unavailable),
-                3 => Fault::Refuse(Code::OutOfRange),
-                4 => Fault::End(Code::Unavailable),
-                5 => Fault::End(Code::Unauthenticated),
-                6 => Fault::Finalized,
-                _ => Fault::LoseReply,
-            })
-        })
+        .map(|_| (random.below(100) < share).then(|| Fault::numbered(random.below(9))))
         .collect()
 }
 
