@@ -8,7 +8,7 @@ SEEDS ?= 700
 FIRST ?= 1
 FUZZ_SECONDS ?= 60
 
-.PHONY: help deps build run cluster test fmt lint doc check-fuzz fuzz bench bench-cluster bench-lag chaos sim instructions paho paho-cluster clean
+.PHONY: help deps build run cluster test check-cloud fmt lint doc check-fuzz fuzz bench bench-cluster bench-lag chaos sim instructions paho paho-cluster clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -27,6 +27,9 @@ cluster: deps ## Redis, replicas, load balancer, adapter and fleet; a replica di
 
 test: deps ## Everything: unit, property, conformance and end-to-end tests with foreign clients
 	scripts/test
+
+check-cloud: deps ## Image, Terraform, manifests, alerts and dashboards, without a cloud; and that planted mistakes in them are found (CHECKS="terraform")
+	scripts/check-cloud $(CHECKS)
 
 fmt: ## Format the code
 	$(CARGO) fmt --all
