@@ -15,7 +15,7 @@ use crate::config::Layers;
 #[command(name = "bigquery-adapter", version, after_help = EXIT_CODES)]
 pub struct Cli {
     /// TOML file with settings.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "DUNLIN_ADAPTER_CONFIG")]
     pub config: Option<PathBuf>,
     /// Where messages come from: mqtt or tap.
     #[arg(long, value_name = "SOURCE")]
@@ -92,6 +92,8 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Whether the adapter that runs with this configuration is ready: exit code 0, or 1 with the reasons. For the health checks of containers.
+    Health,
     /// Messages that fit no table.
     #[command(subcommand)]
     DeadLetters(LetterCommand),

@@ -1,4 +1,4 @@
-//! What is done at once and ends: `dead-letters list`, `dead-letters replay`, `status`.
+//! What is done at once and ends: `dead-letters list`, `dead-letters replay`, `status`, `health`.
 
 use crate::cli::{Command, LetterCommand};
 use crate::config::{Config, Path};
@@ -7,7 +7,7 @@ use crate::sinks::bigquery::api::WriteApi;
 use crate::sinks::bigquery::letters::Letters;
 use crate::sinks::bigquery::tables::Tables;
 use crate::sinks::bigquery::token::Tokens;
-use crate::status::status;
+use crate::status::{health, status};
 
 /// Does it, and gives what is to be printed.
 ///
@@ -16,6 +16,7 @@ use crate::status::status;
 pub async fn run(command: &Command, config: &Config) -> Result<String, String> {
     match command {
         Command::Status { json } => status(config, *json).await,
+        Command::Health => health(config).await,
         Command::DeadLetters(LetterCommand::List { limit }) => {
             let letters = letters(config).await?;
             let listed = letters

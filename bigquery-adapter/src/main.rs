@@ -10,6 +10,11 @@ use dunlin_bigquery_adapter::{commands, logging, run};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
+/// The allocator of musl takes a lock that all threads share.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Threads for BigQuery's partitions at the most.
 const MAX_THREADS: usize = 4;
 

@@ -1,7 +1,7 @@
 //! `bigquery-adapter status`: the whole tap as Redis has it, whoever reads it, and the adapter that runs with the same configuration.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -225,28 +225,69 @@ fn tap_json(tap: &TapState, now: u64) -> Value {
     })
 }
 
+/// `bigquery-adapter health`: whether the adapter that runs with this configuration is ready; for the health checks of containers.
+///
+/// # Errors
+/// Why it is not, or that it does not answer.
+pub async fn health(config: &Config) -> Result<String, String> {
+    let asked = Asked::new(config)?;
+    let (ready, text) = asked.get("/health/ready").await?;
+    if ready {
+        Ok(text)
+    } else {
+        Err(text.trim_end().to_owned())
+    }
+}
+
+/// The adapter that runs here, as it is asked over HTTP.
+struct Asked {
+    address: SocketAddr,
+    http: reqwest::Client,
+}
+
+impl Asked {
+    fn new(config: &Config) -> Result<Self, String> {
+        let mut address = config
+            .ops
+            .ok_or("ops.listen is \"off\": the adapter here cannot be asked")?;
+        // Listening everywhere is listening here.
+        match address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+            IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+            _ => {}
+        }
+        // A proxy is for others, not for this machine.
+        let http = reqwest::Client::builder().timeout(PATIENCE).no_proxy();
+        let http = http.build().map_err(|error| error.to_string())?;
+        Ok(Self { address, http })
+    }
+
+    /// Whether the answer was good, and its text.
+    async fn get(&self, path: &str) -> Result<(bool, String), String> {
+        let unanswered = |error: reqwest::Error| {
+            format!(
+                "no adapter answers at {} (ops.listen): {error:#}",
+                self.address
+            )
+        };
+        let url = format!("http://{}{path}", self.address);
+        let answer = self.http.get(url).send().await.map_err(unanswered)?;
+        let good = answer.status().is_success();
+        Ok((good, answer.text().await.map_err(unanswered)?))
+    }
+}
+
 async fn local(config: &Config) -> Result<Local, String> {
-    let address = config
-        .ops
-        .ok_or("ops.listen is \"off\": the adapter here cannot be asked")?;
-    let unanswered =
-        |error: reqwest::Error| format!("no adapter answers at {address} (ops.listen): {error:#}");
-    // A proxy is for others, not for this machine.
-    let http = reqwest::Client::builder().timeout(PATIENCE).no_proxy();
-    let http = http.build().map_err(unanswered)?;
-    let ask = async |path: &str| {
-        let answer = http.get(format!("http://{address}{path}")).send().await?;
-        answer.text().await
-    };
-    let ready = ask("/health/ready").await.map_err(unanswered)?;
-    let metrics = ask("/metrics").await.map_err(unanswered)?;
+    let asked = Asked::new(config)?;
+    let (_, ready) = asked.get("/health/ready").await?;
+    let (_, metrics) = asked.get("/metrics").await?;
     let metrics = metrics.lines().filter_map(|line| {
         let (name, value) = line.strip_prefix("dunlin_adapter_")?.rsplit_once(' ')?;
         let shown = SHOWN.iter().any(|prefix| name.starts_with(prefix));
         shown.then(|| (name.to_owned(), value.to_owned()))
     });
     Ok(Local {
-        address,
+        address: asked.address,
         ready: ready.trim_end().to_owned(),
         metrics: metrics.collect(),
     })

@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use support::{Setup, free_port, wait_for};
 
@@ -125,6 +125,14 @@ fn a_broker_that_is_not_there_is_a_warning_and_not_the_end() {
         setup.get("/health/live").unwrap(),
         (200, "alive\n".to_owned())
     );
+    // As a container's health check asks.
+    let health = || {
+        let mut command = setup.command();
+        command.arg("health").stderr(Stdio::piped());
+        command.output().unwrap()
+    };
+    assert_ends(&health(), 1, &["source: DUN-2030: no TCP connection"]);
     assert!(adapter.terminate().success());
+    assert_ends(&health(), 1, &["no adapter answers at 127.0.0.1:"]);
     setup.assert_log_has_only(&["DUN-2030"]);
 }

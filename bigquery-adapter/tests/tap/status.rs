@@ -8,10 +8,12 @@ use crate::support::{Setup, wait_for};
 use crate::world::World;
 
 fn ask(setup: &Setup, arguments: &[&str]) -> (bool, String) {
+    run(setup, &[&["status"], arguments].concat())
+}
+
+fn run(setup: &Setup, arguments: &[&str]) -> (bool, String) {
     let mut command = setup.command();
-    command
-        .args(["--log-level", "off", "status"])
-        .args(arguments);
+    command.args(["--log-level", "off"]).args(arguments);
     let output = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -77,6 +79,7 @@ fn the_status_shows_all_adapters_and_how_far_they_are() {
             assert_eq!(behind > 0.0, number("lag_messages") > 0, "{partition}");
         }
     }
+    assert_eq!(run(&setups[0], &["health"]), (true, "ready\n".to_owned()));
     let local = as_json(&setups[1])["adapter"].clone();
     assert_eq!(local["metrics"]["tap_partitions"], 3.0);
     assert_eq!(as_json(&elsewhere)["adapter"], Value::Null);
