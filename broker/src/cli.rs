@@ -3,6 +3,7 @@
 use std::{
     io::{self, BufRead, IsTerminal, Write},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::{Args, Parser, Subcommand};
@@ -12,6 +13,7 @@ use crate::{
     cluster_cli::{self, Ask},
     config::{self, Loaded, Override, OverrideValue, Sources, StoreConfig},
     error::{Code, Exit},
+    health_cli::{self, Question},
     logging, server,
 };
 
@@ -68,6 +70,18 @@ enum Command {
     CheckConfig,
     /// Print the configuration in force as TOML, defaults included
     PrintConfig,
+    /// Ask the running broker how it is, at ops.listen of the configuration: exits with 0 when well, with 1 otherwise
+    Health {
+        /// What is asked
+        #[arg(value_enum, default_value = "ready")]
+        question: Question,
+        /// Ask there, whatever the configuration says
+        #[arg(long, value_name = "ADDRESS")]
+        address: Option<std::net::SocketAddr>,
+        /// How long the answer may take
+        #[arg(long, value_name = "MILLISECONDS", default_value_t = 2_000)]
+        timeout_ms: u64,
+    },
     /// Look at the cluster that shares the Redis of the configuration (--redis)
     Cluster {
         #[command(subcommand)]
@@ -117,6 +131,14 @@ pub fn run() -> Exit {
         Ok(sources) => sources,
         Err(text) => return fail(Exit::Usage, &text),
     };
+    if let Some(Command::Health {
+        question,
+        address,
+        timeout_ms,
+    }) = cli.command
+    {
+        return health(&sources, question, address, timeout_ms);
+    }
     let loaded = match config::load(&sources) {
         Ok(loaded) => loaded,
         Err(problems) => return fail(Exit::Usage, &problems.to_string()),
@@ -125,7 +147,9 @@ pub fn run() -> Exit {
         Some(Command::CheckConfig) => check_config(&loaded),
         Some(Command::PrintConfig) => print_config(&loaded),
         Some(Command::Cluster { ask }) => cluster(&loaded, &ask),
-        Some(Command::Passwd { .. }) | None => serve(loaded, cli.settings.log_level.is_some()),
+        Some(Command::Passwd { .. } | Command::Health { .. }) | None => {
+            serve(loaded, cli.settings.log_level.is_some())
+        }
     }
 }
 
@@ -219,6 +243,30 @@ fn print_config(loaded: &Loaded) -> Exit {
                 Code::Runtime
             ),
         ),
+    }
+}
+
+/// Every failure is a 1: that is what those who run it know.
+fn health(
+    sources: &Sources,
+    question: Question,
+    address: Option<std::net::SocketAddr>,
+    timeout_ms: u64,
+) -> Exit {
+    let address =
+        match address.map_or_else(|| config::ops_address(sources), |given| Ok(Some(given))) {
+            Ok(Some(address)) => address,
+            Ok(None) => {
+                return fail(
+                    Exit::Runtime,
+                    "ops.enabled is false: there is nothing to ask",
+                );
+            }
+            Err(problems) => return fail(Exit::Runtime, &problems.to_string()),
+        };
+    match health_cli::ask(address, question, Duration::from_millis(timeout_ms)) {
+        Ok(text) => say(&text),
+        Err(text) => fail(Exit::Runtime, &text),
     }
 }
 

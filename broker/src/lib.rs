@@ -15,6 +15,7 @@ pub mod connection;
 mod core;
 pub mod error;
 mod hash;
+mod health_cli;
 pub mod hub;
 pub mod logging;
 pub mod net;

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::config::RedisConfig;
 use crate::config::limits::Limits;
+use crate::ops::pulse::{Beats, beat};
 
 /// Why the cluster cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +29,8 @@ pub(crate) enum ReplicaError {
 pub(crate) struct Replica {
     pub(crate) backplane: Arc<RedisBackplane>,
     opening: tokio::task::JoinHandle<Result<ClusterStore, OpenError>>,
+    /// What the thread's loop raises while it moves.
+    pub(crate) beats: Beats,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -62,6 +65,8 @@ impl Replica {
             engine,
             handle.clone(),
         ));
+        let beats = Beats::default();
+        handle.spawn(beat(Arc::clone(&beats)));
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new()
             .name("cluster".into())
@@ -75,6 +80,7 @@ impl Replica {
         Ok(Self {
             backplane,
             opening,
+            beats,
             stop: Some(stop),
             thread: Some(thread),
         })

@@ -18,14 +18,14 @@ use crate::{
     config::{self, Config, ListenerConfig, Loaded, StoreConfig},
     connection,
     error::{Code, Exit},
-    hub::{Backing, Hub, HubConfig},
+    hub::{Backing, DrainPlan, Farewell, Hub, HubConfig},
     net::{
         ListenerInfo, Serve,
         acceptor::Acceptor,
         listener::{self, BindError, Bound},
         slots::Slots,
     },
-    ops::{self, Health, Metrics},
+    ops::{self, Health, Metrics, pulse},
     replica::{self, Replica, ReplicaError},
     shutdown::Shutdown,
     workers::Workers,
@@ -128,10 +128,18 @@ async fn serve(loaded: Loaded) -> Result<Exit, Failure> {
         ))
     });
 
+    for (index, beats) in workers.beats().enumerate() {
+        health.pulses().watch(format!("worker-{index}"), beats);
+    }
+    let observing = tokio::spawn(observe(Arc::clone(&health)));
+
     let mut replica = match &config.store {
         StoreConfig::Redis(redis) => Some(Replica::start(redis, &config.limits)?),
         _ => None,
     };
+    if let Some(replica) = &replica {
+        health.pulses().watch("cluster", Arc::clone(&replica.beats));
+    }
     let shared = match &mut replica {
         None => None,
         Some(replica) => {
@@ -163,17 +171,26 @@ async fn serve(loaded: Loaded) -> Result<Exit, Failure> {
     let serving = Arc::clone(&hub);
     let serve: Serve =
         Arc::new(move |accepted| Box::pin(connection::serve(Arc::clone(&serving), accepted)));
+    let close = Shutdown::default();
+    tokio::spawn(become_unready(
+        shutdown,
+        Arc::clone(&health),
+        config.drain.delay,
+        close.clone(),
+    ));
     let listened = tokio::select! {
-        listened = listener::run(bound, Arc::clone(&workers), shutdown.clone(), serve) => listened,
+        listened = listener::run(bound, Arc::clone(&workers), close, serve) => listened,
         failed = signals => {
             return Err(Failure::Runtime(format!("signals cannot be received: {failed:?}")));
         }
     };
 
     health.set_draining();
-    let drained = hub
-        .drain(tokio::time::Instant::now() + config.drain_timeout)
-        .await;
+    let plan = DrainPlan {
+        time: config.drain.timeout,
+        rate: config.drain.rate,
+    };
+    let drained = hub.drain(plan).await;
     if let Some(telling) = telling {
         telling.abort();
     }
@@ -186,6 +203,7 @@ async fn serve(loaded: Loaded) -> Result<Exit, Failure> {
             tracing::error!(%error, "the cluster's thread did not end well");
         }
     }
+    observing.abort();
     let cut_off = tokio::task::spawn_blocking(move || workers.stop(LAST_GRACE))
         .await
         .unwrap_or(0);
@@ -203,10 +221,35 @@ async fn serve(loaded: Loaded) -> Result<Exit, Failure> {
     tracing::warn!(
         code = %Code::DrainTimedOut,
         connections = cut_off,
-        drain_timeout_ms = u64::try_from(config.drain_timeout.as_millis()).unwrap_or(u64::MAX),
+        drain_timeout_ms = u64::try_from(config.drain.timeout.as_millis()).unwrap_or(u64::MAX),
         "stopped before every client had let go"
     );
     Ok(Exit::DrainTimedOut)
+}
+
+/// From the wish to stop on the broker is unready, and its listeners are closed when balancers have noticed. Until then new
+/// clients are served as ever: a closed port is worse for them than a replica that sends them on in a moment.
+async fn become_unready(shutdown: Shutdown, health: Arc<Health>, delay: Duration, close: Shutdown) {
+    shutdown.wait().await;
+    health.set_draining();
+    if !delay.is_zero() {
+        tracing::info!(
+            delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+            "unready; clients are taken until balancers have noticed"
+        );
+    }
+    tokio::time::sleep(delay).await;
+    close.trigger();
+}
+
+/// Looks at what readiness depends on and nobody tells of.
+async fn observe(health: Arc<Health>) {
+    let mut ticks = tokio::time::interval(pulse::BEAT);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        health.pulses().look();
+    }
 }
 
 /// Opens the store and recovers the sessions, on a thread of their own: a large store takes time, and
@@ -222,6 +265,10 @@ async fn start_hub(
     let hub = HubConfig {
         limits: config.limits.clone(),
         features: config.features.clone(),
+        farewell: Farewell {
+            reference: config.drain.server_reference.clone(),
+            moved: config.drain.server_moved,
+        },
         ..HubConfig::default()
     };
     let (metrics, health) = (Arc::clone(metrics), Arc::clone(health));

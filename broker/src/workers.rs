@@ -20,6 +20,8 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
+use crate::ops::pulse::{Beats, beat};
+
 /// Jobs that may wait for one worker.
 const WAITING_JOBS: usize = 1_024;
 
@@ -40,6 +42,7 @@ pub struct Workers {
 struct Worker {
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
     load: Arc<Load>,
+    beats: Beats,
 }
 
 /// The number of tasks of one worker.
@@ -83,6 +86,8 @@ impl Workers {
         for index in 0..count.max(1) {
             let (jobs, queue) = mpsc::channel(WAITING_JOBS);
             let load = Arc::new(Load::default());
+            let beats = Beats::default();
+            let beating = beat(Arc::clone(&beats));
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .max_blocking_threads(16)
@@ -91,12 +96,13 @@ impl Workers {
                 .name(format!("worker-{index}"))
                 .spawn(move || {
                     CURRENT.set(Some(index));
-                    runtime.block_on(work(queue));
+                    runtime.block_on(work(queue, beating));
                     runtime.shutdown_timeout(Duration::from_millis(100));
                 })?;
             workers.push(Worker {
                 jobs: Mutex::new(Some(jobs)),
                 load,
+                beats,
             });
             threads.push(thread);
         }
@@ -117,6 +123,11 @@ impl Workers {
     #[must_use]
     pub fn current() -> Option<usize> {
         CURRENT.get()
+    }
+
+    /// What each worker's loop raises while it moves.
+    pub fn beats(&self) -> impl Iterator<Item = Beats> {
+        self.workers.iter().map(|worker| Arc::clone(&worker.beats))
     }
 
     /// Tasks that live on all workers.
@@ -207,8 +218,14 @@ impl Worker {
 }
 
 /// Runs on a worker until the last sender is gone; tasks still alive then die with the runtime.
-async fn work(mut queue: mpsc::Receiver<Job>) {
-    while let Some(job) = queue.recv().await {
-        tokio::spawn(job());
+async fn work(mut queue: mpsc::Receiver<Job>, beating: impl Future<Output = ()>) {
+    let jobs = async {
+        while let Some(job) = queue.recv().await {
+            tokio::spawn(job());
+        }
+    };
+    tokio::select! {
+        () = jobs => {}
+        () = beating => {}
     }
 }

@@ -22,7 +22,7 @@ pub use features::Features;
 pub use layers::{Override, OverrideValue, Sources};
 pub use limits::{Limits, QueueFull};
 pub use listener::{ClientAuth, ListenerConfig, ListenerKind, NameFrom, ProxyProtocol, TlsConfig};
-pub use prepare::{Loaded, load};
+pub use prepare::{Loaded, load, ops_address};
 pub use redis::RedisConfig;
 pub use report::{Problem, Problems};
 
@@ -85,6 +85,21 @@ pub struct OpsConfig {
     pub listen: Option<SocketAddr>,
 }
 
+/// How clients are taken leave of after SIGTERM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DrainConfig {
+    /// How long new clients are still taken when readiness says no already, so that balancers have noticed.
+    pub delay: Duration,
+    /// How long connections are given to end after that.
+    pub timeout: Duration,
+    /// Clients that are sent away per second at least.
+    pub rate: u32,
+    /// Where MQTT 5 clients are told to go.
+    pub server_reference: Option<String>,
+    /// They are to go there from now on, and not for a while.
+    pub server_moved: bool,
+}
+
 /// How the log is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogConfig {
@@ -117,8 +132,8 @@ pub struct Config {
     pub listeners: Vec<ListenerConfig>,
     /// Worker threads that serve connections.
     pub workers: usize,
-    /// How long connections are given to end after SIGTERM.
-    pub drain_timeout: Duration,
+    /// How clients are taken leave of after SIGTERM.
+    pub drain: DrainConfig,
     /// Every bound.
     pub limits: Limits,
     /// What is offered.
@@ -150,11 +165,7 @@ impl Config {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             workers: root.get("workers", cores, &(1..=1_024)),
-            drain_timeout: Duration::from_millis(root.get(
-                "drain_timeout_ms",
-                10_000_u64,
-                &(0..=3_600_000),
-            )),
+            drain: read_drain(root),
             limits: root.table("limits"),
             features: root.table("features"),
             store: read_where(root),
@@ -355,6 +366,40 @@ fn read_ops(section: &mut Section<'_>) -> OpsConfig {
     let listen = section.get("listen", SocketAddr::from(([127, 0, 0, 1], 9100)), &());
     OpsConfig {
         listen: enabled.then_some(listen),
+    }
+}
+
+fn read_drain(root: &mut Section<'_>) -> DrainConfig {
+    let mut milliseconds =
+        |key, default: u64| Duration::from_millis(root.get(key, default, &(0..=3_600_000)));
+    let delay = milliseconds("drain_delay_ms", 0);
+    let timeout = milliseconds("drain_timeout_ms", 10_000);
+    let rate = root.get("drain_rate", 100, &(1..=1_000_000));
+    let server_reference = root.optional::<String>("drain_server_reference", &());
+    let server_moved = root.get("drain_server_moved", false, &());
+    if server_moved && server_reference.is_none() && !root.has("drain_server_reference") {
+        root.problem(
+            Code::Contradiction,
+            "drain_server_moved",
+            "drain_server_moved says that clients are to go elsewhere for good, and nothing says where: add drain_server_reference",
+        );
+    }
+    if server_reference
+        .as_ref()
+        .is_some_and(|text| text.len() > 1_024 || text.contains(char::is_control))
+    {
+        root.problem(
+            Code::WrongValue,
+            "drain_server_reference",
+            "drain_server_reference must have 1024 bytes at the most and no control characters",
+        );
+    }
+    DrainConfig {
+        delay,
+        timeout,
+        rate,
+        server_reference,
+        server_moved,
     }
 }
 

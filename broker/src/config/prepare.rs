@@ -56,6 +56,17 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     })
 }
 
+/// Where a broker with this configuration shows its health; `None` when nowhere. The files that it names are not read.
+///
+/// # Errors
+/// All that is wrong, in the order of the file.
+pub fn ops_address(sources: &Sources) -> Result<Option<std::net::SocketAddr>, Problems> {
+    let mut report = Report::default();
+    let (config, _) = Config::read(sources, &mut report);
+    report.finish()?;
+    Ok(config.ops.listen)
+}
+
 fn load_tls(
     listener: &super::ListenerConfig,
     report: &mut Report,

@@ -11,8 +11,8 @@ use dunlin_protocol::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::run::Connection;
-use crate::hub::Departure;
 use crate::hub::wake::CloseRequest;
+use crate::hub::{Departure, Farewell};
 use crate::net::Transport;
 
 /// How long the last bytes may take to leave, and how long is listened afterwards: a socket that is
@@ -114,7 +114,11 @@ impl Connection {
             .detach(&self.session, &self.wake, closing.departure());
         self.hub.metrics.connection_closed();
         if let Some(reason) = closing.reason_code() {
-            if self.version.is_v5() {
+            if closing == Closing::Asked(CloseRequest::ServerShutdown) && self.version.is_v5() {
+                let farewell = farewell(&self.hub.farewell, self.max_packet);
+                self.local
+                    .extend(&farewell.unwrap_or_else(|| disconnect(reason, "", self.max_packet)));
+            } else if self.version.is_v5() {
                 let text = if self.problem_information {
                     closing.text()
                 } else {
@@ -217,6 +221,23 @@ pub(super) fn disconnect(reason: ReasonCode, text: &str, max_packet: u32) -> Vec
         out = vec![0xE0, 1, reason.0];
     }
     out
+}
+
+/// A DISCONNECT that says where else to go; `None` when there is nothing to say, or it is longer than the client takes.
+fn farewell(farewell: &Farewell, max_packet: u32) -> Option<Vec<u8>> {
+    let mut properties = PropertiesBuf::default();
+    let reference = Property::ServerReference(farewell.reference.as_deref()?);
+    properties.push(reference).ok()?;
+    let packet = Packet::Disconnect(Disconnect {
+        reason: match farewell.moved {
+            true => ReasonCode::SERVER_MOVED,
+            false => ReasonCode::USE_ANOTHER_SERVER,
+        },
+        properties: properties.as_properties(),
+    });
+    let mut out = Vec::new();
+    packet.encode(Version::V5, &mut out).ok()?;
+    (out.len() <= max_packet as usize).then_some(out)
 }
 
 /// Writes the last bytes, ends the sending side and listens until the client has ended its own.

@@ -57,6 +57,9 @@ pub(crate) enum AttachError {
     /// The bound on persistent sessions is reached.
     #[error("the broker keeps as many persistent sessions as it may")]
     TooManySessions,
+    /// The broker is stopping.
+    #[error("the broker is stopping: connect to another one")]
+    Draining,
     /// The store takes no writes, or an older connection did not let go in time.
     #[error("the session cannot be claimed now")]
     Unavailable,
@@ -66,6 +69,7 @@ impl AttachError {
     pub(crate) fn reason_code(self) -> ReasonCode {
         match self {
             Self::TooManySessions => ReasonCode::QUOTA_EXCEEDED,
+            Self::Draining => ReasonCode::USE_ANOTHER_SERVER,
             Self::Unavailable => ReasonCode::SERVER_UNAVAILABLE,
         }
     }
@@ -82,7 +86,7 @@ impl Hub {
         let _claim = shard.claim.lock().await;
         self.send_away_older(&request.client_id).await?;
         if self.is_draining() {
-            return Err(AttachError::Unavailable);
+            return Err(AttachError::Draining);
         }
 
         if let Some(cluster) = &self.cluster {

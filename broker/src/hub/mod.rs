@@ -9,6 +9,7 @@ pub(crate) mod clock;
 pub(crate) mod cluster;
 mod detach;
 pub(crate) mod directory;
+mod drain;
 mod moving;
 pub(crate) mod publish;
 mod recovery;
@@ -32,6 +33,7 @@ use parking_lot::{Mutex, RwLock};
 
 pub(crate) use attach::{Attached, ConnectRequest, WillRequest};
 pub(crate) use detach::Departure;
+pub use drain::DrainPlan;
 
 use self::clock::Clock;
 use self::directory::Directory;
@@ -55,11 +57,22 @@ pub struct HubConfig {
     pub limits: Limits,
     /// What clients may use.
     pub features: Features,
+    /// What clients are told when the broker stops.
+    pub farewell: Farewell,
     /// What time it is, in Unix microseconds; `None`: the system is asked.
     pub started_at_us: Option<u64>,
     /// A defect for the simulation to find: publishers are acknowledged before the write.
     #[cfg(feature = "testing")]
     pub planted_early_acknowledgement: bool,
+}
+
+/// What an MQTT 5 client is told when the broker stops.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Farewell {
+    /// Where it may go instead; `None` leaves that to its own configuration, or to a balancer.
+    pub reference: Option<String>,
+    /// It is to go there from now on, and not for a while.
+    pub moved: bool,
 }
 
 #[derive(Default)]
@@ -108,6 +121,7 @@ impl std::fmt::Debug for Backing {
 pub struct Hub {
     pub(crate) limits: Limits,
     pub(crate) features: Features,
+    pub(crate) farewell: Farewell,
     pub(crate) auth: Arc<Auth>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) health: Arc<Health>,
@@ -178,6 +192,7 @@ impl Hub {
             congested: AtomicUsize::new(0),
             limits,
             features: config.features,
+            farewell: config.farewell,
             auth,
             metrics,
             health,
@@ -274,32 +289,6 @@ impl Hub {
             return self.cluster_sessions_len();
         }
         self.stored.read().len()
-    }
-
-    /// Whether the broker is shutting down.
-    pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
-    }
-
-    /// Ends all connections: MQTT 5 clients are told with DISCONNECT 0x8B. Resolves when all have let
-    /// go of their sessions and the store holds everything, or `deadline` has passed; `true` if all
-    /// went well. Cancel safe: called again it goes on.
-    pub async fn drain(self: &Arc<Self>, deadline: tokio::time::Instant) -> bool {
-        self.draining.store(true, Ordering::Release);
-        let connections: Vec<_> = self.connections.lock().values().cloned().collect();
-        for wake in &connections {
-            wake.close(wake::CloseRequest::ServerShutdown);
-        }
-        let all_gone = async {
-            for wake in &connections {
-                wake.gone().await;
-            }
-        };
-        let gone = tokio::time::timeout_at(deadline, all_gone).await.is_ok();
-        let last = self.submit(Vec::new());
-        let durable =
-            tokio::time::timeout_at(deadline, dunlin_sync::wait_durable(&*self.store, last)).await;
-        gone && durable.is_ok_and(|durable| durable)
     }
 
     /// Adds up what deliveries came to.

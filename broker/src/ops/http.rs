@@ -13,9 +13,10 @@ use axum::{
 use super::{Health, Metrics};
 
 const INDEX: &str = "Dunlin, an MQTT broker\n\n\
-    /health/live   200 while the process runs\n\
-    /health/ready  200 when it should be given work, 503 with the reasons otherwise\n\
-    /metrics       for Prometheus (OpenMetrics)\n";
+    /health/started  200 when the start is over, 503 until then\n\
+    /health/ready    200 when it should be given work, 503 with the reasons otherwise\n\
+    /health/live     200 while the loops of all threads move, 503 when one does not\n\
+    /metrics         for Prometheus (OpenMetrics)\n";
 
 #[derive(Clone)]
 struct Ops {
@@ -42,16 +43,32 @@ pub async fn serve(
 fn router(metrics: Arc<Metrics>, health: Arc<Health>) -> Router {
     Router::new()
         .route("/", get(|| async { INDEX }))
-        .route("/health/live", get(|| async { "live\n" }))
+        .route("/health/started", get(started))
+        .route("/health/live", get(live))
         .route("/health/ready", get(ready))
         .route("/metrics", get(show_metrics))
         .with_state(Ops { metrics, health })
 }
 
+async fn started(State(ops): State<Ops>) -> Response {
+    let reasons = match ops.health.has_started() {
+        true => Vec::new(),
+        false => vec!["starting".to_owned()],
+    };
+    answer("started", &reasons)
+}
+
 async fn ready(State(ops): State<Ops>) -> Response {
-    let reasons = ops.health.reasons();
+    answer("ready", &ops.health.reasons())
+}
+
+async fn live(State(ops): State<Ops>) -> Response {
+    answer("live", &ops.health.fatal_reasons())
+}
+
+fn answer(well: &str, reasons: &[String]) -> Response {
     if reasons.is_empty() {
-        return "ready\n".into_response();
+        return format!("{well}\n").into_response();
     }
     (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n").into_response()
 }

@@ -3,6 +3,7 @@
 pub mod health;
 pub mod http;
 pub mod metrics;
+pub mod pulse;
 pub mod sys;
 
 pub use health::Health;

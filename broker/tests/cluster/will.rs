@@ -176,3 +176,28 @@ fn a_client_that_says_goodbye_has_no_will_published() {
     wait_until_no_will_is_stored(&cluster);
     watchers[0].expect_silence();
 }
+
+#[test]
+fn wills_of_clients_that_a_stopping_replica_sends_away_follow_their_delay() {
+    let mut cluster = Cluster::start(2);
+    let mut watchers = watchers(&cluster, &[1]);
+    let mortal = |name: &str, seconds: u32| {
+        connect(Version::V5, name).persistent().will_with(
+            &format!("will/{name}"),
+            b"gone",
+            QoS::AtLeastOnce,
+            false,
+            &[Property::WillDelayInterval(seconds)],
+        )
+    };
+    let mut returns = cluster.open(0, &mortal("returns", 3), false);
+    let mut stays_away = cluster.open(0, &mortal("stays-away", 3), false);
+    cluster.replicas[0].signal(Signal::TERM);
+    returns.expect_end(ReasonCode::SERVER_SHUTTING_DOWN);
+    stays_away.expect_end(ReasonCode::SERVER_SHUTTING_DOWN);
+    let back = cluster.open(1, &connect(Version::V5, "returns").persistent(), true);
+    assert_eq!(cluster.replicas[0].wait().code(), Some(0));
+    watchers[0].expect_message("will/stays-away", b"gone");
+    expect_no_more(&cluster, &[1], &mut watchers);
+    back.disconnect();
+}

@@ -63,3 +63,83 @@ fn a_broker_that_is_terminated_twice_still_ends() {
     broker.start_again();
     assert_eq!(broker.terminate().code(), Some(0));
 }
+
+#[test]
+fn clients_are_served_until_it_is_their_turn_to_go() {
+    let mut broker = Broker::setup()
+        .set("drain_timeout_ms=8000")
+        .set("drain_rate=1")
+        .start();
+    let mut clients: Vec<_> = (0..40)
+        .map(|n| Client::new(&broker, Version::V5, &format!("turn-{n}")))
+        .collect();
+    broker.signal(Signal::TERM);
+    wait_until("the clients are being sent away", || {
+        broker.log().contains("sending the clients away")
+    });
+    let mut served = 0;
+    for client in &mut clients {
+        if !client.try_send_bytes(&[0xC0, 0]) {
+            continue;
+        }
+        match client.next() {
+            Some(received) if received.packet() == Packet::PingResp => {
+                served += 1;
+                client.expect_end(ReasonCode::SERVER_SHUTTING_DOWN);
+            }
+            Some(received) => {
+                assert!(matches!(received.packet(), Packet::Disconnect(_)));
+            }
+            None => {}
+        }
+    }
+    assert!(served > 0, "nobody was served any more");
+    assert_eq!(broker.wait().code(), Some(0));
+}
+
+#[test]
+fn new_clients_are_taken_until_balancers_have_noticed() {
+    let mut broker = Broker::setup().set("drain_delay_ms=3000").start();
+    let mut early = Client::new(&broker, Version::V5, "early");
+    broker.signal(Signal::TERM);
+    wait_until("the broker is unready", || broker.log().contains("unready"));
+    let mut late = Client::new(&broker, Version::V5, "late");
+    late.subscribe("late", QoS::AtLeastOnce);
+    late.publish("late", b"served", QoS::AtLeastOnce);
+    late.expect_message("late", b"served");
+    late.expect_end(ReasonCode::SERVER_SHUTTING_DOWN);
+    early.expect_end(ReasonCode::SERVER_SHUTTING_DOWN);
+    assert_eq!(broker.wait().code(), Some(0));
+}
+
+// [MQTT-4.13.2-1] v5: the reasons 0x9C and 0x9D with a Server Reference, section 4.11.
+#[test]
+fn clients_that_can_take_it_are_told_where_to_go() {
+    for (moved, reason) in [
+        (false, ReasonCode::USE_ANOTHER_SERVER),
+        (true, ReasonCode::SERVER_MOVED),
+    ] {
+        let mut broker = Broker::setup()
+            .set("drain_server_reference=other.example:8883")
+            .set(&format!("drain_server_moved={moved}"))
+            .start();
+        let mut new = Client::new(&broker, Version::V5, "new");
+        let mut small = connect(Version::V5, "small")
+            .with(Property::MaximumPacketSize(20))
+            .open(&broker, false);
+        let mut old = Client::new(&broker, Version::V311, "old");
+        broker.signal(Signal::TERM);
+        let told = new.receive();
+        let Packet::Disconnect(told) = told.packet() else {
+            panic!("{told:?}");
+        };
+        assert_eq!(told.reason, reason);
+        assert_eq!(
+            told.properties.server_reference(),
+            Some("other.example:8883")
+        );
+        small.expect_end(ReasonCode::SERVER_SHUTTING_DOWN);
+        old.expect_closed();
+        assert_eq!(broker.wait().code(), Some(0));
+    }
+}

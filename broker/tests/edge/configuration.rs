@@ -493,7 +493,7 @@ fn what_is_printed_is_the_same_configuration() {
                 [[listener]]\nname = \"w\"\ntype = \"ws\"\naddress = \"127.0.0.1:8083\"\npath = \"/x\"\n\
                 [[auth.rules]]\neffect = \"deny\"\ntopics = [\"a\", \"b\"]\nexact = true\n";
     let first = load(text);
-    assert_eq!(first.config.drain_timeout, Duration::from_millis(7));
+    assert_eq!(first.config.drain.timeout, Duration::from_millis(7));
     let printed = toml::to_string(&first.effective).unwrap();
     let second = load(&printed);
     assert_eq!(first.config, second.config);
@@ -589,6 +589,7 @@ fn keys() -> BTreeMap<String, Option<String>> {
     keys.insert("workers".to_owned(), None);
     // Beside the defaults there are the keys that have none, or depend on others.
     for key in [
+        "drain_server_reference",
         "store.interval_ms",
         "redis.url",
         "redis.password_file",

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use dunlin_broker::{
     net::listener,
-    ops::{self, Health, Metrics, metrics::Gauges},
+    ops::{self, Health, Metrics, metrics::Gauges, pulse},
     shutdown::Shutdown,
 };
 use dunlin_protocol::ReasonCode;
@@ -196,6 +196,55 @@ impl Endpoint {
 }
 
 #[tokio::test]
+async fn a_loop_that_stands_still_makes_the_broker_unready_and_later_dead() {
+    let endpoint = Endpoint::start();
+    let started = endpoint.get("/health/started").await;
+    assert_eq!(started, (503, "starting\n".to_owned()));
+    endpoint.health.set_started();
+    let started = endpoint.get("/health/started").await;
+    assert_eq!(started, (200, "started\n".to_owned()));
+    let pulses = endpoint.health.pulses();
+    pulses.watch("worker-1", pulse::Beats::default());
+    for _ in 0..5 {
+        pulses.look();
+    }
+    let words = "stalled: worker-1 has not moved for 5 s\n".to_owned();
+    assert_eq!(endpoint.get("/health/ready").await, (503, words));
+    let live = endpoint.get("/health/live").await;
+    assert_eq!(live, (200, "live\n".to_owned()));
+    for _ in 0..25 {
+        pulses.look();
+    }
+    let words = "stalled: worker-1 has not moved for 30 s\n".to_owned();
+    assert_eq!(endpoint.get("/health/live").await, (503, words));
+}
+
+#[tokio::test]
+async fn the_loops_of_the_workers_move() {
+    let workers = dunlin_broker::workers::Workers::start(2).unwrap();
+    let health = Health::default();
+    for beats in workers.beats() {
+        health.pulses().watch("worker", beats);
+    }
+    let stopped = tokio::task::spawn_blocking(move || {
+        let before: Vec<_> = workers.beats().collect();
+        let beaten = || {
+            before
+                .iter()
+                .all(|beats| beats.load(std::sync::atomic::Ordering::Relaxed) > 1)
+        };
+        let end = std::time::Instant::now() + crate::rig::LIMIT;
+        while !beaten() && std::time::Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let moved = beaten();
+        workers.stop(Duration::ZERO);
+        moved
+    });
+    assert!(stopped.await.unwrap());
+}
+
+#[tokio::test]
 async fn readiness_says_why_not() {
     let endpoint = Endpoint::start();
     assert_eq!(
@@ -222,9 +271,15 @@ async fn readiness_says_why_not() {
         (503, "draining\nstore: no space left\n".to_owned())
     );
     endpoint.health.set_store_well();
+    endpoint
+        .health
+        .set_overloaded(Some("100 of 100 connections are open".to_owned()));
     assert_eq!(
         endpoint.get("/health/ready").await,
-        (503, "draining\n".to_owned())
+        (
+            503,
+            "draining\noverload: 100 of 100 connections are open\n".to_owned()
+        )
     );
 }
 

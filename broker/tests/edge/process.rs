@@ -51,11 +51,16 @@ struct Running {
 
 impl Running {
     /// Starts `command` with a listener on a free port and its log in a file.
-    fn start(mut command: Command) -> Self {
+    fn start(command: Command) -> Self {
+        Self::start_with(command, &["--no-ops"])
+    }
+
+    fn start_with(mut command: Command, arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("log");
         let child = command
-            .args(["--listen", "127.0.0.1:0", "--no-ops"])
+            .args(["--listen", "127.0.0.1:0"])
+            .args(arguments)
             .args(["--store", folder.path().join("store").to_str().unwrap()])
             .stderr(std::fs::File::create(&log).unwrap())
             .spawn()
@@ -385,4 +390,45 @@ fn a_second_broker_on_the_same_store_is_refused() {
     assert_eq!(code(&output), 4);
     let words = format!("is in use by another process (pid {})", first.child.id());
     assert!(stderr(&output).contains(&words), "{}", stderr(&output));
+}
+
+#[test]
+fn the_health_command_asks_the_running_broker() {
+    let mut command = broker();
+    // The address that the system chooses stands in the log.
+    command.args(["--set", "ops.listen=127.0.0.1:0"]);
+    let running = Running::start_with(command, &[]);
+    let log = running.log();
+    let line = log
+        .lines()
+        .find(|line| line.contains("health and metrics"))
+        .unwrap();
+    let address = line
+        .split("\"address\":\"")
+        .nth(1)
+        .unwrap()
+        .split('"')
+        .next()
+        .unwrap();
+    for (question, words) in [
+        ("started", "started\n"),
+        ("ready", "ready\n"),
+        ("live", "live\n"),
+    ] {
+        let output = run(broker().args(["health", question, "--address", address]));
+        assert_eq!(code(&output), 0, "{output:?}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), words);
+    }
+    let listen = format!("ops.listen={address}");
+    assert_eq!(code(&run(broker().args(["health", "--set", &listen]))), 0);
+    drop(running);
+    let output = run(broker().args(["health", "--set", &listen]));
+    assert_eq!(code(&output), 1, "{output:?}");
+    assert!(stderr(&output).contains("does not answer"), "{output:?}");
+    let output = run(broker().args(["health", "--no-ops"]));
+    assert_eq!(code(&output), 1, "{output:?}");
+    assert!(
+        stderr(&output).contains("there is nothing to ask"),
+        "{output:?}"
+    );
 }
