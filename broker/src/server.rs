@@ -22,6 +22,7 @@ use crate::{
     net::{
         ListenerInfo, Serve,
         acceptor::Acceptor,
+        gate::Gate,
         listener::{self, BindError, Bound},
         slots::Slots,
     },
@@ -111,7 +112,12 @@ async fn serve(loaded: Loaded) -> Result<Exit, Failure> {
         .on_signals()
         .map_err(|error| Failure::Runtime(format!("signals cannot be received: {error}")))?;
     let signals = tokio::spawn(signals);
-    let (bound, ops_socket) = bind(&config, tls, &metrics)?;
+    let Doors {
+        bound,
+        ops: ops_socket,
+        slots,
+        gate: _gate,
+    } = bind(&config, tls, &metrics)?;
     let workers = Arc::new(
         Workers::start(config.workers)
             .map_err(|error| Failure::Runtime(format!("no worker threads: {error}")))?,
@@ -131,7 +137,7 @@ async fn serve(loaded: Loaded) -> Result<Exit, Failure> {
     for (index, beats) in workers.beats().enumerate() {
         health.pulses().watch(format!("worker-{index}"), beats);
     }
-    let observing = tokio::spawn(observe(Arc::clone(&health)));
+    let observing = tokio::spawn(observe(Arc::clone(&health), slots));
 
     let mut replica = match &config.store {
         StoreConfig::Redis(redis) => Some(Replica::start(redis, &config.limits)?),
@@ -243,12 +249,17 @@ async fn become_unready(shutdown: Shutdown, health: Arc<Health>, delay: Duration
 }
 
 /// Looks at what readiness depends on and nobody tells of.
-async fn observe(health: Arc<Health>) {
+async fn observe(health: Arc<Health>, slots: Arc<Slots>) {
+    let mut full = false;
     let mut ticks = tokio::time::interval(pulse::BEAT);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         health.pulses().look();
+        let (taken, max) = (slots.taken(), slots.max());
+        // Not back and forth with every client that comes and goes.
+        full = taken >= max || full && taken > max - max / 20;
+        health.set_overloaded(full.then(|| format!("{taken} of {max} connections are open")));
     }
 }
 
@@ -350,12 +361,17 @@ fn open_store(config: &StoreConfig) -> Result<Arc<dyn Store>, StoreError> {
 
 type Tls = Vec<Option<Arc<rustls::ServerConfig>>>;
 
+/// Where one comes in.
+struct Doors {
+    bound: Vec<Bound>,
+    ops: Option<std::net::TcpListener>,
+    /// The places of `max_connections`.
+    slots: Arc<Slots>,
+    gate: Arc<Gate>,
+}
+
 /// Binds every address, or tells of every one that fails.
-fn bind(
-    config: &Config,
-    tls: Tls,
-    metrics: &Arc<Metrics>,
-) -> Result<(Vec<Bound>, Option<std::net::TcpListener>), Failure> {
+fn bind(config: &Config, tls: Tls, metrics: &Arc<Metrics>) -> Result<Doors, Failure> {
     let mut failed = 0;
     let mut keep = |result: Result<std::net::TcpListener, BindError>| match result {
         Ok(socket) => Some(socket),
@@ -388,6 +404,13 @@ fn bind(
         addresses.push(address_of(socket)?);
     }
     let hint: Arc<str> = websocket_hint(&config.listeners, &addresses).into();
+    let limits = &config.limits;
+    let gate = Gate::new(
+        limits.connect_rate,
+        limits.connect_burst,
+        limits.max_handshakes,
+        Arc::clone(metrics),
+    );
     let slots = Slots::shown(config.limits.max_connections, metrics.sockets_open.clone());
     let parts = config
         .listeners
@@ -409,14 +432,19 @@ fn bind(
             socket,
             acceptor: Arc::new(acceptor(config, listener, info, tls, metrics)),
             slots: std::iter::once(Arc::clone(&slots)).chain(own).collect(),
-            connect_rate: config.limits.connect_rate,
+            gate: Arc::clone(&gate),
         }
     });
     let bound = bound.collect();
     if let Some(socket) = &ops {
         tracing::info!(address = %address_of(socket)?, "health and metrics");
     }
-    Ok((bound, ops))
+    Ok(Doors {
+        bound,
+        ops,
+        slots,
+        gate,
+    })
 }
 
 fn acceptor(

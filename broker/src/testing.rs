@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use dunlin_sync::cluster::Cluster;
 use dunlin_sync::{Store, StoreError};
+use futures_util::FutureExt as _;
 use tokio::io::DuplexStream;
 use tokio::task::JoinHandle;
 
@@ -12,8 +13,9 @@ use crate::auth::Auth;
 use crate::config::ListenerKind;
 use crate::connection;
 use crate::hub::{Backing, Hub, HubConfig};
+use crate::net::gate::Gate;
 use crate::net::slots::Slots;
-use crate::net::{Accepted, ListenerInfo, Slot, Transport};
+use crate::net::{Accepted, Admission, ListenerInfo, Slot, Transport};
 use crate::ops::{Health, Metrics};
 
 /// A broker that anybody may use, reached by pipes.
@@ -21,6 +23,7 @@ use crate::ops::{Health, Metrics};
 pub struct InProcess {
     hub: Arc<Hub>,
     listener: Arc<ListenerInfo>,
+    gate: Arc<Gate>,
 }
 
 impl InProcess {
@@ -43,11 +46,13 @@ impl InProcess {
     }
 
     fn with(config: HubConfig, backing: Backing) -> Result<Self, StoreError> {
+        let metrics = Arc::new(Metrics::default());
+        let gate = Gate::new(0, 0, 1_000_000, Arc::clone(&metrics));
         let hub = Hub::start(
             config,
             backing,
             Arc::new(Auth::open()),
-            Arc::new(Metrics::default()),
+            metrics,
             Arc::new(Health::default()),
         )?;
         let listener = Arc::new(ListenerInfo {
@@ -57,12 +62,16 @@ impl InProcess {
             anonymous: true,
             websocket_hint: Arc::from(""),
         });
-        Ok(Self { hub, listener })
+        Ok(Self {
+            hub,
+            listener,
+            gate,
+        })
     }
 
     /// Connects: the client's end of a pipe that holds `buffer` bytes each way, and the task that
     /// serves the other end.
-    /// `None` never happens: the one place of a new bound is free.
+    /// `None`: a million handshakes are under way.
     #[must_use]
     pub fn connect(&self, buffer: usize) -> Option<(DuplexStream, JoinHandle<()>)> {
         let (client, server) = tokio::io::duplex(buffer);
@@ -72,7 +81,10 @@ impl InProcess {
             listener: self.listener.clone(),
             tls_name: None,
             accepted_at: tokio::time::Instant::now().into_std(),
-            slot: Slot::take(&[Slots::new(1)])?,
+            admission: Admission {
+                slot: Slot::take(&[Slots::new(1)]),
+                place: self.gate.enter().now_or_never()?,
+            },
         };
         let task = tokio::spawn(connection::serve(self.hub.clone(), accepted));
         Some((client, task))

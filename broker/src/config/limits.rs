@@ -24,8 +24,8 @@ settings! {
         /// is refused before memory is spent (0x95); v5 clients learn the bound at CONNACK.
         /// Default 1 MiB. Worst memory: `max_connections * max_packet_size` while all send one at once.
         pub max_packet_size: u32 = 1_048_576, 1_024..=268_435_460;
-        /// Connections open at once, over all listeners. Above it new sockets are closed at once.
-        /// Default 100,000. An idle connection costs a few KiB.
+        /// Connections open at once, over all listeners. Above it a client is refused at CONNECT (0x89,
+        /// server busy; 3.1.1: 3). Default 100,000. An idle connection costs a few KiB.
         pub max_connections: usize = 100_000, 1..=10_000_000;
         /// Milliseconds that a client has from the accepted socket to its complete CONNECT: PROXY
         /// header, TLS and WebSocket handshakes included. Default 10,000.
@@ -86,11 +86,18 @@ settings! {
         /// Messages per second that one client may publish; above it the broker reads more slowly
         /// from that client. 0 is no bound. Default 0.
         pub publish_rate: u32 = 0, 0..=10_000_000;
-        /// New connections per second of one listener; above it the rest waits in the kernel's
+        /// New connections per second over all listeners; above it the rest waits in the kernel's
         /// queue. 0 is no bound. Default 0.
         pub connect_rate: u32 = 0, 0..=1_000_000;
-        /// Password checks at once; more wait, within the connect timeout. Each costs a thread, and
-        /// argon2id 19 MiB while it runs. Default 4.
+        /// New connections that may come at once within `connect_rate`. 0 is a tenth of it.
+        /// Default 0.
+        pub connect_burst: u32 = 0, 0..=1_000_000;
+        /// Connections between the accepted socket and the CONNACK at once, over all listeners; above
+        /// it the rest waits in the kernel's queue. Default 1,000. With TLS each takes about 40 KiB.
+        pub max_handshakes: usize = 1_000, 1..=1_000_000;
+        /// Password checks at once; more wait. Who would wait for more than half the connect timeout is
+        /// refused at once (0x89, server busy). Each costs a thread, and argon2id 19 MiB while it
+        /// runs. Default 4.
         pub password_checks: usize = 4, 1..=256;
     }
 }

@@ -27,6 +27,8 @@ const RANDOM_ID_LEN: usize = 20;
 struct Refusal {
     version: Version,
     reason: ReasonCode,
+    /// Its word in the metric.
+    counted_as: &'static str,
     why: String,
 }
 
@@ -35,7 +37,19 @@ impl Refusal {
         Self {
             version,
             reason,
+            counted_as: reason.name(),
             why: why.into(),
+        }
+    }
+
+    fn full(version: Version) -> Self {
+        Self {
+            counted_as: "full",
+            ..Self::new(
+                version,
+                ReasonCode::SERVER_BUSY,
+                "as many connections are open as may be",
+            )
         }
     }
 }
@@ -69,7 +83,7 @@ pub(super) async fn handshake(hub: &Arc<Hub>, mut accepted: Accepted) -> Option<
             rest,
         )),
         Err(refusal) => {
-            hub.metrics.refused(refusal.reason.name());
+            hub.metrics.refused(refusal.counted_as);
             tracing::info!(
                 peer = %accepted.peer,
                 reason = %format_args!("{:#04x} {}", refusal.reason.0, refusal.reason.name()),
@@ -204,6 +218,9 @@ async fn establish(
         Err(error) => return Err(refuse_malformed(claimed, error)),
     };
     let version = connect.version;
+    if accepted.admission.slot.is_none() {
+        return Err(Refusal::full(version));
+    }
     check(hub, &connect)?;
     let (client_id, assigned) = client_id(hub, &connect)?;
     let credentials = Credentials {

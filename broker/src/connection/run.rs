@@ -66,7 +66,7 @@ pub(super) struct Connection {
     pub(super) wake: Arc<Wake>,
     pub(super) transport: Transport,
     /// The place within `max_connections`.
-    _slot: Slot,
+    _slot: Option<Slot>,
     pub(super) peer: SocketAddr,
     pub(super) version: Version,
     pub(super) max_packet: u32,
@@ -133,7 +133,7 @@ impl Connection {
         let Accepted {
             transport,
             peer,
-            slot,
+            admission,
             ..
         } = accepted;
         let Established {
@@ -157,7 +157,7 @@ impl Connection {
             session: attached.session,
             wake: attached.wake,
             transport,
-            _slot: slot,
+            _slot: admission.slot,
             peer,
             version,
             max_packet,

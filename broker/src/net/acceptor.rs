@@ -16,7 +16,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
-    Accepted, ListenerInfo, Slot, Transport,
+    Accepted, Admission, ListenerInfo, Transport,
     proxy::{self, ProxyError},
     sniff::{Sniffed, sniff},
     tls, websocket,
@@ -91,7 +91,7 @@ impl Acceptor {
         socket: std::net::TcpStream,
         peer: SocketAddr,
         accepted_at: Instant,
-        slot: Slot,
+        admission: Admission,
     ) -> Option<Accepted> {
         let mut from = peer;
         let handshake = self.handshake(socket, &mut from);
@@ -109,7 +109,7 @@ impl Acceptor {
                     listener,
                     tls_name,
                     accepted_at,
-                    slot,
+                    admission,
                 })
             }
             Err(refused) => {

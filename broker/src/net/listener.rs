@@ -13,7 +13,12 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{net::TcpListener, task::JoinSet};
 
-use super::{Serve, Slot, acceptor::Acceptor, slots::Slots};
+use super::{
+    Admission, Serve, Slot,
+    acceptor::Acceptor,
+    gate::{Gate, Place},
+    slots::Slots,
+};
 use crate::{error::Code, ops::Metrics, shutdown::Shutdown, workers::Workers};
 
 /// Connections that the kernel holds for us before they are accepted.
@@ -88,8 +93,8 @@ pub struct Bound {
     pub acceptor: Arc<Acceptor>,
     /// The bounds its connections take a place in: the broker's, and its own.
     pub slots: Box<[Arc<Slots>]>,
-    /// New connections per second; 0 is no bound.
-    pub connect_rate: u32,
+    /// The bounds on those who come in.
+    pub gate: Arc<Gate>,
 }
 
 /// Accepts on every listener until the shutdown, and hands each connection to a worker. Returns when
@@ -111,7 +116,7 @@ pub async fn run(
             metrics: Arc::clone(&listener.acceptor.metrics),
             acceptor: listener.acceptor,
             slots: listener.slots,
-            pace: Pace::new(listener.connect_rate),
+            gate: listener.gate,
             workers: Arc::clone(&workers),
             serve: Arc::clone(&serve),
             logged: None,
@@ -139,7 +144,7 @@ struct AcceptLoop {
     socket: TcpListener,
     acceptor: Arc<Acceptor>,
     slots: Box<[Arc<Slots>]>,
-    pace: Pace,
+    gate: Arc<Gate>,
     workers: Arc<Workers>,
     serve: Serve,
     metrics: Arc<Metrics>,
@@ -150,14 +155,13 @@ struct AcceptLoop {
 impl AcceptLoop {
     async fn run(mut self) {
         loop {
-            if let Some(pause) = self.pace.take(Instant::now()) {
-                tokio::time::sleep(pause).await;
-                continue;
-            }
             // The socket leaves this runtime at once: it will be registered with its worker's.
             let accepted = self.socket.accept().await;
             match accepted.and_then(|(socket, peer)| Ok((socket.into_std()?, peer))) {
-                Ok((socket, peer)) => self.hand_over(socket, peer),
+                Ok((socket, peer)) => {
+                    let place = self.gate.enter().await;
+                    self.hand_over(socket, peer, place);
+                }
                 Err(error) => {
                     self.metrics.accept_errors.inc();
                     if self.note(&error) {
@@ -168,20 +172,22 @@ impl AcceptLoop {
         }
     }
 
-    fn hand_over(&self, socket: std::net::TcpStream, peer: SocketAddr) {
+    fn hand_over(&self, socket: std::net::TcpStream, peer: SocketAddr, place: Place) {
         let accepted_at = Instant::now();
         self.metrics.sockets_accepted.inc();
         let listener = &*self.acceptor.info.name;
-        let Some(slot) = Slot::take(&self.slots) else {
-            self.metrics.refused("full");
-            tracing::debug!(listener, %peer, "connection refused: max_connections are open");
-            return;
+        // Without a slot it is served up to its CONNECT, so that it can be told why not.
+        let admission = Admission {
+            slot: Slot::take(&self.slots),
+            place,
         };
         let (acceptor, serve) = (Arc::clone(&self.acceptor), Arc::clone(&self.serve));
         let job = move || {
             // In a box of its own with all that it needs, so that its memory is gone once the handshake is done.
             let handshake =
-                Box::pin(async move { acceptor.accept(socket, peer, accepted_at, slot).await });
+                Box::pin(
+                    async move { acceptor.accept(socket, peer, accepted_at, admission).await },
+                );
             async move {
                 // Nothing but this is kept while it runs.
                 let Some(serving) = handshake.await.map(&*serve) else {
@@ -222,83 +228,5 @@ impl AcceptLoop {
             }
         }
         true
-    }
-}
-
-/// Lets a fixed number of connections through per second, with bursts of a tenth of that.
-#[derive(Debug)]
-pub(crate) struct Pace {
-    gap: Option<Duration>,
-    slack: Duration,
-    /// When the next one would be due if they came evenly.
-    due: Option<Instant>,
-}
-
-impl Pace {
-    pub(crate) fn new(per_second: u32) -> Self {
-        let gap = (per_second > 0).then(|| Duration::from_secs(1) / per_second);
-        Self {
-            gap,
-            slack: Duration::from_millis(100),
-            due: None,
-        }
-    }
-
-    /// Takes one; or says how long to wait before asking again, with none taken.
-    pub(crate) fn take(&mut self, now: Instant) -> Option<Duration> {
-        let gap = self.gap?;
-        let due = self.due.unwrap_or(now);
-        let early = due.saturating_duration_since(now);
-        if early > self.slack {
-            return Some(early - self.slack);
-        }
-        self.due = Some(due.max(now) + gap);
-        None
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// How many get through from now on, asking every millisecond for `span` milliseconds.
-    fn through(pace: &mut Pace, start: Instant, span: u64) -> u32 {
-        let mut ask = |at| pace.take(start + Duration::from_millis(at)).is_none();
-        u32::try_from((0..span).filter(|at| ask(*at)).count()).unwrap()
-    }
-
-    impl Pace {
-        fn burst(&mut self, now: Instant) -> u32 {
-            u32::try_from(std::iter::from_fn(|| self.take(now).is_none().then_some(())).count())
-                .unwrap()
-        }
-    }
-
-    #[test]
-    fn a_rate_holds_with_a_burst_of_a_tenth_of_it() {
-        let mut pace = Pace::new(100);
-        let start = Instant::now();
-        assert_eq!(pace.burst(start), 11);
-        // What was early is made up for by the end of the second.
-        let later = start + Duration::from_millis(1);
-        let total = 11 + through(&mut pace, later, 1_000);
-        assert!((105..=112).contains(&total), "{total} in the first second");
-        let after_silence = start + Duration::from_secs(100);
-        assert_eq!(pace.burst(after_silence), 11, "silence is not saved up");
-    }
-
-    #[test]
-    fn a_refusal_says_when_to_ask_again() {
-        let mut pace = Pace::new(10);
-        let start = Instant::now();
-        pace.burst(start);
-        let wait = pace.take(start).unwrap();
-        assert_eq!(pace.take(start + wait), None);
-    }
-
-    #[test]
-    fn without_a_rate_everything_gets_through() {
-        let mut pace = Pace::new(0);
-        assert_eq!(through(&mut pace, Instant::now(), 1_000), 1_000);
     }
 }

@@ -9,6 +9,7 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 use futures_util::future::BoxFuture;
 
 pub mod acceptor;
+pub mod gate;
 pub mod listener;
 mod proxy;
 pub mod slots;
@@ -49,8 +50,18 @@ pub struct Accepted {
     pub tls_name: Option<Arc<str>>,
     /// When the socket was accepted: the connect timeout runs from here to the end of CONNECT.
     pub accepted_at: Instant,
-    /// Holds the connection's place within `max_connections`; to be dropped with the connection.
-    pub slot: Slot,
+    /// What it holds of the bounds.
+    pub admission: Admission,
+}
+
+/// What a connection holds of the broker's bounds.
+#[derive(Debug)]
+pub struct Admission {
+    /// Its place within `max_connections`, to be dropped with the connection; `None`: there was none, and it is to be
+    /// told so when it has said which version it speaks.
+    pub slot: Option<Slot>,
+    /// Its place within `max_handshakes`, to be dropped when the CONNECT is answered.
+    pub place: gate::Place,
 }
 
 /// Serves one connection to its end. Called on a worker.

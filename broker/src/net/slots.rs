@@ -11,7 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 #[derive(Debug)]
 pub struct Slots {
     taken: AtomicUsize,
-    max: usize,
+    max: AtomicUsize,
     shown: Option<Gauge>,
 }
 
@@ -21,7 +21,7 @@ impl Slots {
     pub fn new(max: usize) -> Arc<Self> {
         Arc::new(Self {
             taken: AtomicUsize::new(0),
-            max,
+            max: AtomicUsize::new(max),
             shown: None,
         })
     }
@@ -31,9 +31,20 @@ impl Slots {
     pub fn shown(max: usize, gauge: Gauge) -> Arc<Self> {
         Arc::new(Self {
             taken: AtomicUsize::new(0),
-            max,
+            max: AtomicUsize::new(max),
             shown: Some(gauge),
         })
+    }
+
+    /// How many places there are.
+    #[must_use]
+    pub fn max(&self) -> usize {
+        self.max.load(Ordering::Relaxed)
+    }
+
+    /// Another number of places from now on. Fewer than are taken leaves those taken.
+    pub fn set_max(&self, max: usize) {
+        self.max.store(max, Ordering::Relaxed);
     }
 
     /// Places taken now.
@@ -43,7 +54,8 @@ impl Slots {
     }
 
     fn take(&self) -> bool {
-        let more = |taken: usize| (taken < self.max).then_some(taken + 1);
+        let max = self.max();
+        let more = |taken: usize| (taken < max).then_some(taken + 1);
         let taken = self
             .taken
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)

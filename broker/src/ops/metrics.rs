@@ -168,6 +168,10 @@ metrics! {
     sockets_open: Gauge = "sockets_open";
     /// Sockets accepted.
     sockets_accepted: Counter = "sockets_accepted";
+    /// Connections between the accepted socket and the CONNACK now.
+    handshakes: Gauge = "handshakes";
+    /// Sockets that waited because connect_rate or max_handshakes was reached.
+    accepts_delayed: Counter = "accepts_delayed";
     /// Errors of accept, such as too many open files.
     accept_errors: Counter = "accept_errors";
     /// Clients connected now, their CONNECT accepted.

@@ -290,10 +290,19 @@ fn connections_are_bounded() {
     let broker = Broker::setup().set("limits.max_connections=2").start();
     let first = client_in_a_free_place(&broker, "one");
     let _second = client_in_a_free_place(&broker, "two");
-    let mut third = Client::open(broker.address(), Version::V5);
-    third.expect_closed();
+    for version in [Version::V5, Version::V311] {
+        connect(version, "third").refused(&broker, version_reason(version));
+    }
     first.disconnect();
     client_in_a_free_place(&broker, "three");
+}
+
+/// What a client that finds no place is told.
+fn version_reason(version: Version) -> ReasonCode {
+    match version.is_v5() {
+        true => ReasonCode::SERVER_BUSY,
+        false => ReasonCode(3),
+    }
 }
 
 /// A place is free a moment after the connection that had it has ended; at first, after the one that looked whether
@@ -303,7 +312,9 @@ fn client_in_a_free_place(broker: &Broker, client_id: &str) -> Client {
     wait_until("a place is free", || {
         let mut client = Client::open(broker.address(), Version::V5);
         let answered = client.try_send_bytes(&connect(Version::V5, client_id).bytes())
-            && client.next().is_some();
+            && client
+                .next()
+                .is_some_and(|answer| answer.connack().reason == ReasonCode::SUCCESS);
         connected = answered.then_some(client);
         answered
     });

@@ -170,7 +170,7 @@ async fn a_silent_client_is_closed_by_the_connect_timeout() {
 }
 
 #[tokio::test]
-async fn above_max_connections_a_socket_is_closed_at_once() {
+async fn above_max_connections_a_socket_has_no_slot() {
     let mut rig = Setup::new(ListenerKind::Tcp).max_connections(2).start();
     let mut first = rig.connect().await;
     let mut second = rig.connect().await;
@@ -178,7 +178,9 @@ async fn above_max_connections_a_socket_is_closed_at_once() {
     expect_echo(&mut second, b"2").await;
     let mut third = rig.connect().await;
     assert_eq!(read_to_end(&mut third).await, b"");
-    rig.refused("full", 1).await;
+    for has_slot in [true, true, false] {
+        assert_eq!(rig.seen().await.has_slot, has_slot);
+    }
 
     drop(first);
     let metrics = Arc::clone(&rig.metrics);
@@ -186,9 +188,37 @@ async fn above_max_connections_a_socket_is_closed_at_once() {
     let mut fourth = rig.connect().await;
     expect_echo(&mut fourth, b"4").await;
     expect_echo(&mut second, b"2").await;
+    assert!(rig.seen().await.has_slot);
+}
+
+#[tokio::test]
+async fn who_comes_while_enough_handshakes_are_under_way_waits_its_turn() {
+    let authority = Authority::new();
+    let mut rig = Setup::new(ListenerKind::Tls)
+        .tls(authority.server(ClientAuth::None, None))
+        .max_handshakes(3)
+        .start();
+    let mut stalled = Vec::new();
     for _ in 0..3 {
-        rig.seen().await;
+        stalled.push(rig.connect().await);
     }
+    let waiting = tokio::spawn({
+        let (address, client) = (rig.address, authority.client(None));
+        async move {
+            let name = ServerName::try_from("localhost").unwrap();
+            let stream = TcpStream::connect(address).await.unwrap();
+            TlsConnector::from(client).connect(name, stream).await
+        }
+    });
+    let metrics = Arc::clone(&rig.metrics);
+    wait_for("one that waits", || metrics.accepts_delayed.get() == 1).await;
+    assert_eq!(metrics.handshakes.get(), 3);
+    assert!(!waiting.is_finished());
+    stalled.pop();
+    let mut stream = waiting.await.unwrap().unwrap();
+    expect_echo(&mut stream, b"my turn").await;
+    assert!(rig.seen().await.has_slot);
+    wait_for("the handshake's end", || metrics.handshakes.get() == 2).await;
 }
 
 #[tokio::test]

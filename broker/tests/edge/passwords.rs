@@ -141,6 +141,36 @@ async fn a_check_that_does_not_get_its_turn_says_busy() {
     );
 }
 
+#[tokio::test]
+async fn in_a_storm_those_who_wait_are_checked_and_the_others_know_it_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("users");
+    users::put(&file, "ann", &password::hash("right".as_bytes()).unwrap()).unwrap();
+    let users = read(&file);
+    let began = std::time::Instant::now();
+    assert!(users.verify("ann", b"right"));
+    let patience = began.elapsed() * 20;
+    let auth = Auth::new(Some(users), Rules::default(), 1, patience);
+    let ann = || credentials(Some("ann"), Some("right"), false);
+    assert_eq!(auth.authenticate(ann()).await, named("ann"));
+    let storm = (0..100).map(|_| auth.authenticate(ann()));
+    let outcomes = futures_util::future::join_all(storm).await;
+    let accepted = outcomes
+        .iter()
+        .filter(|outcome| **outcome == named("ann"))
+        .count();
+    let busy = outcomes
+        .iter()
+        .filter(|outcome| **outcome == Err(ReasonCode::SERVER_BUSY))
+        .count();
+    assert_eq!(accepted + busy, 100, "{outcomes:?}");
+    // Those who got in line were not there in vain, or hardly any.
+    assert!(
+        (3..=60).contains(&accepted),
+        "{accepted} accepted, {busy} told that the broker is busy"
+    );
+}
+
 #[test]
 fn files_of_mosquitto_passwd_are_understood() {
     let folder = tempfile::tempdir().unwrap();

@@ -10,8 +10,9 @@ use arc_swap::ArcSwap;
 use dunlin_broker::{
     config::{ListenerKind, ProxyProtocol, TlsConfig},
     net::{
-        Accepted, ListenerInfo, Serve,
+        Accepted, Admission, ListenerInfo, Serve,
         acceptor::Acceptor,
+        gate::Gate,
         listener::{self, Bound},
         slots::Slots,
         tls,
@@ -34,6 +35,8 @@ pub const LIMIT: Duration = Duration::from_secs(20);
 pub struct Seen {
     pub peer: SocketAddr,
     pub tls_name: Option<String>,
+    /// It has a place within `max_connections`.
+    pub has_slot: bool,
 }
 
 /// How the rig is set up.
@@ -43,6 +46,7 @@ pub struct Setup {
     pub proxy: ProxyProtocol,
     pub connect_timeout: Duration,
     pub max_connections: usize,
+    pub max_handshakes: usize,
     pub max_message: usize,
 }
 
@@ -54,6 +58,7 @@ impl Setup {
             proxy: ProxyProtocol::Off,
             connect_timeout: LIMIT,
             max_connections: 1_000,
+            max_handshakes: 1_000,
             max_message: 64 * 1024,
         }
     }
@@ -75,6 +80,11 @@ impl Setup {
 
     pub fn max_connections(mut self, max: usize) -> Self {
         self.max_connections = max;
+        self
+    }
+
+    pub fn max_handshakes(mut self, max: usize) -> Self {
+        self.max_handshakes = max;
         self
     }
 
@@ -108,7 +118,7 @@ impl Setup {
                 self.max_connections,
                 metrics.sockets_open.clone(),
             )]),
-            connect_rate: 0,
+            gate: Gate::new(0, 0, self.max_handshakes, Arc::clone(&metrics)),
         };
         let workers = Arc::new(Workers::start(2).unwrap());
         let shutdown = Shutdown::default();
@@ -136,12 +146,19 @@ async fn echo(mut accepted: Accepted, seen: mpsc::Sender<Seen>) {
         "connections are served on workers"
     );
     let tls_name = accepted.tls_name.as_deref().map(str::to_owned);
+    let Admission { slot, place } = accepted.admission;
     seen.send(Seen {
         peer: accepted.peer,
         tls_name,
+        has_slot: slot.is_some(),
     })
     .await
     .unwrap();
+    // As if its CONNECT had been answered.
+    drop(place);
+    if slot.is_none() {
+        return;
+    }
     let mut buffer = vec![0; 4_096];
     while let Ok(len @ 1..) = accepted.transport.read(&mut buffer).await {
         accepted.transport.write_all(&buffer[..len]).await.unwrap();
