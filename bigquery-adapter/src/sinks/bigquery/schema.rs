@@ -94,7 +94,9 @@ fn canonical(kind: &FieldType) -> std::mem::Discriminant<FieldType> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::dead;
     use super::*;
+    use crate::rules::Rules;
 
     fn table() -> Table {
         let field = |name: &str, kind| Field {
@@ -111,6 +113,33 @@ mod tests {
             partition_by: "received_at".to_owned(),
             cluster_by: Vec::new(),
         }
+    }
+
+    /// Terraform makes these tables before the adapter comes (terraform/modules/bigquery). `UPDATE_GOLDEN=1` writes the file anew.
+    #[test]
+    fn the_file_that_terraform_reads_has_the_tables_as_they_are_made_here() {
+        let without_rules = Rules::parse("").unwrap();
+        let dead_letters = dead::table("dead_letters");
+        let described: Vec<serde_json::Value> = without_rules
+            .tables()
+            .iter()
+            .chain([&dead_letters])
+            .map(|table| {
+                serde_json::json!({
+                    "name": table.name,
+                    "partition_by": table.partition_by,
+                    "clustering": table.cluster_by,
+                    "schema": table.fields.iter().map(describe).collect::<Vec<_>>(),
+                })
+            })
+            .collect();
+        let text = serde_json::to_string_pretty(&described).unwrap() + "\n";
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/sql/tables.json");
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(path, &text).unwrap();
+        }
+        let written = std::fs::read_to_string(path).unwrap();
+        assert_eq!(written, text, "{path}: run this test with UPDATE_GOLDEN=1");
     }
 
     #[test]
