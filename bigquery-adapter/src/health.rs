@@ -19,6 +19,15 @@ pub enum Part {
 }
 
 impl Part {
+    /// Every part.
+    pub const ALL: [Self; 5] = [
+        Self::Source,
+        Self::Journal,
+        Self::Parquet,
+        Self::BigQuery,
+        Self::Running,
+    ];
+
     /// Its name in the readiness answer.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -234,6 +234,7 @@ async fn tap_to_bigquery(
     };
     let consumer = tap.join(hand_over).await?;
     let Seen { health, metrics } = seen;
+    let counting = Arc::clone(&metrics);
     let feed = TapFeed::new(Arc::clone(&tap), consumer, Arc::clone(&health), metrics);
     let (change, rules) = watch::channel(Arc::new(config.rules.rules.clone()));
     let reloading = async {
@@ -247,6 +248,7 @@ async fn tap_to_bigquery(
                         tracing::error!(code = Code::RULES.as_str(), "{problem}");
                     }
                     tracing::error!(code = Code::RULES.as_str(), "the rules stay as they were");
+                    counting.rules_read(false);
                     continue;
                 }
             };
@@ -255,6 +257,7 @@ async fn tap_to_bigquery(
             if follows && let Err(error) = tap.define(&new.filters(), &health).await {
                 tracing::error!(code = error.code().as_str(), "{error}");
             }
+            counting.rules_read(true);
             tracing::info!("the rules have been read again");
         }
         std::future::pending::<()>().await;

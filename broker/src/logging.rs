@@ -1,16 +1,17 @@
-//! The log: for people on a terminal, JSON otherwise.
+//! The log: for people on a terminal, JSON otherwise, or as Cloud Logging reads it.
 
-use std::io::IsTerminal;
+use std::sync::OnceLock;
 
-use tracing_subscriber::{
-    EnvFilter, fmt,
-    util::{SubscriberInitExt, TryInitError},
-};
+use dunlin_telemetry::log::{self, Format, Log, Program};
+use tracing_subscriber::{EnvFilter, util::TryInitError};
 
 use crate::{
     config::{LogConfig, LogFormat},
     error::Code,
 };
+
+/// The log that was started: there is one in a process.
+static LOG: OnceLock<Log> = OnceLock::new();
 
 /// Whether a level, or a list of directives, can be understood.
 ///
@@ -49,26 +50,36 @@ pub fn start(config: &LogConfig, rust_log: Option<&str>) -> Result<(), LogError>
     let level = rust_log
         .filter(|level| !level.is_empty())
         .unwrap_or(&config.level);
-    check_level(level).map_err(LogError::Level)?;
-    let filter = EnvFilter::try_new(directives(level))
-        .map_err(|error| LogError::Level(error.to_string()))?;
-    let terminal = std::io::stderr().is_terminal();
-    let json = match config.format {
-        LogFormat::Auto => !terminal,
-        LogFormat::Json => true,
-        LogFormat::Human => false,
+    let format = match config.format {
+        LogFormat::Auto => Format::Auto,
+        LogFormat::Human => Format::Human,
+        LogFormat::Json => Format::Json,
+        LogFormat::Cloud => Format::Cloud,
     };
-    let subscriber = fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if json {
-        subscriber.json().flatten_event(true).finish().try_init()?;
-    } else {
-        subscriber
-            .with_ansi(terminal)
-            .with_target(false)
-            .finish()
-            .try_init()?;
+    let program = Program {
+        name: "broker",
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    let log = log::start(filter(level)?, format, program)?;
+    LOG.get_or_init(|| log);
+    Ok(())
+}
+
+/// Changes the level, or the directives, of the log that was started. Does nothing when none was.
+///
+/// # Errors
+/// When the level cannot be understood; it stays as it was.
+pub fn set_level(level: &str) -> Result<(), LogError> {
+    let filter = filter(level)?;
+    if let Some(log) = LOG.get() {
+        log.set_filter(filter);
     }
     Ok(())
+}
+
+fn filter(level: &str) -> Result<EnvFilter, LogError> {
+    check_level(level).map_err(LogError::Level)?;
+    EnvFilter::try_new(directives(level)).map_err(|error| LogError::Level(error.to_string()))
 }
 
 /// Has panics written to the log, with their place: a task that dies of one is otherwise silent.
@@ -77,6 +88,7 @@ pub fn catch_panics() {
         let thread = std::thread::current();
         tracing::error!(
             code = %Code::Defect,
+            critical = true,
             thread = thread.name(),
             place = panic.location().map(tracing::field::display),
             "a defect of the program ended a task: {}",

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use dunlin_protocol::{QoS, topic};
 
+pub use dunlin_telemetry::log::Format as LogFormat;
 pub use layers::{ENVIRONMENT_PREFIX, Layers};
 use reader::Reader;
 pub use tap::RulesFile;
@@ -51,17 +52,6 @@ impl fmt::Display for Problem {
         let separator = if self.place.is_empty() { "" } else { ": " };
         write!(f, "{} {}{separator}{}", self.code, self.place, self.text)
     }
-}
-
-/// How the log is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people on a terminal, JSON otherwise.
-    Auto,
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// Where messages come from and rows go to.
@@ -146,8 +136,9 @@ impl Config {
         });
         let formats = [
             ("auto", LogFormat::Auto),
-            ("text", LogFormat::Text),
+            ("text", LogFormat::Human),
             ("json", LogFormat::Json),
+            ("cloud", LogFormat::Cloud),
         ];
         let log_format = read.choice("log.format", &formats, LogFormat::Auto);
         let shutdown_timeout =

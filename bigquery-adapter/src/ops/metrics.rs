@@ -1,16 +1,20 @@
 //! Every metric of the adapter: the names are in this file and nowhere else.
 
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use dunlin_telemetry::process::Process;
+
 use crate::batch::Batch;
+use crate::health::{Health, Part};
 use crate::sinks::parquet::Rolled;
 
 /// One label and its value.
@@ -20,6 +24,13 @@ type Label = [(&'static str, String); 1];
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// Whether everything works, as `/health/ready` says.
+    ready: Gauge,
+    /// Whether a part does not.
+    problems: Family<[(&'static str, &'static str); 1], Gauge>,
+    /// When something was stored last.
+    stored: Gauge<f64, AtomicU64>,
+    rules_reloads: Family<Label, Counter>,
     /// Messages read from the source, duplicates included.
     pub received: Counter,
     /// Bytes read from the source.
@@ -62,6 +73,8 @@ pub struct Metrics {
     pub connect_failures: Counter,
     /// Times that the broker had lost the session.
     pub sessions_lost: Counter,
+    /// Partitions that the tap is to have.
+    pub tap_partitions_configured: Gauge,
     /// Partitions of the tap that this adapter has.
     pub tap_partitions: Gauge,
     /// Messages in them that are not stored.
@@ -82,10 +95,16 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let mut registry = Registry::with_prefix("dunlin_adapter");
+        let mut root = Registry::default();
+        root.register_collector(Box::new(Process::default()));
+        let registry = root.sub_registry_with_prefix("dunlin_adapter");
         let seconds = || Histogram::new(exponential_buckets(0.000_1, 2.5, 14));
         let metrics = Self {
             registry: Registry::default(),
+            ready: Gauge::default(),
+            problems: Family::default(),
+            stored: Gauge::default(),
+            rules_reloads: Family::default(),
             received: Counter::default(),
             received_bytes: Counter::default(),
             duplicates: Counter::default(),
@@ -107,6 +126,7 @@ impl Default for Metrics {
             connections: Counter::default(),
             connect_failures: Counter::default(),
             sessions_lost: Counter::default(),
+            tap_partitions_configured: Gauge::default(),
             tap_partitions: Gauge::default(),
             tap_lag_messages: Gauge::default(),
             tap_lag_bytes: Gauge::default(),
@@ -119,16 +139,60 @@ impl Default for Metrics {
             bigquery_schema_changes: Counter::default(),
             dead_letters: Family::default(),
         };
-        metrics.register_tap(&mut registry);
-        metrics.register(&mut registry);
+        metrics.register_state(registry);
+        metrics.register_tap(registry);
+        metrics.register(registry);
         Self {
-            registry,
+            registry: root,
             ..metrics
         }
     }
 }
 
 impl Metrics {
+    fn register_state(&self, to: &mut Registry) {
+        let version = env!("CARGO_PKG_VERSION");
+        to.register(
+            "build",
+            "What is running",
+            Info::new([("version", version)]),
+        );
+        to.register(
+            "ready",
+            "Whether everything works, as /health/ready says",
+            self.ready.clone(),
+        );
+        to.register(
+            "problem",
+            "Whether a part does not work, or is stopping",
+            self.problems.clone(),
+        );
+        for part in Part::ALL {
+            drop(self.problem(part));
+        }
+        to.register_with_unit(
+            "stored_timestamp",
+            "When something was stored last, in Unix time; 0: not since the start",
+            Unit::Seconds,
+            self.stored.clone(),
+        );
+        to.register(
+            "rules_reloads",
+            "Times that the rules were read again",
+            self.rules_reloads.clone(),
+        );
+        // A counter that is there before its first count: its first increase can be seen.
+        for place in ["table", "file"] {
+            self.letters_stored(place, 0);
+        }
+        for result in ["ok", "refused"] {
+            drop(
+                self.rules_reloads
+                    .get_or_create(&[("result", result.to_owned())]),
+            );
+        }
+    }
+
     fn register(&self, to: &mut Registry) {
         to.register(
             "received_messages",
@@ -236,6 +300,11 @@ impl Metrics {
 
     fn register_tap(&self, to: &mut Registry) {
         to.register(
+            "tap_partitions_configured",
+            "Partitions that the tap is to have, over all adapters",
+            self.tap_partitions_configured.clone(),
+        );
+        to.register(
             "tap_partitions",
             "Partitions of the tap that this adapter has",
             self.tap_partitions.clone(),
@@ -299,6 +368,34 @@ impl Metrics {
         let label = [("table", table.to_owned())];
         self.bigquery_rows.get_or_create(&label).inc_by(rows as u64);
         self.bigquery_appends.get_or_create(&label).inc();
+        self.stored_now();
+    }
+
+    fn stored_now(&self) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        self.stored.set(now.unwrap_or_default().as_secs_f64());
+    }
+
+    /// Counts a reading of the rules.
+    pub(crate) fn rules_read(&self, ok: bool) {
+        let result = if ok { "ok" } else { "refused" };
+        self.rules_reloads
+            .get_or_create(&[("result", result.to_owned())])
+            .inc();
+    }
+
+    /// Sets what `/health/ready` says: at each scrape.
+    pub(crate) fn set_health(&self, health: &Health) {
+        let problems = health.problems();
+        self.ready.set(i64::from(problems.is_empty()));
+        for part in Part::ALL {
+            let there = problems.iter().any(|(problem, _)| *problem == part);
+            self.problem(part).set(i64::from(there));
+        }
+    }
+
+    fn problem(&self, part: Part) -> Gauge {
+        self.problems.get_or_create_owned(&[("part", part.name())])
     }
 
     /// Counts an attempt that is repeated.
@@ -330,6 +427,7 @@ impl Metrics {
         self.rows.inc_by(batch.rows() as u64);
         self.committed_bytes.inc_by(batch.as_bytes().len() as u64);
         self.commit_duration.observe(took.as_secs_f64());
+        self.stored_now();
     }
 
     /// Counts a segment that became Parquet.
@@ -351,22 +449,40 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use dunlin_telemetry::catalogue;
+
     use super::*;
 
+    /// `UPDATE_GOLDEN=1` writes the table anew.
     #[test]
-    fn the_names_are_the_documented_ones() {
-        let text = Metrics::default().render();
-        let names: Vec<&str> = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
-            .collect();
-        let readme = include_str!("../../README.md");
-        assert!(names.len() > 15);
-        for name in names {
-            assert!(
-                readme.contains(&format!("`{name}")),
-                "{name} is missing in README.md"
-            );
+    fn every_metric_is_documented_with_its_type_and_labels() {
+        let metrics = Metrics::default();
+        metrics.appended(catalogue::OPEN, 1);
+        metrics.repeated(catalogue::OPEN);
+        let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
+        let shown = metrics
+            .render()
+            .replace(env!("CARGO_PKG_VERSION"), catalogue::OPEN);
+        if let Err(different) = catalogue::hold(document, "adapter", &shown) {
+            panic!("{different}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_is_shown_by_part() {
+        let (metrics, health) = (Metrics::default(), Health::default());
+        health.set(Part::BigQuery, Some("no permission".to_owned()));
+        metrics.set_health(&health);
+        let text = metrics.render();
+        for line in [
+            "dunlin_adapter_ready 0",
+            "dunlin_adapter_problem{part=\"bigquery\"} 1",
+            "dunlin_adapter_problem{part=\"source\"} 0",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line}\n{text}");
+        }
+        health.set(Part::BigQuery, None);
+        metrics.set_health(&health);
+        assert!(metrics.render().contains("dunlin_adapter_ready 1\n"));
     }
 }

@@ -118,11 +118,14 @@ pub enum LogFormat {
     Human,
     /// One JSON object per line.
     Json,
+    /// The same as Cloud Logging reads it: severity, message, timestamp, labels.
+    Cloud,
 }
 word_setting!(LogFormat {
     "auto" => LogFormat::Auto,
     "human" => LogFormat::Human,
     "json" => LogFormat::Json,
+    "cloud" => LogFormat::Cloud,
 });
 
 /// A configuration that has passed every check that needs no other file.

@@ -112,7 +112,7 @@ impl Connection {
         }
         self.hub
             .detach(&self.session, &self.wake, closing.departure());
-        self.hub.metrics.connection_closed();
+        self.hub.metrics.connection_closed(&self.here);
         if let Some(reason) = closing.reason_code() {
             if closing == Closing::Asked(CloseRequest::ServerShutdown) && self.version.is_v5() {
                 let farewell = farewell(&self.hub.farewell, self.max_packet);

@@ -37,7 +37,8 @@ pub(super) struct Batch<'a> {
     pub(super) origin: Origin,
     now_ms: u64,
     packets: u64,
-    publishes: u64,
+    /// By QoS.
+    publishes: [u64; 3],
     publish_bytes: u64,
     /// New subscriptions that get retained messages.
     retained: Vec<(Box<str>, Subscription)>,
@@ -73,7 +74,7 @@ impl Connection {
             batch.publish_bytes,
         );
         if let Some(throttle) = &mut self.throttle
-            && let Some(pause) = throttle.take(batch.publishes, Instant::now())
+            && let Some(pause) = throttle.take(batch.publishes.iter().sum(), Instant::now())
         {
             self.pause_reading(pause);
         }
@@ -97,7 +98,7 @@ impl Connection {
             },
             now_ms: now_us / 1000,
             packets: 0,
-            publishes: 0,
+            publishes: [0; 3],
             publish_bytes: 0,
             retained: Vec::new(),
             cut_off: None,
@@ -173,7 +174,7 @@ impl Connection {
     pub(super) fn end_batch(&mut self, batch: &mut Batch<'_>) {
         self.end_run(batch);
         self.hub.count(std::mem::take(&mut batch.outcome.tally));
-        self.publishing = batch.publishes > 0;
+        self.publishing = batch.publishes != [0; 3];
         if let Some(behind) = batch.outcome.behind.take() {
             self.behind = Some(behind);
         }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use dunlin_protocol::Version;
 use dunlin_sync::{Op, QueueEntry};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
@@ -67,6 +68,8 @@ pub(super) struct Connection {
     pub(super) transport: Transport,
     /// The place within `max_connections`.
     _slot: Option<Slot>,
+    /// Counts the clients of this listener and version.
+    pub(super) here: Gauge,
     pub(super) peer: SocketAddr,
     pub(super) version: Version,
     pub(super) max_packet: u32,
@@ -134,6 +137,7 @@ impl Connection {
             transport,
             peer,
             admission,
+            listener,
             ..
         } = accepted;
         let Established {
@@ -149,7 +153,7 @@ impl Connection {
         let mut local = OutBuffer::default();
         local.extend(&connack);
         let inbound_open = attached.session.lock().inbound.len();
-        hub.metrics.connection_opened();
+        let here = hub.metrics.connection_opened(&listener.name, version);
         tracing::debug!(client = %attached.session.client_id, %peer, ?version, present = attached.present, "client connected");
         Self {
             throttle: Throttle::new(hub.limits.publish_rate, now).map(Box::new),
@@ -158,6 +162,7 @@ impl Connection {
             wake: attached.wake,
             transport,
             _slot: admission.slot,
+            here,
             peer,
             version,
             max_packet,

@@ -57,7 +57,8 @@ enum Slot {
 /// What the deliveries of a call came to; added to the metrics once per batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
-    pub(crate) sent: u64,
+    /// By QoS.
+    pub(crate) sent: [u64; 3],
     pub(crate) sent_bytes: u64,
     pub(crate) resent: u64,
     /// QoS 0 dropped because the client reads too slowly.
@@ -66,6 +67,18 @@ pub(crate) struct Tally {
     pub(crate) dropped_queue: u64,
     pub(crate) expired: u64,
     pub(crate) too_large: u64,
+}
+
+impl Tally {
+    /// Messages that were put into an outbox, and their bytes.
+    pub(crate) fn sent(&mut self, qos: QoS, messages: u64, bytes: usize) {
+        match qos {
+            QoS::AtMostOnce => self.sent[0] += messages,
+            QoS::AtLeastOnce => self.sent[1] += messages,
+            QoS::ExactlyOnce => self.sent[2] += messages,
+        }
+        self.sent_bytes += bytes as u64;
+    }
 }
 
 /// Bounds of one session's waiting messages.

@@ -78,8 +78,8 @@ impl Delivering {
         }
         if variant.all_qos0 && link.fits(variant.bytes.len()) {
             link.out.extend(&variant.bytes);
-            tally.sent += variant.marks.len() as u64;
-            tally.sent_bytes += variant.bytes.len() as u64;
+            let messages = variant.marks.len() as u64;
+            tally.sent(QoS::AtMostOnce, messages, variant.bytes.len());
             return;
         }
         for (index, mark) in variant.marks.iter().enumerate() {
@@ -91,8 +91,10 @@ impl Delivering {
             } else if self.store_id.is_none() {
                 let publish = &frames.run()[index];
                 if self.outbound.is_clear() && link.has_room(bytes.len()) {
-                    let id = self.outbound.take_place(wanted.qos.min(publish.qos), None);
-                    send_patched(link, bytes, *mark, id, tally);
+                    let qos = wanted.qos.min(publish.qos);
+                    let id = self.outbound.take_place(qos, None);
+                    send_patched(link, bytes, *mark, id);
+                    tally.sent(qos, 1, bytes.len());
                 } else {
                     let delivery = wanted.delivery(publish.qos, publish.retain);
                     self.outbound
@@ -183,8 +185,7 @@ impl Delivering {
             }
             match link.publish(&outgoing) {
                 Ok(()) => {
-                    tally.sent += 1;
-                    tally.sent_bytes += (link.out.len() - before) as u64;
+                    tally.sent(qos, 1, link.out.len() - before);
                 }
                 Err(_) => tally.too_large += 1,
             }
@@ -216,8 +217,7 @@ impl Delivering {
         let before = link.out.len();
         match link.publish_message(message, &delivery, None, false, now_ms) {
             Ok(()) => {
-                tally.sent += 1;
-                tally.sent_bytes += (link.out.len() - before) as u64;
+                tally.sent(QoS::AtMostOnce, 1, link.out.len() - before);
             }
             Err(_) => tally.too_large += 1,
         }
@@ -278,14 +278,13 @@ impl Delivering {
 fn send_qos0(link: &mut Link, bytes: &[u8], tally: &mut Tally) {
     if link.has_room(bytes.len()) {
         link.out.extend(bytes);
-        tally.sent += 1;
-        tally.sent_bytes += bytes.len() as u64;
+        tally.sent(QoS::AtMostOnce, 1, bytes.len());
     } else {
         tally.dropped_outbox += 1;
     }
 }
 
-fn send_patched(link: &mut Link, bytes: &[u8], mark: Mark, id: PacketId, tally: &mut Tally) {
+fn send_patched(link: &mut Link, bytes: &[u8], mark: Mark, id: PacketId) {
     let tail = link.out.tail();
     let at = tail.len() + mark.packet_id_at as usize;
     tail.extend_from_slice(bytes);
@@ -293,6 +292,4 @@ fn send_patched(link: &mut Link, bytes: &[u8], mark: Mark, id: PacketId, tally: 
         place.copy_from_slice(&id.get().to_be_bytes());
     }
     link.out.appended(bytes.len());
-    tally.sent += 1;
-    tally.sent_bytes += bytes.len() as u64;
 }

@@ -1,5 +1,6 @@
 //! Housekeeping: due timers, `$SYS`, figures that are read off now and then.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -89,7 +90,9 @@ impl Hub {
             retained,
             retained_bytes,
             store_pending_bytes: self.pending_bytes(),
+            congested: self.congested.load(Ordering::Relaxed),
         });
+        self.metrics.set_limits(&self.limits);
     }
 
     fn publish_sys(self: &Arc<Self>) {

@@ -38,6 +38,12 @@ impl Health {
         self.draining.store(true, Ordering::Release);
     }
 
+    /// Whether the broker is stopping.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
     /// The store cannot write, and why. True when this is the first time, false when it was known.
     pub fn set_store_failed(&self, why: &str) -> bool {
         self.store.lock().replace(why.to_owned()).is_none()

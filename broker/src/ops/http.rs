@@ -74,6 +74,7 @@ fn answer(well: &str, reasons: &[String]) -> Response {
 }
 
 async fn show_metrics(State(ops): State<Ops>) -> Response {
+    ops.metrics.set_health(&ops.health);
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(CONTENT_TYPE, kind)], ops.metrics.render()).into_response()
 }

@@ -1,22 +1,47 @@
 //! Every metric of the broker: all names are in this file.
 //!
 //! The hot path adds up what it does and tells it here once per batch ([`Metrics::received`],
-//! [`Metrics::delivered`]), so that no cache line is shared per message.
+//! [`Metrics::delivered`]), so that no cache line is shared per message. Gauges are set once a second, or when
+//! they are scraped. What is here is in `docs/metrics.md`: a test holds them together.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use prometheus_client::{
     encoding::text::encode,
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+        info::Info,
+    },
     registry::{Registry, Unit},
 };
 
-use dunlin_protocol::ReasonCode;
+use dunlin_protocol::{ReasonCode, Version};
 use dunlin_sync::cluster::BackplaneStatus;
 use dunlin_sync::cluster::engine::Figures;
-use parking_lot::Mutex;
+use dunlin_telemetry::process::Process;
+use parking_lot::{Mutex, RwLock};
 
+use super::Health;
 use super::sys::{self, LoadAverages, Snapshot};
+use crate::config::limits::Limits;
+
+/// Versions of MQTT as they are shown, in the order of [`version_index`].
+const VERSIONS: [&str; 3] = ["3.1", "3.1.1", "5.0"];
+
+const fn version_index(version: Version) -> usize {
+    match version {
+        Version::V31 => 0,
+        Version::V311 => 1,
+        Version::V5 => 2,
+    }
+}
 
 /// A label with a fixed set of values.
 pub trait Label: Copy + 'static {
@@ -55,6 +80,88 @@ label! {
     }
 }
 
+label! {
+    /// Quality of service.
+    ByQos ("qos") {
+        /// At most once.
+        AtMostOnce = "0",
+        /// At least once.
+        AtLeastOnce = "1",
+        /// Exactly once.
+        ExactlyOnce = "2",
+    }
+}
+
+label! {
+    /// A bound of the configuration.
+    Bound ("limit") {
+        /// `limits.max_connections`.
+        Connections = "connections",
+        /// `limits.max_sessions`.
+        Sessions = "sessions",
+        /// `limits.max_retained`.
+        RetainedMessages = "retained_messages",
+        /// `limits.max_retained_bytes`.
+        RetainedBytes = "retained_bytes",
+        /// `limits.store_pending_bytes`.
+        StorePendingBytes = "store_pending_bytes",
+    }
+}
+
+label! {
+    /// How something that was asked for ended.
+    Outcome ("result") {
+        /// It is in force.
+        Ok = "ok",
+        /// What was there stays.
+        Refused = "refused",
+    }
+}
+
+/// What is read again while the broker runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reload {
+    /// The configuration.
+    Config,
+    /// Certificates, keys and authorities.
+    Certificates,
+}
+
+/// One gauge per value of a label.
+pub struct Gauged<L> {
+    gauges: Box<[Gauge]>,
+    label: std::marker::PhantomData<fn(L)>,
+}
+
+impl<L> fmt::Debug for Gauged<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.gauges.iter().map(|gauge| gauge.get()))
+            .finish()
+    }
+}
+
+impl<L: Label> Gauged<L> {
+    /// Sets the gauge of one value.
+    pub fn set(&self, value: L, n: u64) {
+        if let Some(gauge) = self.gauges.get(value.index()) {
+            gauge.set(whole(n));
+        }
+    }
+}
+
+/// A gauge of seconds, or of a share.
+type Seconds = Gauge<f64, AtomicU64>;
+
+/// Seconds that add up.
+type SecondsCounted = Counter<f64, AtomicU64>;
+
+/// When what is served on a listener ends, in Unix time.
+type ByListener = Family<[(&'static str, String); 1], Gauge>;
+
+/// Clients connected through a listener, by version of MQTT.
+type ByListenerAndVersion = Family<[(&'static str, String); 2], Gauge>;
+
 /// One counter per value of a label.
 pub struct Counters<L> {
     counters: Box<[Counter]>,
@@ -73,6 +180,13 @@ impl<L: Label> Counters<L> {
     /// Adds to the counter of one value.
     pub fn add(&self, value: L, n: u64) {
         if let Some(counter) = self.counters.get(value.index()) {
+            add(counter, n);
+        }
+    }
+
+    /// Adds to the counters of all values, in their order.
+    fn add_each(&self, counts: [u64; 3]) {
+        for (counter, n) in self.counters.iter().zip(counts) {
             add(counter, n);
         }
     }
@@ -101,22 +215,28 @@ macro_rules! metrics {
         pub struct Metrics {
             registry: Registry,
             averages: Mutex<LoadAverages>,
+            /// The gauges of `clients_by_listener`, so that a connection needs no text to find its own.
+            listeners: RwLock<Vec<(Box<str>, [Gauge; VERSIONS.len()])>>,
             $( $(#[doc = $help])+ pub $field: $ty $(<$label>)?, )*
         }
 
         impl Default for Metrics {
             fn default() -> Self {
-                let mut registry = Registry::with_prefix("dunlin");
+                let mut registry = Registry::default();
+                registry.register_collector(Box::new(Process::default()));
+                let own = registry.sub_registry_with_prefix("dunlin");
+                own.register("build", "What is running", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
                 $(
                     let $field = <$ty $(<$label>)? as Kind>::register(
-                        &mut registry, $name, concat!($($help),+).trim().trim_end_matches('.'), metrics!(@unit $($unit)?),
+                        own, $name, concat!($($help),+).trim().trim_end_matches('.'), metrics!(@unit $($unit)?),
                     );
                 )*
-                Self { registry, averages: Mutex::default(), $( $field, )* }
+                Self { registry, averages: Mutex::default(), listeners: RwLock::default(), $( $field, )* }
             }
         }
     };
     (@unit) => { None };
+    (@unit Ratios) => { Some(Unit::Other("ratio".to_owned())) };
     (@unit $unit:ident) => { Some(Unit::$unit) };
 }
 
@@ -143,6 +263,30 @@ plain_kind! {
     Counter => Counter::default(),
     Gauge => Gauge::default(),
     ByReason => ByReason::default(),
+    ByListener => ByListener::default(),
+    ByListenerAndVersion => ByListenerAndVersion::default(),
+    Seconds => Seconds::default(),
+    SecondsCounted => SecondsCounted::default(),
+    // From 1 ms, about a timer's resolution, to 16 s, at which a replica has lost its lease.
+    Histogram => Histogram::new(exponential_buckets(0.001, 2.0, 15)),
+}
+
+impl<L: Label> Kind for Gauged<L> {
+    fn register(registry: &mut Registry, name: &str, help: &str, unit: Option<Unit>) -> Self {
+        let family = Family::<[(&'static str, &'static str); 1], Gauge>::default();
+        match unit {
+            Some(unit) => registry.register_with_unit(name, help, unit, family.clone()),
+            None => registry.register(name, help, family.clone()),
+        }
+        let gauges = L::VALUES
+            .iter()
+            .map(|text| family.get_or_create_owned(&[(L::NAME, *text)]))
+            .collect();
+        Self {
+            gauges,
+            label: std::marker::PhantomData,
+        }
+    }
 }
 
 impl<L: Label> Kind for Counters<L> {
@@ -164,6 +308,20 @@ impl<L: Label> Kind for Counters<L> {
 }
 
 metrics! {
+    /// Whether the replica should be given work, as `/health/ready` says.
+    ready: Gauge = "ready";
+    /// Whether the replica is stopping.
+    draining: Gauge = "draining";
+    /// Bounds of the configuration.
+    limits: Gauged<Bound> = "limit";
+    /// How late a timer of a worker's thread fires.
+    worker_delay: Histogram = "worker_delay", Seconds;
+    /// Times that the configuration was read again.
+    config_reloads: Counters<Outcome> = "config_reloads";
+    /// Times that certificates were read again.
+    certificate_reloads: Counters<Outcome> = "certificate_reloads";
+    /// When the certificate of a listener expires, in Unix time.
+    certificate_expires: ByListener = "certificate_expires_timestamp", Seconds;
     /// Sockets open now, from accept to close.
     sockets_open: Gauge = "sockets_open";
     /// Sockets accepted.
@@ -178,6 +336,10 @@ metrics! {
     clients_connected: Gauge = "clients_connected";
     /// Most clients connected at once since the start.
     clients_connected_max: Gauge = "clients_connected_max";
+    /// Clients connected now, by listener and version of MQTT.
+    clients_by_listener: ByListenerAndVersion = "clients_by_listener";
+    /// Connected clients for whom so much waits to be written that their publishers give way.
+    clients_congested: Gauge = "clients_congested";
     /// Clients connected since the start.
     connections: Counter = "connections";
     /// Connections refused before or at CONNECT.
@@ -191,11 +353,11 @@ metrics! {
     /// Bytes sent.
     sent: Counter = "sent", Bytes;
     /// PUBLISH packets received.
-    publishes_received: Counter = "publishes_received";
+    publishes_received: Counters<ByQos> = "publishes_received";
     /// Payload bytes of the PUBLISH packets received.
     publishes_received_payload: Counter = "publishes_received_payload", Bytes;
     /// PUBLISH packets sent.
-    publishes_sent: Counter = "publishes_sent";
+    publishes_sent: Counters<ByQos> = "publishes_sent";
     /// Bytes of the PUBLISH packets sent.
     publishes_sent_packets: Counter = "publishes_sent_packets", Bytes;
     /// PUBLISH packets sent again after a reconnect.
@@ -237,7 +399,7 @@ metrics! {
     /// Replicas of the cluster that are alive, this one included; 0 without a cluster.
     cluster_replicas: Gauge = "cluster_replicas";
     /// Age of the lease: how long ago it was renewed.
-    cluster_lease_age_ms: Gauge = "cluster_lease_age_milliseconds";
+    cluster_lease_age: Seconds = "cluster_lease_age", Seconds;
     /// Times that this replica stopped acknowledging, as it could not renew its lease or hear the others.
     cluster_suspended: Counter = "cluster_suspended";
     /// Times that this replica was taken for dead and joined anew.
@@ -258,6 +420,20 @@ metrics! {
     cluster_queue_full: Counter = "cluster_queue_full";
     /// Messages for which a lane to another replica had no room.
     cluster_lane_dropped: Counter = "cluster_lane_dropped";
+    /// Bytes that wait on lanes to other replicas.
+    cluster_lane_waiting: Gauge = "cluster_lane_waiting", Bytes;
+    /// Frames that other replicas have sent and that did not arrive; tables are repaired, messages at most once are lost.
+    cluster_frames_missing: Counter = "cluster_frames_missing";
+    /// Frames, or parts of them, that a newer replica or something foreign wrote.
+    cluster_frames_unknown: Counter = "cluster_frames_unknown";
+    /// Frames and records in Redis that cannot be read.
+    cluster_damaged: Counter = "cluster_damaged";
+    /// Changes of tables that were applied.
+    cluster_table_changes: Counter = "cluster_table_changes";
+    /// Requests sent to Redis in rounds of changes.
+    cluster_requests: Counter = "cluster_requests";
+    /// Rounds of changes that Redis has not answered yet.
+    cluster_rounds_open: Gauge = "cluster_rounds_open";
     /// Gaps noticed in what other replicas have said.
     cluster_gaps: Counter = "cluster_gaps";
     /// Shares of tables loaded anew because of a gap.
@@ -280,7 +456,15 @@ metrics! {
     cluster_commits_held: Gauge = "cluster_commits_held";
     /// Batches that wait now until every replica has applied them.
     cluster_barriers_open: Gauge = "cluster_barriers_open";
-    /// Whether every master of Redis answers (1) or not (0).
+    /// Batches that have waited until every replica had applied them.
+    cluster_barriers: Counter = "cluster_barriers";
+    /// Time that batches have waited until every replica had applied them, together.
+    cluster_barrier_wait: SecondsCounted = "cluster_barrier_wait", Seconds;
+    /// Wills whose time had come, found by this replica.
+    cluster_wills_due: Counter = "cluster_wills_due";
+    /// Dead replicas that this one is clearing away after now.
+    cluster_reaping: Gauge = "cluster_reaping";
+    /// Whether every master of Redis answers.
     redis_connected: Gauge = "redis_connected";
     /// Whether Redis refuses writes for want of memory.
     redis_full: Gauge = "redis_full";
@@ -290,8 +474,14 @@ metrics! {
     redis_failovers: Counter = "redis_failovers";
     /// Requests that Redis has not answered yet.
     redis_pending: Gauge = "redis_pending_requests";
-    /// What the last PING to Redis took.
-    redis_ping_us: Gauge = "redis_ping_microseconds";
+    /// What the last PING to Redis took; of several masters the slowest.
+    redis_ping: Seconds = "redis_ping", Seconds;
+    /// Memory that Redis uses, over all masters, as it says every few seconds; 0 until it has been asked.
+    redis_memory_used: Gauge = "redis_memory_used", Bytes;
+    /// Memory that Redis may use, over all masters; 0: no bound.
+    redis_memory_limit: Gauge = "redis_memory_limit", Bytes;
+    /// Used memory over allowed memory of the fullest master of Redis; 0 without a bound.
+    redis_memory: Seconds = "redis_memory", Ratios;
 }
 
 /// Figures that are counted where they are kept, and shown now and then.
@@ -313,6 +503,22 @@ pub struct Gauges {
     pub retained_bytes: u64,
     /// Bytes on their way to the store.
     pub store_pending_bytes: usize,
+    /// Connections with more to be written than makes their publishers give way.
+    pub congested: usize,
+}
+
+/// As a gauge takes it.
+fn whole(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// Microseconds as seconds.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "centuries of microseconds are exact"
+)]
+fn seconds(us: u64) -> f64 {
+    us as f64 / 1e6
 }
 
 impl Metrics {
@@ -338,21 +544,53 @@ impl Metrics {
         set(&self.shared_groups, gauges.shared_groups);
         set(&self.retained_messages, gauges.retained);
         set(&self.store_pending, gauges.store_pending_bytes);
-        self.retained
-            .set(i64::try_from(gauges.retained_bytes).unwrap_or(i64::MAX));
+        set(&self.clients_congested, gauges.congested);
+        self.retained.set(whole(gauges.retained_bytes));
+    }
+
+    /// Sets the bounds that are in force.
+    pub fn set_limits(&self, limits: &Limits) {
+        let bound = |bound: Bound, value: usize| self.limits.set(bound, value as u64);
+        bound(Bound::Connections, limits.max_connections);
+        bound(Bound::Sessions, limits.max_sessions);
+        bound(Bound::RetainedMessages, limits.max_retained);
+        bound(Bound::StorePendingBytes, limits.store_pending_bytes);
+        self.limits
+            .set(Bound::RetainedBytes, limits.max_retained_bytes);
+    }
+
+    /// Sets what `/health/ready` says: at each scrape.
+    pub fn set_health(&self, health: &Health) {
+        self.ready.set(i64::from(health.reasons().is_empty()));
+        self.draining.set(i64::from(health.is_draining()));
+    }
+
+    /// The certificate that a listener shows ends then, in Unix time.
+    pub fn certificate(&self, listener: &str, expires: i64) {
+        self.certificate_expires
+            .get_or_create(&[("listener", listener.to_owned())])
+            .set(expires);
+    }
+
+    /// Something was read again; or what was read was refused, and what was there stays.
+    pub fn reloaded(&self, what: Reload, ok: bool) {
+        let outcome = if ok { Outcome::Ok } else { Outcome::Refused };
+        match what {
+            Reload::Config => self.config_reloads.add(outcome, 1),
+            Reload::Certificates => self.certificate_reloads.add(outcome, 1),
+        }
     }
 
     /// Sets what the cluster's engine counts.
     pub fn set_cluster(&self, figures: &Figures, redis: &BackplaneStatus) {
         let total = |counter: &Counter, value: u64| {
-            let inner = counter.inner();
-            inner.store(value, std::sync::atomic::Ordering::Relaxed);
+            counter.inner().store(value, Ordering::Relaxed);
         };
         let now = |gauge: &Gauge, value: u64| {
-            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+            gauge.set(whole(value));
         };
         now(&self.cluster_replicas, figures.peers + 1);
-        now(&self.cluster_lease_age_ms, figures.lease_age_us / 1000);
+        self.cluster_lease_age.set(seconds(figures.lease_age_us));
         total(&self.cluster_suspended, figures.suspended);
         total(&self.cluster_rejoined, figures.rejoined);
         total(&self.cluster_reaped, figures.reaped);
@@ -363,6 +601,13 @@ impl Metrics {
         total(&self.cluster_appends, figures.appends);
         total(&self.cluster_queue_full, figures.queue_full);
         total(&self.cluster_lane_dropped, figures.lane_dropped);
+        now(&self.cluster_lane_waiting, figures.lane_waiting_bytes);
+        total(&self.cluster_frames_missing, figures.frames_missing);
+        total(&self.cluster_frames_unknown, figures.frames_unknown);
+        total(&self.cluster_damaged, figures.damaged);
+        total(&self.cluster_table_changes, figures.table_changes);
+        total(&self.cluster_requests, figures.round_requests);
+        now(&self.cluster_rounds_open, figures.rounds_open);
         total(&self.cluster_gaps, figures.gaps);
         total(&self.cluster_reloads, figures.reloads);
         total(&self.tap_messages, figures.tap_appends);
@@ -373,26 +618,66 @@ impl Metrics {
         total(&self.cluster_fenced, figures.fenced);
         now(&self.cluster_commits_held, figures.commits_held);
         now(&self.cluster_barriers_open, figures.barriers_open);
+        total(&self.cluster_barriers, figures.barriers);
+        let waited = seconds(figures.barrier_wait_us).to_bits();
+        self.cluster_barrier_wait
+            .inner()
+            .store(waited, Ordering::Relaxed);
+        total(&self.cluster_wills_due, figures.wills_due);
+        now(&self.cluster_reaping, figures.reaping);
         now(&self.redis_connected, u64::from(redis.connected));
         now(&self.redis_full, u64::from(redis.full));
         total(&self.redis_reconnects, redis.reconnects);
         total(&self.redis_failovers, redis.failovers);
         now(&self.redis_pending, redis.pending);
-        now(&self.redis_ping_us, redis.ping_us);
+        self.redis_ping.set(seconds(redis.ping_us));
+        now(&self.redis_memory_used, redis.memory_used);
+        now(&self.redis_memory_limit, redis.memory_limit);
+        self.redis_memory
+            .set(f64::from(redis.memory_per_mille) / 1000.0);
     }
 
-    /// A client has connected.
-    pub fn connection_opened(&self) {
+    /// A client has connected to a listener. Its gauge is to be lowered by [`Metrics::connection_closed`].
+    pub fn connection_opened(&self, listener: &str, version: Version) -> Gauge {
+        let here = self.clients_of(listener, version);
+        here.inc();
         self.connections.inc();
         let now = self.clients_connected.inc() + 1;
         self.clients_connected_max
             .inner()
-            .fetch_max(now, std::sync::atomic::Ordering::Relaxed);
+            .fetch_max(now, Ordering::Relaxed);
+        here
     }
 
-    /// A client that had connected is gone.
-    pub fn connection_closed(&self) {
+    /// A client that had connected is gone; with what [`Metrics::connection_opened`] gave.
+    pub fn connection_closed(&self, here: &Gauge) {
+        here.dec();
         self.clients_connected.dec();
+    }
+
+    fn clients_of(&self, listener: &str, version: Version) -> Gauge {
+        let index = version_index(version);
+        let find = |listeners: &[(Box<str>, [Gauge; VERSIONS.len()])]| {
+            let (_, gauges) = listeners.iter().find(|(name, _)| **name == *listener)?;
+            gauges.get(index).cloned()
+        };
+        if let Some(gauge) = find(&self.listeners.read()) {
+            return gauge;
+        }
+        let mut listeners = self.listeners.write();
+        if let Some(gauge) = find(&listeners) {
+            return gauge;
+        }
+        let gauges = VERSIONS.map(|version| {
+            let labels = [
+                ("listener", listener.to_owned()),
+                ("version", version.to_owned()),
+            ];
+            self.clients_by_listener.get_or_create_owned(&labels)
+        });
+        let gauge = gauges.get(index).cloned().unwrap_or_default();
+        listeners.push((Box::from(listener), gauges));
+        gauge
     }
 
     /// A connection has been refused. The reason is one of a fixed set of words.
@@ -411,11 +696,11 @@ impl Metrics {
             .inc();
     }
 
-    /// One batch of packets has been received.
-    pub fn received(&self, packets: u64, bytes: u64, publishes: u64, payload_bytes: u64) {
+    /// One batch of packets has been received, `publishes` of them PUBLISH, by QoS.
+    pub fn received(&self, packets: u64, bytes: u64, publishes: [u64; 3], payload_bytes: u64) {
         add(&self.packets_received, packets);
         add(&self.received, bytes);
-        add(&self.publishes_received, publishes);
+        self.publishes_received.add_each(publishes);
         add(&self.publishes_received_payload, payload_bytes);
     }
 
@@ -424,10 +709,10 @@ impl Metrics {
         add(&self.sent, bytes);
     }
 
-    /// Messages have been put into outboxes: how many, their bytes, how many of them once more.
-    pub fn delivered(&self, messages: u64, bytes: u64, again: u64) {
-        add(&self.packets_sent, messages);
-        add(&self.publishes_sent, messages);
+    /// Messages have been put into outboxes: how many by QoS, their bytes, how many of them once more.
+    pub fn delivered(&self, messages: [u64; 3], bytes: u64, again: u64) {
+        add(&self.packets_sent, messages.iter().sum());
+        self.publishes_sent.add_each(messages);
         add(&self.publishes_sent_packets, bytes);
         add(&self.retransmissions, again);
     }
@@ -508,8 +793,8 @@ impl Metrics {
             sessions_expired: self.sessions_expired.get(),
             messages_received: self.packets_received.get(),
             messages_sent: self.packets_sent.get(),
-            publishes_received: self.publishes_received.get(),
-            publishes_sent: self.publishes_sent.get(),
+            publishes_received: self.publishes_received.sum(),
+            publishes_sent: self.publishes_sent.sum(),
             publishes_dropped: self.publishes_dropped.sum(),
             publish_bytes_received: self.publishes_received_payload.get(),
             publish_bytes_sent: self.publishes_sent_packets.get(),

@@ -7,43 +7,40 @@ use dunlin_broker::{
     ops::{self, Health, Metrics, metrics::Gauges, pulse},
     shutdown::Shutdown,
 };
-use dunlin_protocol::ReasonCode;
+use dunlin_protocol::Version;
+use dunlin_telemetry::catalogue;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::rig::read_to_end;
 
-/// Names, types and labels, as Prometheus sees them; the file is rewritten with `UPDATE_GOLDEN=1`.
+/// `UPDATE_GOLDEN=1` writes the table anew.
 #[test]
-fn names_of_metrics_are_those_that_dashboards_know() {
+fn every_metric_is_documented_with_its_type_and_labels() {
     let metrics = Metrics::default();
-    metrics.refused("not mqtt");
-    metrics.protocol_error(ReasonCode::MALFORMED_PACKET);
-    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/edge/metrics.golden");
-    let text = metrics.render();
-    let mut names: Vec<String> = text
-        .lines()
-        .filter_map(|line| match line.split_once(' ')? {
-            ("#", comment) => Some(comment.strip_prefix("TYPE ")?.to_owned()),
-            (series, _value) => Some(series.to_owned()),
-        })
-        .collect();
-    // The values of a label have no order.
-    names.sort();
-    let names = names.join("\n") + "\n";
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(golden, &names).unwrap();
+    metrics.refused(catalogue::OPEN);
+    let reason = [("reason", catalogue::OPEN.to_owned())];
+    drop(metrics.protocol_errors.get_or_create(&reason));
+    metrics.certificate(catalogue::OPEN, 0);
+    for version in [Version::V31, Version::V311, Version::V5] {
+        drop(metrics.connection_opened(catalogue::OPEN, version));
     }
-    assert_eq!(names, std::fs::read_to_string(golden).unwrap());
+    let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
+    let shown = metrics
+        .render()
+        .replace(env!("CARGO_PKG_VERSION"), catalogue::OPEN);
+    if let Err(different) = catalogue::hold(document, "broker", &shown) {
+        panic!("{different}");
+    }
 }
 
 #[test]
 fn what_is_counted_is_shown() {
     let metrics = Metrics::default();
-    metrics.connection_opened();
-    metrics.connection_opened();
-    metrics.connection_closed();
-    metrics.received(3, 100, 2, 64);
-    metrics.delivered(5, 500, 1);
+    let gone = metrics.connection_opened("tcp-1883", Version::V311);
+    drop(metrics.connection_opened("tcp-1883", Version::V5));
+    metrics.connection_closed(&gone);
+    metrics.received(3, 100, [1, 1, 0], 64);
+    metrics.delivered([1, 0, 4], 500, 1);
     metrics.dropped(1, 2, 3, 4);
     metrics.set_gauges(&Gauges {
         sessions: 7,
@@ -55,11 +52,14 @@ fn what_is_counted_is_shown() {
     for line in [
         "dunlin_clients_connected 1",
         "dunlin_clients_connected_max 2",
+        "dunlin_clients_by_listener{listener=\"tcp-1883\",version=\"3.1.1\"} 0",
+        "dunlin_clients_by_listener{listener=\"tcp-1883\",version=\"5.0\"} 1",
         "dunlin_connections_total 2",
         "dunlin_packets_received_total 3",
         "dunlin_received_bytes_total 100",
-        "dunlin_publishes_received_total 2",
-        "dunlin_publishes_sent_total 5",
+        "dunlin_publishes_received_total{qos=\"0\"} 1",
+        "dunlin_publishes_received_total{qos=\"1\"} 1",
+        "dunlin_publishes_sent_total{qos=\"2\"} 4",
         "dunlin_retransmissions_total 1",
         "dunlin_publishes_dropped_total{reason=\"queue_full\"} 1",
         "dunlin_publishes_dropped_total{reason=\"outbox_full\"} 2",
@@ -76,9 +76,9 @@ fn what_is_counted_is_shown() {
 #[test]
 fn sys_topics_have_the_names_and_forms_that_mosquitto_gives() {
     let metrics = Metrics::default();
-    metrics.connection_opened();
-    metrics.received(600, 6_000, 60, 6);
-    metrics.delivered(120, 1_200, 0);
+    drop(metrics.connection_opened("tcp-1883", Version::V5));
+    metrics.received(600, 6_000, [60, 0, 0], 6);
+    metrics.delivered([0, 120, 0], 1_200, 0);
     metrics.set_gauges(&Gauges {
         sessions: 3,
         subscriptions: 4,
@@ -134,7 +134,7 @@ fn sys_topics_have_the_names_and_forms_that_mosquitto_gives() {
 fn a_constant_rate_is_its_own_average() {
     let metrics = Metrics::default();
     for minute in 1..=120 {
-        metrics.received(42, 0, 0, 0);
+        metrics.received(42, 0, [0; 3], 0);
         let topics: BTreeMap<_, _> = metrics
             .sys_topics(Duration::from_secs(60 * minute))
             .into_iter()
@@ -255,7 +255,16 @@ async fn readiness_says_why_not() {
         endpoint.get("/health/ready").await,
         (503, "starting\n".to_owned())
     );
+    assert!(
+        endpoint
+            .get("/metrics")
+            .await
+            .1
+            .contains("dunlin_ready 0\n")
+    );
     endpoint.health.set_started();
+    let shown = endpoint.get("/metrics").await.1;
+    assert!(shown.contains("dunlin_ready 1\n") && shown.contains("dunlin_draining 0\n"));
     assert_eq!(
         endpoint.get("/health/ready").await,
         (200, "ready\n".to_owned())

@@ -75,6 +75,12 @@ pub struct BackplaneStatus {
     pub masters: Vec<String>,
     /// Microseconds that the last answered `PING` took.
     pub ping_us: u64,
+    /// Bytes of memory in use, over all masters; 0 until they have said so.
+    pub memory_used: u64,
+    /// Bytes of memory that they may use (`maxmemory`); 0: no bound.
+    pub memory_limit: u64,
+    /// Used of allowed memory of the fullest master, in thousandths; 0 without a bound.
+    pub memory_per_mille: u32,
 }
 
 /// Executes requests in Redis.

@@ -170,6 +170,8 @@ impl Tap {
     /// Tells metrics and health how far this reader is, and what is wrong.
     fn look(&self, consumer: &Consumer, lag: &Lag, metrics: &Metrics, health: &Health) {
         lag.tell(consumer.held(), metrics);
+        let configured = i64::from(self.settings.partitions);
+        metrics.tap_partitions_configured.set(configured);
         let problem = self.problem();
         metrics.connected.set(i64::from(problem.is_none()));
         health.set(Part::Source, problem);

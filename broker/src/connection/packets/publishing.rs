@@ -22,7 +22,11 @@ impl Connection {
         publish: Publish<'a>,
         batch: &mut Batch<'a>,
     ) -> Result<(), Closing> {
-        batch.publishes += 1;
+        match publish.qos {
+            QoS::AtMostOnce => batch.publishes[0] += 1,
+            QoS::AtLeastOnce => batch.publishes[1] += 1,
+            QoS::ExactlyOnce => batch.publishes[2] += 1,
+        }
         batch.publish_bytes += publish.payload.len() as u64;
         let topic = self.resolve_topic(&publish)?;
         self.check_publish(&publish, topic.as_str())?;

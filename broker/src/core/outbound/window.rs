@@ -74,9 +74,8 @@ impl Outbound {
             tally.too_large += 1;
             return self.discard(seq, size, ops);
         }
-        tally.sent += 1;
+        tally.sent(pending.delivery.qos, 1, link.out.len() - before);
         tally.resent += u64::from(dup);
-        tally.sent_bytes += (link.out.len() - before) as u64;
         let shared = match (&pending.delivery.share, self.store_id) {
             (Some(_), None) => Some(Box::new(Shared {
                 message: message.clone(),

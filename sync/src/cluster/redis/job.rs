@@ -95,6 +95,8 @@ pub(super) enum Whose {
     Call { batch: Arc<Batch>, index: usize },
     /// To the connection itself: the watchdog's `PING`.
     Ping,
+    /// To the connection itself: how much memory is in use.
+    Memory,
     /// To the connection itself: `WAIT` for replicas.
     Wait,
     /// To nobody.

@@ -37,6 +37,8 @@ const REPLAY_BYTES: usize = 256 * 1024;
 const LOOKS: u32 = 6;
 /// How many times the usual an answer is waited for at most.
 const PATIENCE_MAX: u32 = 16;
+/// How often Redis is asked how much memory is in use.
+const MEMORY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Why a connection was given up.
 #[derive(Debug)]
@@ -359,6 +361,7 @@ impl Link {
             heard: Instant::now(),
             since: Instant::now(),
             pinged: None,
+            asked_memory: None,
         };
         loop {
             if let Some(end) = self.look_for_work() {
@@ -493,6 +496,11 @@ impl Link {
                         self.node.ping_us.store(took, Ordering::Relaxed);
                     }
                 }
+                Event::Memory { used, limit } => {
+                    let [of_used, of_limit] = &self.node.memory;
+                    of_used.store(used, Ordering::Relaxed);
+                    of_limit.store(limit, Ordering::Relaxed);
+                }
                 Event::Unreplicated(count) => {
                     self.core.failed(format!(
                         "only {count} replicas of redis have the newest writes"
@@ -522,6 +530,11 @@ impl Link {
         if state.pinged.is_none() {
             state.pinged = Some(now);
             self.traffic.ping(&mut state.out);
+        }
+        let due = |asked: Instant| now.duration_since(asked) >= MEMORY_INTERVAL;
+        if state.asked_memory.is_none_or(due) {
+            state.asked_memory = Some(now);
+            self.traffic.ask_for_memory(&mut state.out);
         }
         Ok(())
     }
@@ -569,6 +582,7 @@ struct Serving {
     heard: Instant,
     since: Instant,
     pinged: Option<Instant>,
+    asked_memory: Option<Instant>,
 }
 
 impl Serving {

@@ -46,6 +46,8 @@ pub(super) struct Node {
     pub(super) taken: AtomicU64,
     pub(super) reconnects: AtomicU64,
     pub(super) ping_us: AtomicU64,
+    /// Bytes in use, and bytes that may be (0: no bound).
+    pub(super) memory: [AtomicU64; 2],
     /// Where it was last connected to.
     pub(super) at: Mutex<Option<String>>,
     /// Asked to connect anew: its address has changed.
@@ -74,9 +76,16 @@ impl Node {
             taken: AtomicU64::new(0),
             reconnects: AtomicU64::new(0),
             ping_us: AtomicU64::new(0),
+            memory: Default::default(),
             at: Mutex::new(None),
             moved: AtomicBool::new(false),
         }
+    }
+
+    /// Bytes in use, and bytes that may be (0: no bound).
+    pub(super) fn memory(&self) -> (u64, u64) {
+        let [used, limit] = &self.memory;
+        (used.load(Ordering::Relaxed), limit.load(Ordering::Relaxed))
     }
 
     /// Hands jobs in, in order. A frame for a channel is lost if there is no connection.

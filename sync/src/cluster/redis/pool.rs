@@ -342,6 +342,13 @@ impl Core {
                 .map(|node| node.ping_us.load(Ordering::Relaxed))
                 .max()
                 .unwrap_or(0),
+            memory_used: sum(|node| node.memory().0),
+            memory_limit: sum(|node| node.memory().1),
+            memory_per_mille: nodes
+                .iter()
+                .filter_map(|node| per_mille(node.memory()))
+                .max()
+                .unwrap_or(0),
         }
     }
 
@@ -360,6 +367,12 @@ impl Core {
 
 /// Keeps requests until it is known what Redis is. Under the lock under which that becomes known: none
 /// may come too late to be dealt out.
+/// Used of allowed memory in thousandths; `None` without a bound.
+fn per_mille((used, limit): (u64, u64)) -> Option<u32> {
+    let share = used.saturating_mul(1000).checked_div(limit)?;
+    Some(u32::try_from(share).unwrap_or(u32::MAX))
+}
+
 fn submit_early(routes: &mut Routes, requests: Vec<Request>) -> oneshot::Receiver<Vec<Outcome>> {
     let (batch, told) = Batch::new(requests.len(), requests.len());
     if routes.closed {

@@ -61,6 +61,8 @@ pub(super) enum Event {
     Refuses(String),
     /// A `PING` was answered.
     Pong,
+    /// Redis says how much memory is in use, and how much may be (0: no bound).
+    Memory { used: u64, limit: u64 },
     /// Fewer replicas than demanded have the writes.
     Unreplicated(i64),
 }
@@ -258,6 +260,11 @@ impl Traffic {
         self.internal("PING", &[b"PING"], Whose::Ping, out);
     }
 
+    /// Asks how much memory is in use.
+    pub(super) fn ask_for_memory(&mut self, out: &mut Vec<u8>) {
+        self.internal("INFO", &[b"INFO", b"memory"], Whose::Memory, out);
+    }
+
     fn ask_for_replicas(&mut self, out: &mut Vec<u8>) {
         if let Some((replicas, ms)) = self.wait {
             let (replicas, ms) = (replicas.to_string(), ms.to_string());
@@ -317,6 +324,7 @@ impl Traffic {
         match job.whose {
             Whose::Call { .. } => {}
             Whose::Ping => return self.events.push(Event::Pong),
+            Whose::Memory => return self.events.extend(memory(&answer)),
             Whose::Wait => return self.replicated(now, &answer),
             Whose::Nobody => return,
         }
@@ -550,6 +558,23 @@ impl Traffic {
 
 fn shown(text: &str) -> String {
     text.chars().take(SHOWN_MAX).collect()
+}
+
+/// What an answer to `INFO memory` says. `None`: the account may not ask, or the server does not tell.
+fn memory(answer: &Value) -> Option<Event> {
+    let Value::Bulk(info) = answer else {
+        return None;
+    };
+    let info = String::from_utf8_lossy(info);
+    let field = |name: &str| {
+        let mut lines = info.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        value.trim().parse().ok()
+    };
+    Some(Event::Memory {
+        used: field("used_memory")?,
+        limit: field("maxmemory").unwrap_or(0),
+    })
 }
 
 #[cfg(test)]

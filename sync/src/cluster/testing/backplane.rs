@@ -133,6 +133,7 @@ impl Backplane for ModelBackplane {
             ping_us: u64::try_from(inner.latency.as_micros())
                 .unwrap_or(u64::MAX)
                 .saturating_mul(2),
+            ..BackplaneStatus::default()
         }
     }
 
