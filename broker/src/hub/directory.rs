@@ -2,33 +2,34 @@
 //!
 //! Matching takes a read lock, so its result is kept in a cache of the thread that asked, and is
 //! good for as long as no subscription has changed (one counter). A publisher that stays with its
-//! topics costs one hash and no lock. After SUBACK the counter has risen, so no publish that is
+//! topics costs one hash and no lock. Topics with the same receivers share one list, so that publishes
+//! to different topics in a row can make one run. After SUBACK the counter has risen, so no publish that is
 //! accepted later misses the subscription.
 
-use std::cell::RefCell;
+mod cache;
+mod routes;
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::hash::RandomState;
-use dunlin_protocol::{QoS, topic};
+use dunlin_protocol::topic;
 use dunlin_sync::SessionId;
 use dunlin_sync::cluster::tap::Definition;
 use dunlin_sync::cluster::{ReplicaId, Route};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use self::cache::Cache;
+use self::routes::Found;
+pub(crate) use self::routes::Routes;
 use super::session::{Session, Subscription};
 use super::share::{Member, MemberKey, ShareGroup};
-use crate::core::session::Wanted;
 use crate::core::topic_index::TopicIndex;
-
-/// Topics whose receivers a thread remembers.
-const CACHED_TOPICS: usize = 4096;
-/// Topics longer than this are not remembered, so that the cache's memory is bounded.
-const CACHED_TOPIC_LEN: usize = 256;
-/// Receivers that a thread remembers over all its topics: 64 bytes each.
-const CACHED_TARGETS: usize = 1 << 18;
 
 #[derive(Clone, Debug)]
 struct Subscriber {
@@ -51,95 +52,19 @@ struct StoredSubscriber {
     subscription: Subscription,
 }
 
-/// A persistent session of the cluster that gets a topic through its queue.
-#[derive(Debug)]
-pub(crate) struct StoredTarget {
-    pub(crate) session: Arc<StoredSession>,
-    wanted: Wanted,
-    own: Option<Option<Wanted>>,
-}
-
-impl StoredTarget {
-    /// How the session wants what the client `publisher` publishes; `None`: not at all.
-    pub(crate) fn wanted_from(&self, publisher: Option<&str>) -> Option<&Wanted> {
-        match &self.own {
-            Some(own) if publisher == Some(&*self.session.client_id) => own.as_ref(),
-            _ => Some(&self.wanted),
-        }
-    }
-}
-
-/// A session that gets a topic, with its matching subscriptions merged.
-#[derive(Debug)]
-pub(crate) struct Target {
-    pub(crate) session: Arc<Session>,
-    /// For publishes of others.
-    wanted: Wanted,
-    /// For its own, where that differs: without the no-local ones. [MQTT-3.8.3-3]
-    own: Option<Option<Wanted>>,
-}
-
-impl Target {
-    /// How the session wants what `publisher` publishes; `None`: not at all.
-    pub(crate) fn wanted_from(&self, publisher: u64) -> Option<&Wanted> {
-        match &self.own {
-            Some(own) if self.session.number == publisher => own.as_ref(),
-            _ => Some(&self.wanted),
-        }
-    }
-}
-
-/// The receivers of a topic.
-#[derive(Debug, Default)]
-pub(crate) struct Routes {
-    pub(crate) targets: Vec<Target>,
-    pub(crate) groups: Vec<Arc<ShareGroup>>,
-    /// Of the cluster: persistent sessions, through their queues.
-    pub(crate) stored: Vec<StoredTarget>,
-    /// Of the cluster: other replicas, and what their connected sessions want.
-    pub(crate) replicas: Vec<(ReplicaId, u8)>,
-    /// Of the cluster.
-    pub(crate) taps: Vec<Arc<Definition>>,
-}
-
-impl Routes {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.targets.is_empty()
-            && self.groups.is_empty()
-            && self.stored.is_empty()
-            && self.replicas.is_empty()
-            && self.taps.is_empty()
-    }
-
-    fn weight(&self) -> usize {
-        self.targets.len() + self.stored.len() + self.replicas.len() + self.taps.len()
-    }
-}
-
-struct Cache {
-    directory: u64,
-    generation: u64,
-    by_topic: HashMap<Box<str>, Rc<Routes>, RandomState>,
-    targets: usize,
-}
-
-thread_local! {
-    static CACHE: RefCell<Cache> = RefCell::new(Cache { directory: u64::MAX, generation: 0, by_topic: HashMap::default(), targets: 0 });
-}
-
 /// All subscriptions.
 pub(crate) struct Directory {
     number: u64,
     generation: AtomicU64,
-    plain: RwLock<TopicIndex<u64, Subscriber>>,
+    plain: Index<u64, Subscriber>,
     /// Persistent sessions of the cluster.
-    stored: RwLock<TopicIndex<SessionId, StoredSubscriber>>,
+    stored: Index<SessionId, StoredSubscriber>,
     /// What other replicas want.
-    replicas: RwLock<TopicIndex<ReplicaId, Route>>,
+    replicas: Index<ReplicaId, Route>,
     /// Taps, by number.
-    taps: RwLock<TopicIndex<u64, Arc<Definition>>>,
+    taps: Index<u64, Arc<Definition>>,
     /// Shared groups under their filter without `$share/group/`, by the group's number.
-    shared: RwLock<TopicIndex<u64, Arc<ShareGroup>>>,
+    shared: Index<u64, Arc<ShareGroup>>,
     /// By `$share/group/filter`.
     groups: Mutex<HashMap<Arc<str>, Arc<ShareGroup>, RandomState>>,
     next_group: AtomicU64,
@@ -151,11 +76,11 @@ impl Directory {
         Self {
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             generation: AtomicU64::new(0),
-            plain: RwLock::new(TopicIndex::new()),
-            stored: RwLock::new(TopicIndex::new()),
-            replicas: RwLock::new(TopicIndex::new()),
-            taps: RwLock::new(TopicIndex::new()),
-            shared: RwLock::new(TopicIndex::new()),
+            plain: Index::new(),
+            stored: Index::new(),
+            replicas: Index::new(),
+            taps: Index::new(),
+            shared: Index::new(),
             groups: Mutex::new(HashMap::default()),
             next_group: AtomicU64::new(0),
         }
@@ -303,7 +228,7 @@ impl Directory {
 
     /// Number of subscriptions, shared ones counted by group member.
     pub(crate) fn len(&self) -> usize {
-        self.plain.read().len()
+        self.plain.read().map_or(0, |index| index.len())
             + self
                 .groups
                 .lock()
@@ -319,158 +244,70 @@ impl Directory {
 
     /// Who gets `topic`; from this thread's cache if nothing has changed since it was found.
     pub(crate) fn routes(&self, topic: &str) -> Rc<Routes> {
-        CACHE.with_borrow_mut(|cache| {
-            let generation = self.generation.load(Ordering::Acquire);
-            if cache.directory != self.number || cache.generation != generation {
-                cache.directory = self.number;
-                cache.generation = generation;
-                cache.by_topic.clear();
-                cache.targets = 0;
-            }
-            if let Some(routes) = cache.by_topic.get(topic) {
-                return routes.clone();
-            }
-            let routes = Rc::new(self.find(topic));
-            if topic.len() <= CACHED_TOPIC_LEN && routes.weight() <= CACHED_TARGETS {
-                if cache.by_topic.len() >= CACHED_TOPICS
-                    || cache.targets + routes.weight() > CACHED_TARGETS
-                {
-                    cache.by_topic.clear();
-                    cache.targets = 0;
-                }
-                cache.targets += routes.weight();
-                cache.by_topic.insert(Box::from(topic), routes.clone());
-            }
-            routes
+        let generation = self.generation.load(Ordering::Acquire);
+        Cache::with(self.number, generation, |cache| {
+            cache
+                .get(topic)
+                .unwrap_or_else(|| self.find(topic, |found| cache.keep(topic, found)))
         })
     }
 
-    fn find(&self, topic: &str) -> Routes {
-        let mut found: Vec<Subscriber> = Vec::new();
-        {
-            let index = self.plain.read();
-            if !index.is_empty() {
-                index.matches(topic, |_, subscriber| found.push(subscriber.clone()));
-            }
+    /// Hands what matches `topic` to `take`, under locks for reading.
+    fn find<R>(&self, topic: &str, take: impl FnOnce(Found<'_>) -> R) -> R {
+        let (plain, stored) = (self.plain.read(), self.stored.read());
+        let (replicas, taps, shared) = (self.replicas.read(), self.taps.read(), self.shared.read());
+        let mut found = Found::default();
+        if let Some(index) = &plain {
+            index.matches(topic, |_, subscriber| found.plain.push(subscriber));
         }
-        let mut stored: Vec<StoredSubscriber> = Vec::new();
-        {
-            let index = self.stored.read();
-            if !index.is_empty() {
-                index.matches(topic, |_, subscriber| stored.push(subscriber.clone()));
-            }
+        if let Some(index) = &stored {
+            index.matches(topic, |_, subscriber| found.stored.push(subscriber));
         }
-        let mut replicas: Vec<(ReplicaId, u8)> = Vec::new();
-        {
-            let index = self.replicas.read();
-            if !index.is_empty() {
-                index.matches(topic, |replica, route| {
-                    match replicas.iter_mut().find(|(known, _)| known == replica) {
-                        Some((_, flags)) => *flags |= route.flags,
-                        None => replicas.push((*replica, route.flags)),
-                    }
-                });
-            }
-        }
-        let mut taps: Vec<Arc<Definition>> = Vec::new();
-        {
-            let index = self.taps.read();
-            if !index.is_empty() {
-                index.matches(topic, |_, tap| {
-                    if !taps.iter().any(|known| Arc::ptr_eq(known, tap)) {
-                        taps.push(tap.clone());
-                    }
-                });
-            }
-        }
-        taps.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-        let mut groups = Vec::new();
-        {
-            let index = self.shared.read();
-            if !index.is_empty() {
-                index.matches(topic, |_, group| groups.push(group.clone()));
-            }
-        }
-        replicas.sort_unstable();
-        Routes {
-            targets: targets(found),
-            groups,
-            stored: stored_targets(stored),
-            replicas,
-            taps,
-        }
-    }
-}
-
-/// One target for each session, in the order of their numbers.
-fn targets(mut found: Vec<Subscriber>) -> Vec<Target> {
-    found.sort_by_key(|subscriber| subscriber.session.number);
-    let mut targets: Vec<Target> = Vec::with_capacity(found.len());
-    for same in found.chunk_by(|a, b| a.session.number == b.session.number) {
-        let Some(first) = same.first() else { continue };
-        let subscriptions = same.iter().map(|subscriber| &subscriber.subscription);
-        let Some((wanted, own)) = merged_both(subscriptions) else {
-            continue;
-        };
-        targets.push(Target {
-            session: first.session.clone(),
-            wanted,
-            own,
-        });
-    }
-    targets
-}
-
-fn stored_targets(mut found: Vec<StoredSubscriber>) -> Vec<StoredTarget> {
-    found.sort_by_key(|subscriber| subscriber.session.id);
-    let mut targets: Vec<StoredTarget> = Vec::with_capacity(found.len());
-    for same in found.chunk_by(|a, b| a.session.id == b.session.id) {
-        let Some(first) = same.first() else { continue };
-        let subscriptions = same.iter().map(|subscriber| &subscriber.subscription);
-        let Some((wanted, own)) = merged_both(subscriptions) else {
-            continue;
-        };
-        // What is granted QoS 0 goes to the connection only.
-        if wanted.qos > QoS::AtMostOnce {
-            targets.push(StoredTarget {
-                session: first.session.clone(),
-                wanted,
-                own,
+        if let Some(index) = &replicas {
+            let known = &mut found.replicas;
+            index.matches(topic, |replica, route| {
+                match known.iter_mut().find(|(same, _)| same == replica) {
+                    Some((_, flags)) => *flags |= route.flags,
+                    None => known.push((*replica, route.flags)),
+                }
             });
         }
+        if let Some(index) = &taps {
+            let known = &mut found.taps;
+            index.matches(topic, |_, tap| {
+                if !known.iter().any(|same| Arc::ptr_eq(same, tap)) {
+                    known.push(tap);
+                }
+            });
+        }
+        if let Some(index) = &shared {
+            index.matches(topic, |_, group| found.groups.push(group));
+        }
+        take(found)
     }
-    targets
 }
 
-/// For publishes of others, and for the session's own where that differs.
-fn merged_both<'s>(
-    subscriptions: impl Iterator<Item = &'s Subscription> + Clone,
-) -> Option<(Wanted, Option<Option<Wanted>>)> {
-    let wanted = merged(subscriptions.clone())?;
-    let no_local = subscriptions
-        .clone()
-        .any(|subscription| subscription.options.no_local);
-    let own = no_local
-        .then(|| merged(subscriptions.filter(|subscription| !subscription.options.no_local)));
-    Some((wanted, own))
+/// An index that costs whoever looks something up nothing before something is put into it.
+struct Index<K, V> {
+    used: AtomicBool,
+    index: RwLock<TopicIndex<K, V>>,
 }
 
-fn merged<'s>(subscriptions: impl Iterator<Item = &'s Subscription>) -> Option<Wanted> {
-    let mut wanted: Option<Wanted> = None;
-    let mut ids = Vec::new();
-    for subscription in subscriptions {
-        let so_far = wanted.get_or_insert(Wanted {
-            qos: QoS::AtMostOnce,
-            retain_as_published: false,
-            subscription_ids: Box::default(),
-            share: None,
-        });
-        so_far.qos = so_far.qos.max(subscription.options.qos);
-        so_far.retain_as_published |= subscription.options.retain_as_published;
-        ids.extend(subscription.identifier);
+impl<K: Copy + Eq + Hash, V> Index<K, V> {
+    fn new() -> Self {
+        Self {
+            used: AtomicBool::new(false),
+            index: RwLock::new(TopicIndex::new()),
+        }
     }
-    if let Some(wanted) = &mut wanted {
-        wanted.subscription_ids = ids.into_boxed_slice();
+
+    /// `None`: it is empty. Whoever has seen the generation that follows a change sees the change.
+    fn read(&self) -> Option<RwLockReadGuard<'_, TopicIndex<K, V>>> {
+        self.used.load(Ordering::Acquire).then(|| self.index.read())
     }
-    wanted
+
+    fn write(&self) -> RwLockWriteGuard<'_, TopicIndex<K, V>> {
+        self.used.store(true, Ordering::Release);
+        self.index.write()
+    }
 }
