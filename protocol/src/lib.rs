@@ -47,7 +47,7 @@ pub use packet::{
     Ack, Auth, ConnAck, Connect, Disconnect, Packet, PacketType, Publish, PublishLayout,
     RetainHandling, SubAck, Subscribe, SubscribeFilters, SubscribeFiltersBuf, SubscribeFiltersIter,
     SubscribeOptions, UnsubAck, Unsubscribe, UnsubscribeFilters, UnsubscribeFiltersBuf,
-    UnsubscribeFiltersIter, Will, decode, encode_publish_into,
+    UnsubscribeFiltersIter, Will, copy_publish_into, decode, decode_publish, encode_publish_into,
 };
 pub use primitive::MAX_VARINT;
 pub use property::{

@@ -74,6 +74,12 @@ pub(crate) fn read_varint(bytes: &[u8]) -> Varint {
     }
 }
 
+/// [MQTT-1.5.4-1]: a string is well-formed UTF-8.
+#[inline]
+pub(crate) fn utf8<'a>(field: &'static str, bytes: &'a [u8]) -> Result<&'a str, DecodeError> {
+    std::str::from_utf8(bytes).map_err(|_| DecodeError::NotUtf8 { field })
+}
+
 /// Reads fields from the front of a slice. Every method either takes a whole field or fails; none allocates.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cursor<'a> {
@@ -169,7 +175,7 @@ impl<'a> Cursor<'a> {
     /// A string whose characters the caller goes on to check.
     #[inline]
     pub(crate) fn utf8(&mut self, field: &'static str) -> Result<&'a str, DecodeError> {
-        std::str::from_utf8(self.binary(field)?).map_err(|_| DecodeError::NotUtf8 { field })
+        utf8(field, self.binary(field)?)
     }
 
     /// Fails unless everything has been read.

@@ -377,6 +377,7 @@ fn will(
         expiry: None,
         once: None,
         held: None,
+        received: None,
         payload: will.payload,
     };
     let origin = Origin {

@@ -123,7 +123,7 @@ impl Connection {
             Some(topic) => Topic::Alias(topic.clone()),
             None => Topic::Borrowed(publish.topic),
         };
-        self.take_publish(publish, topic, batch)
+        self.take_publish(publish, topic, None, batch)
     }
 
     /// Before the task sleeps: whoever ends the wait wakes it, unless it has ended already.

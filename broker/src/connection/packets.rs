@@ -6,12 +6,16 @@ mod subscribing;
 
 use std::rc::Rc;
 
-use dunlin_protocol::{Disconnect, Packet, PacketId, ReasonCode, Sender, decode, peek_frame};
+use dunlin_protocol::{
+    Disconnect, FrameHeader, Packet, PacketId, PacketType, ReasonCode, Sender, decode,
+    decode_publish, peek_frame,
+};
 use tokio::time::Instant;
 
 use super::acks::{AckKind, Answer};
 use super::close::Closing;
 use super::run::Connection;
+use crate::auth::Action;
 use crate::core::frames::{Incoming, Origin};
 use crate::hub::directory::Routes;
 use crate::hub::publish::Outcome;
@@ -25,6 +29,8 @@ struct Run<'a> {
     publishes: Vec<Incoming<'a>>,
     acks: Vec<(AckKind, PacketId)>,
     routes: Option<Rc<Routes>>,
+    /// What the last of them was allowed to do, on the batch's `topic`; meaningful while there are `routes`.
+    allowed: Option<Action>,
 }
 
 /// What the packets of one read come to.
@@ -34,6 +40,12 @@ pub(super) struct Batch<'a> {
     answers: Vec<Answer>,
     /// The answers wait until the operations are durable.
     durable: bool,
+    /// PUBACKs in `run` and `answers`.
+    pubacks: usize,
+    /// The topic of the last publish that was taken, if it was spelt out: the next one often has the same.
+    topic: &'a str,
+    /// Packets that are expected from here on, by the size of the last one.
+    expected: usize,
     pub(super) origin: Origin,
     now_ms: u64,
     packets: u64,
@@ -44,6 +56,13 @@ pub(super) struct Batch<'a> {
     retained: Vec<(Box<str>, Subscription)>,
     /// Whether this replica was cut off, once looked at.
     pub(super) cut_off: Option<bool>,
+}
+
+impl Batch<'_> {
+    /// Whether `topic` is the very slice that the last publish had: then it has been checked.
+    fn knows(&self, topic: &str) -> bool {
+        std::ptr::eq(self.topic, topic)
+    }
 }
 
 impl Connection {
@@ -58,7 +77,10 @@ impl Connection {
                 Ok(Some(header)) if header.total_len <= rest.len() => {
                     let frame = rest.get(..header.total_len).unwrap_or_default();
                     consumed += header.total_len;
-                    result = self.packet(frame, &mut batch);
+                    if batch.run.publishes.capacity() == 0 {
+                        batch.expected = rest.len() / header.total_len.max(1);
+                    }
+                    result = self.packet(header, frame, &mut batch);
                 }
                 Ok(_) => break,
                 Err(error) => result = Err(error.into()),
@@ -88,7 +110,11 @@ impl Connection {
                 publishes: Vec::new(),
                 acks: Vec::new(),
                 routes: None,
+                allowed: None,
             },
+            pubacks: 0,
+            topic: "",
+            expected: 1,
             outcome: Outcome::default(),
             answers: Vec::new(),
             durable: false,
@@ -105,12 +131,18 @@ impl Connection {
         }
     }
 
-    fn packet<'a>(&mut self, frame: &'a [u8], batch: &mut Batch<'a>) -> Result<(), Closing> {
+    fn packet<'a>(
+        &mut self,
+        header: FrameHeader,
+        frame: &'a [u8],
+        batch: &mut Batch<'a>,
+    ) -> Result<(), Closing> {
         batch.packets += 1;
-        let packet = decode(frame, self.version, Sender::Client)?;
-        if let Packet::Publish(publish) = packet {
-            return self.publish(frame, publish, batch);
+        if header.first_byte >> 4 == PacketType::Publish as u8 {
+            let publish = decode_publish(header, frame, self.version, Sender::Client, batch.topic)?;
+            return self.publish(header, frame, publish, batch);
         }
+        let packet = decode(frame, self.version, Sender::Client)?;
         self.end_run(batch);
         match packet {
             Packet::PubAck(ack) => self.puback(ack, batch),
@@ -190,6 +222,7 @@ impl Connection {
         for answer in batch.answers.drain(..) {
             self.acks.push(self.submitted, answer);
         }
+        batch.pubacks = 0;
     }
 
     fn answer(&mut self, packet: &Packet<'_>, batch: &mut Batch<'_>) -> Result<(), Closing> {

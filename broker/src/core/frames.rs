@@ -1,16 +1,16 @@
 //! A run of publishes that go to the same subscribers, encoded once for each form in which they
 //! leave: (protocol, QoS, retain as published).
 //!
-//! A read of a socket brings many packets; those in a row with the same topic make one run, so that
+//! A read of a socket brings many packets; those in a row with the same receivers make one run, so that
 //! a subscriber costs one lock and (at QoS 0) one copy for the whole run. Packet ids are patched in
-//! place in each subscriber's copy.
+//! place in each subscriber's copy. A packet that leaves in the form in which it came is not encoded, but copied.
 
 use std::cell::OnceCell;
 use std::sync::Arc;
 
 use dunlin_protocol::{
     PacketId, Properties, PropertiesBuf, Property, PropertyId, PublishLayout, QoS, Version,
-    encode_publish_into,
+    copy_publish_into, encode_publish_into,
 };
 use dunlin_sync::cluster::Held;
 use dunlin_sync::{Message, MessageParts};
@@ -81,6 +81,15 @@ impl<'a> Forwarded<'a> {
     }
 }
 
+/// The packet that a publish came in. Its topic is spelt out, and all its properties are forwarded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Received<'a> {
+    pub(crate) packet: &'a [u8],
+    /// Bytes of its fixed header.
+    pub(crate) header_len: u8,
+    pub(crate) v5: bool,
+}
+
 /// One publish on its way to its subscribers.
 #[derive(Debug)]
 pub(crate) struct Incoming<'a> {
@@ -95,6 +104,8 @@ pub(crate) struct Incoming<'a> {
     pub(crate) once: Option<(u64, u64)>,
     /// Keeps it in this replica's inbox while it is not acknowledged.
     pub(crate) held: Option<Held>,
+    /// For receivers of the same version and QoS.
+    pub(crate) received: Option<Received<'a>>,
 }
 
 impl<'a> Incoming<'a> {
@@ -115,6 +126,7 @@ impl<'a> Incoming<'a> {
             payload: message.payload(),
             once: None,
             held: None,
+            received: None,
         }
     }
 }
@@ -201,28 +213,41 @@ impl<'r, 'a> Frames<'r, 'a> {
         let mut expiring = PropertiesBuf::default();
         for publish in self.run {
             let qos = publish.qos.min(granted);
-            let properties = if v5 {
-                with_expiry(&mut expiring, publish.properties.as_bytes(), publish.expiry)
-            } else {
-                &[]
-            };
+            let retain = publish.retain && retain_as_published;
             let start = variant.bytes.len();
-            let layout = encode_publish_into(
-                &mut variant.bytes,
-                version(v5),
-                false,
-                qos,
-                publish.retain && retain_as_published,
-                publish.topic.as_str(),
-                placeholder(qos),
-                properties,
-                publish.payload,
-            );
-            let layout = layout.unwrap_or(PublishLayout {
-                start,
-                packet_id_at: None,
-                len: 0,
-            });
+            let layout = match &publish.received {
+                Some(received) if received.v5 == v5 && qos == publish.qos => copy_publish_into(
+                    &mut variant.bytes,
+                    received.packet,
+                    usize::from(received.header_len),
+                    qos,
+                    retain,
+                    publish.topic.as_str(),
+                ),
+                _ => {
+                    let properties = if v5 {
+                        with_expiry(&mut expiring, publish.properties.as_bytes(), publish.expiry)
+                    } else {
+                        &[]
+                    };
+                    encode_publish_into(
+                        &mut variant.bytes,
+                        version(v5),
+                        false,
+                        qos,
+                        retain,
+                        publish.topic.as_str(),
+                        placeholder(qos),
+                        properties,
+                        publish.payload,
+                    )
+                    .unwrap_or(PublishLayout {
+                        start,
+                        packet_id_at: None,
+                        len: 0,
+                    })
+                }
+            };
             variant.all_qos0 &= qos == QoS::AtMostOnce;
             variant.longest = variant.longest.max(layout.len as u32);
             variant.marks.push(Mark {
@@ -321,5 +346,94 @@ pub(crate) fn placeholder(qos: QoS) -> Option<PacketId> {
     match qos {
         QoS::AtMostOnce => None,
         _ => PacketId::new(1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dunlin_protocol::{Publish, Sender, decode_publish, peek_frame};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LEVELS: [QoS; 3] = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce];
+
+    fn properties(which: u8) -> PropertiesBuf {
+        let mut properties = PropertiesBuf::default();
+        for (bit, property) in [
+            Property::ContentType("text/plain"),
+            Property::UserProperty("key", "value"),
+            Property::MessageExpiryInterval(60),
+            Property::TopicAlias(3),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            if which >> bit & 1 == 1 {
+                properties.push(property).unwrap();
+            }
+        }
+        properties
+    }
+
+    proptest! {
+        #[test]
+        fn a_packet_that_is_copied_leaves_as_if_it_had_been_encoded(
+            v5: bool, dup: bool, retain: bool, qos in 0..3_usize, which in 0..16_u8, topic in "[a-z]{1,9}(/[a-z]{0,9}){0,3}",
+            payload in proptest::collection::vec(any::<u8>(), 0..300), packet_id in 1..=u16::MAX,
+        ) {
+            let qos = LEVELS[qos];
+            let properties = properties(which);
+            let mut packet = Vec::new();
+            let sent = Publish {
+                dup: dup && qos != QoS::AtMostOnce,
+                qos,
+                retain,
+                topic: &topic,
+                packet_id: placeholder(qos).and(PacketId::new(packet_id)),
+                properties: properties.as_properties(),
+                payload: &payload,
+            };
+            sent.encode(version(v5), &mut packet).unwrap();
+            let header = peek_frame(&packet, u32::MAX).unwrap().unwrap();
+            let publish = decode_publish(header, &packet, version(v5), Sender::Client, "").unwrap();
+            let (forwarded, expiry) = Forwarded::from_publish(publish.properties);
+            let unaltered = matches!(forwarded, Forwarded::Borrowed(_));
+            prop_assert_eq!(unaltered, !v5 || which & 0b1100 == 0);
+            let incoming = |received| Incoming {
+                topic: Topic::Borrowed(publish.topic),
+                qos,
+                retain,
+                properties: forwarded.clone(),
+                expiry,
+                payload: publish.payload,
+                once: None,
+                held: None,
+                received,
+            };
+            let received = Received { packet: &packet, header_len: header.header_len as u8, v5 };
+            let (copied, encoded) = ([incoming(unaltered.then_some(received))], [incoming(None)]);
+            let origin = Origin { received_at: 0, publisher: None };
+            let (copied, encoded) = (Frames::new(&copied, &origin), Frames::new(&encoded, &origin));
+            for (to_v5, granted, as_published) in [false, true].into_iter().flat_map(|to_v5| {
+                LEVELS.into_iter().flat_map(move |granted| [(to_v5, granted, false), (to_v5, granted, true)])
+            }) {
+                let [mut one, mut other] = [&copied, &encoded].map(|frames| {
+                    let variant = frames.variant(to_v5, granted, as_published);
+                    (variant.bytes.clone(), variant.marks[0], variant.longest, variant.all_qos0)
+                });
+                for (bytes, mark, ..) in [&mut one, &mut other] {
+                    // Where it lies is told alike; what is there is patched for each receiver.
+                    let at = mark.packet_id_at as usize;
+                    prop_assert_eq!(at == 0, qos.min(granted) == QoS::AtMostOnce);
+                    if at > 0 {
+                        bytes[at..at + 2].copy_from_slice(&[0xAB, 0xCD]);
+                    }
+                }
+                prop_assert_eq!(&one.0, &other.0);
+                prop_assert_eq!((one.1.start, one.1.end, one.1.packet_id_at), (other.1.start, other.1.end, other.1.packet_id_at));
+                prop_assert_eq!((one.2, one.3), (other.2, other.3));
+            }
+        }
     }
 }

@@ -113,6 +113,7 @@ fn run_of<'a>(payloads: &[&'a [u8]], qos: QoS) -> Vec<Incoming<'a>> {
             payload,
             once: None,
             held: None,
+            received: None,
         })
         .collect()
 }

@@ -399,6 +399,7 @@ impl Hub {
             payload,
             once: None,
             held: None,
+            received: None,
         };
         let mut kept = Incoming {
             retain: true,

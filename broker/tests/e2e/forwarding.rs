@@ -216,3 +216,74 @@ fn what_explains_is_left_out_where_the_clients_maximum_leaves_no_room() {
     );
     client.expect_closed();
 }
+
+/// Publishes that the broker reads together: with the topic spelt out or as an alias, of another topic each time or of the
+/// same, at another QoS and retain flag.
+// [MQTT-3.3.2-8] v5 [MQTT-3.3.2-9] v5 [MQTT-4.6.0-5]
+#[test]
+fn publishes_in_a_row_go_to_those_who_want_their_topic_in_their_order() {
+    const TOPICS: [&str; 3] = ["row/a", "row/b", "row/c"];
+    let broker = Broker::start();
+    let mut readers: Vec<(&[&str], Client)> = [
+        ("row/a", &TOPICS[..1], Version::V311),
+        ("row/b", &TOPICS[1..2], Version::V5),
+        ("row/+", &TOPICS[..], Version::V5),
+        ("row/#", &TOPICS[..], Version::V311),
+    ]
+    .into_iter()
+    .enumerate()
+    .map(|(number, (filter, topics, version))| {
+        let mut client = Client::new(&broker, version, &format!("reader-{number}"));
+        client.subscribe(filter, QoS::AtMostOnce);
+        (topics, client)
+    })
+    .collect();
+    let mut publisher = Client::new(&broker, Version::V5, "row-pub");
+
+    let mut bytes = Vec::new();
+    let mut sent = Vec::new();
+    let mut state = 7_u32;
+    let mut named = [false; 3];
+    for number in 0..300_u16 {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let draw = state >> 16;
+        let at = (draw % 3) as usize;
+        let alias = [Property::TopicAlias(at as u16 + 1)];
+        // Half of them: the topic alone; a quarter each: with its alias, or the alias alone.
+        let (topic, block) = match draw / 3 % 4 {
+            0 | 1 => (TOPICS[at], properties(&[])),
+            2 if named[at] => ("", properties(&alias)),
+            _ => {
+                named[at] = true;
+                (TOPICS[at], properties(&alias))
+            }
+        };
+        let qos = match draw / 12 % 2 {
+            0 => QoS::AtMostOnce,
+            _ => QoS::AtLeastOnce,
+        };
+        let payload = number.to_string();
+        Packet::Publish(Publish {
+            topic,
+            payload: payload.as_bytes(),
+            qos,
+            retain: draw / 24 % 4 == 0,
+            packet_id: (qos != QoS::AtMostOnce).then(|| id(number + 1)),
+            properties: block.as_properties(),
+            ..Publish::default()
+        })
+        .encode(Version::V5, &mut bytes)
+        .unwrap();
+        sent.push((TOPICS[at], payload));
+    }
+    publisher.send_bytes(&bytes);
+    for (topics, reader) in &mut readers {
+        for (topic, payload) in sent.iter().filter(|(topic, _)| topics.contains(topic)) {
+            let got = reader.expect_message(topic, payload.as_bytes());
+            let publish = got.publish();
+            assert_eq!((publish.qos, publish.retain), (QoS::AtMostOnce, false));
+            assert!(publish.properties.is_empty(), "{publish:?}");
+        }
+        reader.expect_silence();
+    }
+}

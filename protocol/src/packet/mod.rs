@@ -15,7 +15,7 @@ pub use connack::ConnAck;
 pub use connect::{Connect, Will};
 pub use disconnect::{Auth, Disconnect};
 pub use packet_type::PacketType;
-pub use publish::{Publish, PublishLayout, encode_publish_into};
+pub use publish::{Publish, PublishLayout, copy_publish_into, decode_publish, encode_publish_into};
 pub use suback::{SubAck, UnsubAck};
 pub use subscribe::{
     RetainHandling, Subscribe, SubscribeFilters, SubscribeFiltersBuf, SubscribeFiltersIter,
@@ -26,7 +26,7 @@ pub use unsubscribe::{
 };
 
 use crate::error::{DecodeError, EncodeError};
-use crate::frame::peek_frame;
+use crate::frame::{FrameHeader, peek_frame};
 use crate::primitive::{Cursor, MAX_VARINT, put_varint, varint_len};
 use crate::version::{PacketId, Sender, Version};
 
@@ -77,7 +77,7 @@ pub fn decode(frame: &[u8], version: Version, sender: Sender) -> Result<Packet<'
     let (nibble, flags) = (first_byte >> 4, first_byte & 0x0F);
     // PUBLISH first: nearly every packet is one, and all its flags have a meaning.
     if nibble == PacketType::Publish as u8 {
-        return Publish::read(body, flags, version, sender).map(Packet::Publish);
+        return Publish::read(body, flags, version, sender, "").map(Packet::Publish);
     }
     let packet_type = PacketType::from_nibble(nibble)
         .filter(|packet_type| packet_type.exists_in(version))
@@ -103,19 +103,23 @@ pub fn decode(frame: &[u8], version: Version, sender: Sender) -> Result<Packet<'
 /// Splits exactly one packet into its first byte and what follows the fixed header.
 #[inline]
 fn split_header(frame: &[u8]) -> Result<(u8, &[u8]), DecodeError> {
-    let actual = frame.len();
     let header = peek_frame(frame, u32::MAX)?.ok_or(DecodeError::FrameLength {
         declared: 0,
-        actual,
+        actual: frame.len(),
     })?;
-    if header.total_len != actual {
+    Ok((header.first_byte, body_of(header, frame)?))
+}
+
+/// What follows the fixed header of exactly one packet.
+#[inline]
+fn body_of(header: FrameHeader, frame: &[u8]) -> Result<&[u8], DecodeError> {
+    if header.total_len != frame.len() {
         return Err(DecodeError::FrameLength {
             declared: header.total_len,
-            actual,
+            actual: frame.len(),
         });
     }
-    let body = frame.get(header.header_len..).unwrap_or_default();
-    Ok((header.first_byte, body))
+    Ok(frame.get(header.header_len..).unwrap_or_default())
 }
 
 fn read_body(
@@ -128,7 +132,7 @@ fn read_body(
     Ok(match packet_type {
         PacketType::Connect => Packet::Connect(Connect::read(body)?),
         PacketType::ConnAck => Packet::ConnAck(ConnAck::read(body, version)?),
-        PacketType::Publish => Packet::Publish(Publish::read(body, 0, version, sender)?),
+        PacketType::Publish => Packet::Publish(Publish::read(body, 0, version, sender, "")?),
         PacketType::PubAck => Packet::PubAck(ack(packet_type)?),
         PacketType::PubRec => Packet::PubRec(ack(packet_type)?),
         PacketType::PubRel => Packet::PubRel(ack(packet_type)?),

@@ -1,8 +1,9 @@
 //! PUBLISH (section 3.3): the packet that nearly all traffic consists of.
 
 use crate::error::{DecodeError, EncodeError};
+use crate::frame::FrameHeader;
 use crate::packet::PacketType;
-use crate::primitive::{Cursor, check_len, put_binary, put_varint, varint_len};
+use crate::primitive::{Cursor, check_len, put_binary, put_varint, utf8, varint_len};
 use crate::property::{Properties, PropertyContext};
 use crate::topic::{self, TopicError};
 use crate::version::{PacketId, QoS, Sender, Version};
@@ -47,6 +48,7 @@ impl<'a> Publish<'a> {
         flags: u8,
         version: Version,
         sender: Sender,
+        known_topic: &'a str,
     ) -> Result<Self, DecodeError> {
         let qos = QoS::try_from(flags >> 1 & 0b11).map_err(|_| DecodeError::QosReserved {
             field: "publish qos",
@@ -56,7 +58,12 @@ impl<'a> Publish<'a> {
             return Err(DecodeError::DupWithQosZero);
         }
         let mut cursor = Cursor::new(body);
-        let topic = cursor.utf8("topic name")?;
+        let name = cursor.binary("topic name")?;
+        let known = !name.is_empty() && name == known_topic.as_bytes();
+        let topic = match known {
+            true => known_topic,
+            false => utf8("topic name", name)?,
+        };
         let packet_id = if qos == QoS::AtMostOnce {
             None
         } else {
@@ -67,7 +74,9 @@ impl<'a> Publish<'a> {
         } else {
             Properties::EMPTY
         };
-        check_topic(topic, version, properties)?;
+        if !known {
+            check_topic(topic, version, properties)?;
+        }
         let payload = cursor.rest();
         Ok(Self {
             dup,
@@ -165,6 +174,50 @@ impl<'a> Publish<'a> {
     fn first_byte(&self) -> u8 {
         let dup = if self.dup { DUP } else { 0 };
         PacketType::Publish.first_byte() | dup | (self.qos as u8) << 1 | u8::from(self.retain)
+    }
+}
+
+/// Decodes a PUBLISH whose fixed header has been read ([`peek_frame`](crate::peek_frame)); `frame` is all of the packet.
+///
+/// `known_topic` is the topic of a PUBLISH that was decoded before, or `""`: if this one has the same, it is not checked again, and
+/// the slice given back is `known_topic` itself, so that the address tells that they are the same.
+///
+/// # Errors
+///
+/// As of [`decode`](crate::decode).
+#[inline]
+pub fn decode_publish<'a>(
+    header: FrameHeader,
+    frame: &'a [u8],
+    version: Version,
+    sender: Sender,
+    known_topic: &'a str,
+) -> Result<Publish<'a>, DecodeError> {
+    let body = super::body_of(header, frame)?;
+    Publish::read(body, header.first_byte & 0x0F, version, sender, known_topic)
+}
+
+/// Appends a PUBLISH that was decoded from `frame`, whose fixed header has `header_len` bytes, as it came: with the same topic,
+/// properties, packet identifier and payload, and with DUP clear. What is given back is as of [`encode_publish_into`], which would
+/// append the same bytes.
+#[inline]
+pub fn copy_publish_into(
+    out: &mut Vec<u8>,
+    frame: &[u8],
+    header_len: usize,
+    qos: QoS,
+    retain: bool,
+    topic: &str,
+) -> PublishLayout {
+    let start = out.len();
+    out.extend_from_slice(frame);
+    if let Some(first) = out.get_mut(start) {
+        *first = PacketType::Publish.first_byte() | (qos as u8) << 1 | u8::from(retain);
+    }
+    PublishLayout {
+        start,
+        packet_id_at: (qos != QoS::AtMostOnce).then_some(start + header_len + 2 + topic.len()),
+        len: frame.len(),
     }
 }
 

@@ -1,6 +1,8 @@
 //! Encoding and decoding turn each other round, and no bytes make the decoder panic.
 
-use dunlin_protocol::{Packet, PacketType, Properties, Sender, Version, decode, peek_frame};
+use dunlin_protocol::{
+    Packet, PacketType, Properties, Sender, Version, decode, decode_publish, peek_frame,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -22,12 +24,37 @@ fn owned_bytes(owned: &Owned) -> Vec<u8> {
     encoded(&owned.packet(), owned.version)
 }
 
+/// A publish is decoded alike by the way that knows its header, whatever topic was known before.
+fn decode_known(bytes: &[u8], version: Version, sender: Sender) {
+    let Ok(Some(header)) = peek_frame(bytes, u32::MAX) else {
+        return;
+    };
+    if header.first_byte >> 4 != PacketType::Publish as u8 {
+        return;
+    }
+    let publish = |known| decode_publish(header, bytes, version, sender, known);
+    let plain = publish("");
+    assert_eq!(plain.map(Packet::Publish), decode(bytes, version, sender));
+    assert_eq!(publish("another topic"), plain);
+    if let Ok(plain) = plain {
+        let again = publish(plain.topic).expect("it has been decoded");
+        assert_eq!(again, plain);
+        assert!(std::ptr::eq(again.topic, plain.topic));
+        let known = plain.topic.to_owned();
+        let again = decode_publish(header, bytes, version, sender, &known);
+        let again = again.expect("it has been decoded");
+        assert_eq!(again, plain);
+        assert!(known.is_empty() || std::ptr::eq(again.topic, &*known));
+    }
+}
+
 /// Decodes in every way there is; what is let through must survive another round.
 fn decode_anyhow(bytes: &[u8]) {
     for (version, sender) in VERSIONS
         .into_iter()
         .flat_map(|version| SENDERS.map(|sender| (version, sender)))
     {
+        decode_known(bytes, version, sender);
         let Ok(packet) = decode(bytes, version, sender) else {
             continue;
         };

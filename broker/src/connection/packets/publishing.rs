@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use dunlin_protocol::{PacketId, Publish, QoS, ReasonCode};
+use dunlin_protocol::{FrameHeader, PacketId, Publish, QoS, ReasonCode};
 use dunlin_sync::Op;
 
 use super::{Batch, violation};
@@ -12,13 +12,17 @@ use crate::connection::acks::{AckKind, Answer};
 use crate::connection::close::Closing;
 use crate::connection::held::acknowledged;
 use crate::connection::run::Connection;
-use crate::core::frames::{Forwarded, Incoming, Topic};
+use crate::core::frames::{Forwarded, Incoming, Received, Topic};
 use crate::core::inbound::Admitted;
+
+/// Publishes of one read that are made room for at once.
+const PLACES_MAX: usize = 64;
 
 impl Connection {
     pub(super) fn publish<'a>(
         &mut self,
-        packet: &[u8],
+        header: FrameHeader,
+        packet: &'a [u8],
         publish: Publish<'a>,
         batch: &mut Batch<'a>,
     ) -> Result<(), Closing> {
@@ -29,19 +33,25 @@ impl Connection {
         }
         batch.publish_bytes += publish.payload.len() as u64;
         let topic = self.resolve_topic(&publish)?;
-        self.check_publish(&publish, topic.as_str())?;
+        self.check_publish(&publish, topic.as_str(), batch)?;
         if let Some(ack) = acknowledged(&publish)
             && self.must_hold(batch)
         {
             return self.hold(packet, ack, topic, batch);
         }
-        self.take_publish(publish, topic, batch)
+        let received = Received {
+            packet,
+            header_len: header.header_len as u8,
+            v5: self.version.is_v5(),
+        };
+        self.take_publish(publish, topic, Some(received), batch)
     }
 
     pub(in super::super) fn take_publish<'a>(
         &mut self,
         publish: Publish<'a>,
         topic: Topic<'a>,
+        received: Option<Received<'a>>,
         batch: &mut Batch<'a>,
     ) -> Result<(), Closing> {
         let kind = match publish.qos {
@@ -62,11 +72,15 @@ impl Connection {
             retain: publish.retain,
         };
         let name = topic.as_str();
-        if name.starts_with("$SYS")
-            || !self
-                .hub
-                .auth
-                .allows(&self.principal, &self.session.client_id, action, name)
+        // Whoever subscribes while a run is read does so after its bytes were read.
+        let as_before =
+            batch.run.routes.is_some() && batch.knows(name) && batch.run.allowed == Some(action);
+        if !as_before
+            && (name.starts_with("$SYS")
+                || !self
+                    .hub
+                    .auth
+                    .allows(&self.principal, &self.session.client_id, action, name))
         {
             self.end_run(batch);
             return self.refuse_publish(ack, ReasonCode::NOT_AUTHORIZED, batch);
@@ -81,20 +95,39 @@ impl Connection {
             self.hub.metrics.retained_refused(1);
             return self.refuse_publish(ack, ReasonCode::QUOTA_EXCEEDED, batch);
         }
-        let routes = self.hub.directory.routes(name);
-        if batch
-            .run
-            .routes
-            .as_ref()
-            .is_some_and(|same| !Rc::ptr_eq(same, &routes))
-        {
-            self.end_run(batch);
+        if !as_before {
+            let routes = self.hub.directory.routes(name);
+            if batch
+                .run
+                .routes
+                .as_ref()
+                .is_some_and(|same| !Rc::ptr_eq(same, &routes))
+            {
+                self.end_run(batch);
+            }
+            batch.run.routes = Some(routes);
+            batch.run.allowed = Some(action);
         }
-        batch.run.routes = Some(routes);
         let (properties, expiry) = match publish.properties.is_empty() {
             true => (Forwarded::Borrowed(&[][..]), None),
             false => Forwarded::from_publish(publish.properties),
         };
+        let spelt_out = match topic {
+            Topic::Borrowed(topic) => {
+                batch.topic = topic;
+                true
+            }
+            // `topic` and the run's routes belong together.
+            Topic::Alias(_) => {
+                batch.topic = "";
+                false
+            }
+        };
+        let unaltered = spelt_out && matches!(properties, Forwarded::Borrowed(_));
+        if batch.run.publishes.capacity() == 0 {
+            let places = batch.expected.clamp(1, PLACES_MAX);
+            batch.run.publishes.reserve(places);
+        }
         batch.run.publishes.push(Incoming {
             topic,
             qos: publish.qos,
@@ -104,7 +137,9 @@ impl Connection {
             payload: publish.payload,
             once,
             held: None,
+            received: received.filter(|_| unaltered),
         });
+        batch.pubacks += usize::from(kind == Some(AckKind::PubAck));
         batch.run.acks.extend(ack);
         Ok(())
     }
@@ -148,7 +183,12 @@ impl Connection {
         Ok(Topic::Borrowed(publish.topic))
     }
 
-    fn check_publish(&self, publish: &Publish<'_>, topic: &str) -> Result<(), Closing> {
+    fn check_publish(
+        &self,
+        publish: &Publish<'_>,
+        topic: &str,
+        batch: &Batch<'_>,
+    ) -> Result<(), Closing> {
         let (limits, features) = (&self.hub.limits, &self.hub.features);
         if publish.retain && !features.retain_available {
             return Err(violation(
@@ -166,7 +206,8 @@ impl Connection {
             ));
         }
         let levels_max = usize::from(limits.max_topic_levels);
-        if topic.len() >= levels_max && topic.split('/').count() > levels_max {
+        if topic.len() >= levels_max && !batch.knows(topic) && topic.split('/').count() > levels_max
+        {
             return Err(violation(
                 ReasonCode::TOPIC_NAME_INVALID,
                 format!("the topic has more than {levels_max} levels"),
@@ -183,18 +224,7 @@ impl Connection {
         batch: &Batch<'_>,
     ) -> Result<(), Closing> {
         if self.version.is_v5() {
-            let pending = batch
-                .run
-                .acks
-                .iter()
-                .filter(|(kind, _)| *kind == AckKind::PubAck)
-                .count()
-                + batch
-                    .answers
-                    .iter()
-                    .filter(|answer| matches!(answer, Answer::Ack(AckKind::PubAck, ..)))
-                    .count();
-            let open = self.acks.publishes() + pending + self.inbound_open + self.held_len();
+            let open = self.acks.publishes() + batch.pubacks + self.inbound_open + self.held_len();
             let max = usize::from(self.hub.limits.receive_maximum);
             if open >= max && !(qos == QoS::ExactlyOnce && self.repeats(id)) {
                 return Err(violation(
@@ -286,6 +316,7 @@ impl Connection {
                 });
             }
         }
+        batch.pubacks += usize::from(kind == AckKind::PubAck);
         batch.answers.push(Answer::Ack(kind, id, reason));
         Ok(())
     }

@@ -170,6 +170,7 @@ impl Hub {
                 payload: message.payload,
                 once: None,
                 held: held.clone().filter(|_| share.is_some()),
+                received: None,
             };
             let same = run
                 .first()
