@@ -30,7 +30,7 @@ output "redis_peering_range" {
 
 output "redis_ranges" {
   description = "Addresses that Redis has. For the NetworkPolicy in k8s/."
-  value       = local.redis_ranges
+  value       = tolist(local.redis_ranges)
 }
 
 output "mqtt_address" {

@@ -5,7 +5,7 @@ output "url" {
 
 output "ports" {
   description = "Ports: of a cluster the one that tells where the nodes are, and those of the nodes. For the firewall and the NetworkPolicy in k8s/."
-  value       = var.kind == "standalone" ? ["6378"] : ["6379", "11000-13047"]
+  value       = tolist(var.kind == "standalone" ? ["6378"] : ["6379", "11000-13047"])
 }
 
 output "ca" {

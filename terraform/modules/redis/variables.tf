@@ -9,7 +9,7 @@ variable "region" {
 }
 
 variable "name" {
-  description = "Name."
+  description = "Name of Redis."
   type        = string
 }
 
