@@ -148,7 +148,7 @@ pub fn run() -> Exit {
         Some(Command::PrintConfig) => print_config(&loaded),
         Some(Command::Cluster { ask }) => cluster(&loaded, &ask),
         Some(Command::Passwd { .. } | Command::Health { .. }) | None => {
-            serve(loaded, cli.settings.log_level.is_some())
+            serve(loaded, sources, cli.settings.log_level.is_some())
         }
     }
 }
@@ -300,7 +300,7 @@ fn say(text: &str) -> Exit {
     }
 }
 
-fn serve(loaded: Loaded, level_by_flag: bool) -> Exit {
+fn serve(loaded: Loaded, sources: Sources, level_by_flag: bool) -> Exit {
     let rust_log = std::env::var("RUST_LOG").ok().filter(|_| !level_by_flag);
     if let Err(error) = logging::start(&loaded.config.log, rust_log.as_deref()) {
         return fail(Exit::Usage, &format!("{} {error}", Code::Log));
@@ -309,7 +309,7 @@ fn serve(loaded: Loaded, level_by_flag: bool) -> Exit {
     for warning in &loaded.warnings {
         tracing::warn!(code = %warning.code, place = warning.place.as_deref(), "{}", warning.text);
     }
-    server::run(loaded)
+    server::run(loaded, sources)
 }
 
 fn passwd(file: &Path, user: &str) -> Result<(), String> {

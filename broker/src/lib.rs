@@ -21,6 +21,7 @@ pub mod logging;
 pub mod net;
 pub mod ops;
 mod random;
+mod reload;
 mod replica;
 pub mod server;
 pub mod shutdown;

@@ -66,7 +66,7 @@ impl Replica {
             handle.clone(),
         ));
         let beats = Beats::default();
-        handle.spawn(beat(Arc::clone(&beats)));
+        handle.spawn(beat(Arc::clone(&beats), |_late| {}));
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new()
             .name("cluster".into())

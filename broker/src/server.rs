@@ -12,21 +12,24 @@ use dunlin_sync::cluster::engine::ClusterStore;
 use dunlin_sync::cluster::redis::RedisBackplane;
 use dunlin_sync::cluster::{Backplane, Cluster};
 use dunlin_sync::{Durability, EmbeddedOptions, EmbeddedStore, MemoryStore, Store, StoreError};
+use tokio::signal::unix::SignalKind;
 
 use crate::{
     auth::Auth,
-    config::{self, Config, ListenerConfig, Loaded, StoreConfig},
+    config::{self, Config, DrainConfig, ListenerConfig, Loaded, Sources, StoreConfig},
     connection,
     error::{Code, Exit},
-    hub::{Backing, DrainPlan, Farewell, Hub, HubConfig},
+    hub::{Backing, DrainPlan, Hub, HubConfig},
     net::{
         ListenerInfo, Serve,
         acceptor::Acceptor,
         gate::Gate,
         listener::{self, BindError, Bound},
         slots::Slots,
+        tls,
     },
     ops::{self, Health, Metrics, pulse},
+    reload::{Reloader, Running},
     replica::{self, Replica, ReplicaError},
     shutdown::Shutdown,
     workers::Workers,
@@ -59,9 +62,9 @@ enum Failure {
     Runtime(String),
 }
 
-/// Runs the broker until a signal; the log must have been started.
+/// Runs the broker until a signal; the log must have been started. `sources` are what is read again on SIGHUP.
 #[must_use]
-pub fn run(loaded: Loaded) -> Exit {
+pub fn run(loaded: Loaded, sources: Sources) -> Exit {
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -69,7 +72,7 @@ pub fn run(loaded: Loaded) -> Exit {
         Ok(runtime) => runtime,
         Err(error) => return fail(&Failure::Runtime(format!("no runtime: {error}"))),
     };
-    let ended = runtime.block_on(serve(loaded));
+    let ended = runtime.block_on(serve(loaded, sources));
     // The store's last reference may be held by a task of the runtime.
     runtime.shutdown_timeout(LAST_GRACE);
     match ended {
@@ -97,10 +100,18 @@ fn fail(failure: &Failure) -> Exit {
     }
 }
 
-async fn serve(loaded: Loaded) -> Result<Exit, Failure> {
+async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
     let Loaded {
-        config, tls, auth, ..
+        config,
+        effective,
+        tls,
+        users,
+        rules,
+        ..
     } = loaded;
+    let limits = &config.limits;
+    let patience = Duration::from_millis(u64::from(limits.connect_timeout_ms));
+    let auth = Arc::new(Auth::new(users, rules, limits.password_checks, patience));
     let metrics = Arc::new(Metrics::default());
     let health = Arc::new(Health::default());
     let shutdown = Shutdown::default();
@@ -112,15 +123,21 @@ async fn serve(loaded: Loaded) -> Result<Exit, Failure> {
         .on_signals()
         .map_err(|error| Failure::Runtime(format!("signals cannot be received: {error}")))?;
     let signals = tokio::spawn(signals);
+    // It would end the process otherwise.
+    let hangup = tokio::signal::unix::signal(SignalKind::hangup())
+        .map_err(|error| Failure::Runtime(format!("signals cannot be received: {error}")))?;
     let Doors {
         bound,
         ops: ops_socket,
         slots,
-        gate: _gate,
+        gate,
     } = bind(&config, tls, &metrics)?;
     let workers = Arc::new(
-        Workers::start(config.workers)
-            .map_err(|error| Failure::Runtime(format!("no worker threads: {error}")))?,
+        Workers::start(config.workers, {
+            let delay = metrics.worker_delay.clone();
+            move |late| delay.observe(late.as_secs_f64())
+        })
+        .map_err(|error| Failure::Runtime(format!("no worker threads: {error}")))?,
     );
     let ended = Shutdown::default();
     let ops = ops_socket.map(|socket| {
@@ -137,7 +154,7 @@ async fn serve(loaded: Loaded) -> Result<Exit, Failure> {
     for (index, beats) in workers.beats().enumerate() {
         health.pulses().watch(format!("worker-{index}"), beats);
     }
-    let observing = tokio::spawn(observe(Arc::clone(&health), slots));
+    let observing = tokio::spawn(observe(Arc::clone(&health), Arc::clone(&slots)));
 
     let mut replica = match &config.store {
         StoreConfig::Redis(redis) => Some(Replica::start(redis, &config.limits)?),
@@ -156,7 +173,7 @@ async fn serve(loaded: Loaded) -> Result<Exit, Failure> {
             }
         }
     };
-    let hub = start_hub(&config, shared.clone(), auth, &metrics, &health).await?;
+    let hub = start_hub(&config, shared.clone(), &auth, &metrics, &health).await?;
     if let Some(replica) = &replica {
         let joined = tokio::select! {
             joined = reminded(&replica.backplane, hub.join()) => joined,
@@ -168,6 +185,21 @@ async fn serve(loaded: Loaded) -> Result<Exit, Failure> {
     let telling = shared
         .clone()
         .map(|shared| tokio::spawn(tell_of_cluster(shared, hub.clone(), metrics.clone())));
+    let drain = Arc::new(ArcSwap::from_pointee(config.drain.clone()));
+    let running = Running {
+        sources,
+        acceptors: bound
+            .iter()
+            .map(|bound| Arc::clone(&bound.acceptor))
+            .collect(),
+        auth,
+        hub: Arc::clone(&hub),
+        slots,
+        gate,
+        drain: Arc::clone(&drain),
+        metrics: Arc::clone(&metrics),
+    };
+    let reloading = tokio::spawn(Reloader::new(running, config, effective).run(hangup));
     health.set_started();
     tracing::info!(
         workers = workers.len(),
@@ -181,7 +213,7 @@ async fn serve(loaded: Loaded) -> Result<Exit, Failure> {
     tokio::spawn(become_unready(
         shutdown,
         Arc::clone(&health),
-        config.drain.delay,
+        Arc::clone(&drain),
         close.clone(),
     ));
     let listened = tokio::select! {
@@ -192,9 +224,11 @@ async fn serve(loaded: Loaded) -> Result<Exit, Failure> {
     };
 
     health.set_draining();
+    reloading.abort();
+    let drain = drain.load_full();
     let plan = DrainPlan {
-        time: config.drain.timeout,
-        rate: config.drain.rate,
+        time: drain.timeout,
+        rate: drain.rate,
     };
     let drained = hub.drain(plan).await;
     if let Some(telling) = telling {
@@ -227,7 +261,7 @@ async fn serve(loaded: Loaded) -> Result<Exit, Failure> {
     tracing::warn!(
         code = %Code::DrainTimedOut,
         connections = cut_off,
-        drain_timeout_ms = u64::try_from(config.drain.timeout.as_millis()).unwrap_or(u64::MAX),
+        drain_timeout_ms = u64::try_from(drain.timeout.as_millis()).unwrap_or(u64::MAX),
         "stopped before every client had let go"
     );
     Ok(Exit::DrainTimedOut)
@@ -235,9 +269,15 @@ async fn serve(loaded: Loaded) -> Result<Exit, Failure> {
 
 /// From the wish to stop on the broker is unready, and its listeners are closed when balancers have noticed. Until then new
 /// clients are served as ever: a closed port is worse for them than a replica that sends them on in a moment.
-async fn become_unready(shutdown: Shutdown, health: Arc<Health>, delay: Duration, close: Shutdown) {
+async fn become_unready(
+    shutdown: Shutdown,
+    health: Arc<Health>,
+    drain: Arc<ArcSwap<DrainConfig>>,
+    close: Shutdown,
+) {
     shutdown.wait().await;
     health.set_draining();
+    let delay = drain.load().delay;
     if !delay.is_zero() {
         tracing::info!(
             delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
@@ -268,7 +308,7 @@ async fn observe(health: Arc<Health>, slots: Arc<Slots>) {
 async fn start_hub(
     config: &Config,
     shared: Option<Arc<ClusterStore>>,
-    auth: Auth,
+    auth: &Arc<Auth>,
     metrics: &Arc<Metrics>,
     health: &Arc<Health>,
 ) -> Result<Arc<Hub>, Failure> {
@@ -276,19 +316,16 @@ async fn start_hub(
     let hub = HubConfig {
         limits: config.limits.clone(),
         features: config.features.clone(),
-        farewell: Farewell {
-            reference: config.drain.server_reference.clone(),
-            moved: config.drain.server_moved,
-        },
+        farewell: config.farewell(),
         ..HubConfig::default()
     };
-    let (metrics, health) = (Arc::clone(metrics), Arc::clone(health));
+    let (auth, metrics, health) = (Arc::clone(auth), Arc::clone(metrics), Arc::clone(health));
     let started = tokio::task::spawn_blocking(move || {
         let backing = match shared {
             Some(shared) => Backing::Shared(shared),
             None => Backing::Own(open_store(&store)?),
         };
-        Hub::start(hub, backing, Arc::new(auth), metrics, health)
+        Hub::start(hub, backing, auth, metrics, health)
     });
     match started.await {
         Ok(hub) => Ok(hub?),
@@ -359,7 +396,7 @@ fn open_store(config: &StoreConfig) -> Result<Arc<dyn Store>, StoreError> {
     }
 }
 
-type Tls = Vec<Option<Arc<rustls::ServerConfig>>>;
+type Tls = Vec<Option<tls::Loaded>>;
 
 /// Where one comes in.
 struct Doors {
@@ -451,12 +488,15 @@ fn acceptor(
     config: &Config,
     listener: &ListenerConfig,
     info: ListenerInfo,
-    tls: Option<Arc<rustls::ServerConfig>>,
+    tls: Option<tls::Loaded>,
     metrics: &Arc<Metrics>,
 ) -> Acceptor {
+    if let Some(tls) = &tls {
+        metrics.certificate(&info.name, tls.not_after);
+    }
     Acceptor {
-        info: Arc::new(info),
-        tls: tls.map(ArcSwap::new),
+        info: ArcSwap::from_pointee(info),
+        tls: tls.map(|tls| ArcSwap::from_pointee(tls.into())),
         name_from: listener.tls.as_ref().and_then(|tls| tls.name_from),
         proxy: listener.proxy_protocol,
         path: listener.path.clone(),

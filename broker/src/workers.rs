@@ -76,18 +76,21 @@ pub enum SpawnError {
 }
 
 impl Workers {
-    /// Starts `count` workers (at least one).
+    /// Starts `count` workers (at least one). `late` is told now and then how late a timer of a worker fires.
     ///
     /// # Errors
     /// When the system refuses a thread or a runtime.
-    pub fn start(count: usize) -> io::Result<Self> {
+    pub fn start(
+        count: usize,
+        late: impl Fn(Duration) + Clone + Send + 'static,
+    ) -> io::Result<Self> {
         let mut workers = Vec::new();
         let mut threads = Vec::new();
         for index in 0..count.max(1) {
             let (jobs, queue) = mpsc::channel(WAITING_JOBS);
             let load = Arc::new(Load::default());
             let beats = Beats::default();
-            let beating = beat(Arc::clone(&beats));
+            let beating = beat(Arc::clone(&beats), late.clone());
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .max_blocking_threads(16)

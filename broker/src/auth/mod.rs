@@ -8,11 +8,12 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
+use arc_swap::{ArcSwap, ArcSwapOption};
 use dunlin_protocol::{QoS, ReasonCode};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -87,8 +88,10 @@ impl Drop for Waiting<'_> {
 /// Decides who may connect, and do what. Cheap to ask.
 #[derive(Debug)]
 pub struct Auth {
-    users: Option<Arc<Users>>,
-    rules: Rules,
+    users: ArcSwapOption<Users>,
+    rules: ArcSwap<Rules>,
+    /// Everything is allowed: there is nothing to look up.
+    open: AtomicBool,
     checks: Semaphore,
     checks_max: usize,
     /// Checks that wait for their turn.
@@ -103,14 +106,34 @@ impl Auth {
     #[must_use]
     pub fn new(users: Option<Users>, rules: Rules, checks: usize, patience: Duration) -> Self {
         Self {
-            users: users.map(Arc::new),
-            rules,
+            users: ArcSwapOption::new(users.map(Arc::new)),
+            open: AtomicBool::new(rules.allow_all()),
+            rules: ArcSwap::from_pointee(rules),
             checks: Semaphore::new(checks.max(1)),
             checks_max: checks.max(1),
             waiting: AtomicUsize::new(0),
             takes_us: AtomicU64::new(0),
             patience,
         }
+    }
+
+    /// From now on these hold. Who is connected stays; what it does next is judged by the new rules.
+    pub fn renew(&self, users: Option<Users>, rules: Rules) {
+        self.users.store(users.map(Arc::new));
+        // Never open for a moment in between.
+        self.open.store(false, Ordering::Relaxed);
+        let open = rules.allow_all();
+        self.rules.store(Arc::new(rules));
+        self.open.store(open, Ordering::Relaxed);
+    }
+
+    /// From now on these are the users; false when they are the same.
+    pub fn renew_users(&self, users: Users) -> bool {
+        if self.users.load().as_deref() == Some(&users) {
+            return false;
+        }
+        self.users.store(Some(Arc::new(users)));
+        true
     }
 
     /// Lets everybody in and allows everything, for tests.
@@ -131,13 +154,12 @@ impl Auth {
             });
         }
         let anonymous = credentials.listener.anonymous;
-        match (credentials.username, &self.users) {
+        match (credentials.username, self.users.load_full()) {
             (Some(name), Some(users)) => {
                 let password = credentials
                     .password
                     .ok_or(ReasonCode::BAD_USER_NAME_OR_PASSWORD)?;
-                self.check(Arc::clone(users), Arc::clone(&name), password)
-                    .await?;
+                self.check(users, Arc::clone(&name), password).await?;
                 Ok(Principal {
                     username: Some(name),
                 })
@@ -197,7 +219,10 @@ impl Auth {
     /// (`$share/…` included). Without rules this is one comparison.
     #[must_use]
     pub fn allows(&self, who: &Principal, client_id: &str, action: Action, topic: &str) -> bool {
-        self.rules
-            .allow(who.username.as_deref(), client_id, action, topic)
+        self.open.load(Ordering::Relaxed)
+            || self
+                .rules
+                .load()
+                .allow(who.username.as_deref(), client_id, action, topic)
     }
 }

@@ -97,6 +97,12 @@ impl Rules {
         }
     }
 
+    /// Whether every client may do everything.
+    #[must_use]
+    pub fn allow_all(&self) -> bool {
+        self.rules.is_empty() && self.default == Effect::Allow
+    }
+
     /// Whether a client may do something.
     #[must_use]
     pub fn allow(&self, user: Option<&str>, client: &str, action: Action, topic: &str) -> bool {

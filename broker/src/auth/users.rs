@@ -9,7 +9,7 @@ use std::{
 use super::password::Hashed;
 
 /// Names and their hashes.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Users {
     by_name: HashMap<Box<str>, Hashed>,
     /// Checked for names that do not exist, so that time does not tell which do.

@@ -22,6 +22,7 @@ pub use features::Features;
 pub use layers::{Override, OverrideValue, Sources};
 pub use limits::{Limits, QueueFull};
 pub use listener::{ClientAuth, ListenerConfig, ListenerKind, NameFrom, ProxyProtocol, TlsConfig};
+pub(crate) use prepare::load_users;
 pub use prepare::{Loaded, load, ops_address};
 pub use redis::RedisConfig;
 pub use report::{Problem, Problems};
@@ -29,6 +30,7 @@ pub use report::{Problem, Problems};
 pub(crate) use report::Report;
 
 use crate::error::Code;
+use crate::hub::Farewell;
 use reader::Section;
 use setting::{Setting, parse_address, word_setting};
 
@@ -137,6 +139,8 @@ pub struct Config {
     pub workers: usize,
     /// How clients are taken leave of after SIGTERM.
     pub drain: DrainConfig,
+    /// How often certificates and users files are looked at; zero: never.
+    pub watch: Duration,
     /// Every bound.
     pub limits: Limits,
     /// What is offered.
@@ -169,6 +173,7 @@ impl Config {
         Self {
             workers: root.get("workers", cores, &(1..=1_024)),
             drain: read_drain(root),
+            watch: Duration::from_millis(root.get("watch_files_ms", 5_000, &(0..=3_600_000))),
             limits: root.table("limits"),
             features: root.table("features"),
             store: read_where(root),
@@ -241,6 +246,14 @@ impl Config {
                 listener.name
             );
             report.problem_at(Code::WhoMayConnect, &listener.key, text);
+        }
+    }
+
+    /// What clients are told when the broker stops.
+    pub(crate) fn farewell(&self) -> Farewell {
+        Farewell {
+            reference: self.drain.server_reference.clone(),
+            moved: self.drain.server_moved,
         }
     }
 

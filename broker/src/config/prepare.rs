@@ -1,11 +1,11 @@
 //! The last step before anything starts: the files that the configuration names are read too, and
 //! what is wrong with them is reported along with the rest.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::path::Path;
 
 use super::{AuthConfig, Config, Problem, Problems, Report, Sources};
 use crate::{
-    auth::{Auth, Rules, Users},
+    auth::{Rules, Users},
     error::Code,
     net::tls,
 };
@@ -21,9 +21,11 @@ pub struct Loaded {
     /// What can be lived with.
     pub warnings: Vec<Problem>,
     /// TLS of each listener, in the order of `config.listeners`.
-    pub tls: Vec<Option<Arc<rustls::ServerConfig>>>,
-    /// Who may connect, and do what.
-    pub auth: Auth,
+    pub tls: Vec<Option<tls::Loaded>>,
+    /// Who may connect by name.
+    pub users: Option<Users>,
+    /// What they may do.
+    pub rules: Rules,
 }
 
 /// Reads, merges and checks everything.
@@ -42,17 +44,16 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
         .auth
         .users
         .as_deref()
-        .and_then(|path| load_users(path, &mut report));
+        .and_then(|path| read_users(path, &mut report));
     let rules = compile_rules(&config.auth, &mut report);
     let warnings = report.finish()?;
-    let patience = Duration::from_millis(u64::from(config.limits.connect_timeout_ms));
-    let auth = Auth::new(users, rules, config.limits.password_checks, patience);
     Ok(Loaded {
         config,
         effective,
         warnings,
         tls,
-        auth,
+        users,
+        rules,
     })
 }
 
@@ -67,17 +68,14 @@ pub fn ops_address(sources: &Sources) -> Result<Option<std::net::SocketAddr>, Pr
     Ok(config.ops.listen)
 }
 
-fn load_tls(
-    listener: &super::ListenerConfig,
-    report: &mut Report,
-) -> Option<Arc<rustls::ServerConfig>> {
+fn load_tls(listener: &super::ListenerConfig, report: &mut Report) -> Option<tls::Loaded> {
     let key_of = |key: &str| format!("{}.tls.{key}", listener.key);
     match tls::load(listener.tls.as_ref()?) {
-        Ok(loaded) => {
-            for warning in loaded.warnings {
+        Ok(mut loaded) => {
+            for warning in std::mem::take(&mut loaded.warnings) {
                 report.warning_at(warning.code, &key_of(warning.key), warning.text);
             }
-            Some(loaded.config)
+            Some(loaded)
         }
         Err(faults) => {
             for fault in faults {
@@ -88,7 +86,18 @@ fn load_tls(
     }
 }
 
-fn load_users(path: &Path, report: &mut Report) -> Option<Users> {
+/// Reads a users file.
+///
+/// # Errors
+/// All that is wrong with it.
+pub(crate) fn load_users(path: &Path) -> Result<Users, Problems> {
+    let mut report = Report::default();
+    let users = read_users(path, &mut report);
+    report.finish()?;
+    Ok(users.unwrap_or_default())
+}
+
+fn read_users(path: &Path, report: &mut Report) -> Option<Users> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) => {

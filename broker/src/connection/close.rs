@@ -115,7 +115,7 @@ impl Connection {
         self.hub.metrics.connection_closed(&self.here);
         if let Some(reason) = closing.reason_code() {
             if closing == Closing::Asked(CloseRequest::ServerShutdown) && self.version.is_v5() {
-                let farewell = farewell(&self.hub.farewell, self.max_packet);
+                let farewell = farewell(&self.hub.farewell.load(), self.max_packet);
                 self.local
                     .extend(&farewell.unwrap_or_else(|| disconnect(reason, "", self.max_packet)));
             } else if self.version.is_v5() {

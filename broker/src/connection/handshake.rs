@@ -84,12 +84,17 @@ pub(super) async fn handshake(hub: &Arc<Hub>, mut accepted: Accepted) -> Option<
         )),
         Err(refusal) => {
             hub.metrics.refused(refusal.counted_as);
-            tracing::info!(
-                peer = %accepted.peer,
-                reason = %format_args!("{:#04x} {}", refusal.reason.0, refusal.reason.name()),
-                why = refusal.why,
-                "connection refused"
-            );
+            // In a storm there are thousands of those; the metric has them all.
+            if refusal.reason == ReasonCode::SERVER_BUSY {
+                tracing::debug!(peer = %accepted.peer, why = refusal.why, "connection refused: busy");
+            } else {
+                tracing::info!(
+                    peer = %accepted.peer,
+                    reason = %format_args!("{:#04x} {}", refusal.reason.0, refusal.reason.name()),
+                    why = refusal.why,
+                    "connection refused"
+                );
+            }
             let connack = refuse(&refusal);
             say_goodbye(&mut accepted.transport, &connack).await;
             None
@@ -410,7 +415,7 @@ fn request(
     ConnectRequest {
         client_id,
         clean_start: connect.clean_start,
-        expiry_interval: asked.min(limits.max_session_expiry),
+        expiry_interval: asked.min(hub.live.load().max_session_expiry),
         link: LinkOptions {
             version: connect.version,
             max_packet: max_packet(connect),
@@ -429,7 +434,7 @@ fn max_packet(connect: &Connect<'_>) -> u32 {
 /// [MQTT-3.1.2-21]: an MQTT 5 client is told of a shorter keep alive and must use it; an older one
 /// cannot be told and keeps its own.
 fn server_keep_alive(hub: &Hub, connect: &Connect<'_>) -> Option<u16> {
-    let max = hub.limits.max_keep_alive;
+    let max = hub.live.load().max_keep_alive;
     let too_long = connect.keep_alive == 0 || connect.keep_alive > max;
     (max > 0 && connect.version.is_v5() && too_long).then_some(max)
 }

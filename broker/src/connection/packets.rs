@@ -252,7 +252,8 @@ impl Connection {
         Closing::Disconnected {
             // [MQTT-3.14.4-3]: only reason 0x00 discards the will.
             will: disconnect.reason != ReasonCode::NORMAL_DISCONNECTION,
-            expiry_interval: asked.map(|seconds| seconds.min(self.hub.limits.max_session_expiry)),
+            expiry_interval: asked
+                .map(|seconds| seconds.min(self.hub.live.load().max_session_expiry)),
         }
     }
 }

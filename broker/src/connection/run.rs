@@ -156,7 +156,7 @@ impl Connection {
         let here = hub.metrics.connection_opened(&listener.name, version);
         tracing::debug!(client = %attached.session.client_id, %peer, ?version, present = attached.present, "client connected");
         Self {
-            throttle: Throttle::new(hub.limits.publish_rate, now).map(Box::new),
+            throttle: Throttle::new(hub.live.load().publish_rate, now).map(Box::new),
             hub,
             session: attached.session,
             wake: attached.wake,

@@ -151,7 +151,7 @@ impl Hub {
         self: &Arc<Self>,
         request: &ConnectRequest,
     ) -> Result<Arc<Session>, AttachError> {
-        if request.expiry_interval > 0 && self.stored_len() >= self.limits.max_sessions {
+        if request.expiry_interval > 0 && self.stored_len() >= self.live.load().max_sessions {
             return Err(AttachError::TooManySessions);
         }
         let number = self

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crate::hash::RandomState;
+use arc_swap::ArcSwap;
 use dunlin_sync::cluster::Cluster;
 use dunlin_sync::{SessionId, Store, StoreError};
 use parking_lot::{Mutex, RwLock};
@@ -120,8 +121,10 @@ impl std::fmt::Debug for Backing {
 /// The broker's shared state.
 pub struct Hub {
     pub(crate) limits: Limits,
+    /// The bounds that can be changed while the broker runs; of `limits` they are what it started with.
+    pub(crate) live: ArcSwap<Limits>,
     pub(crate) features: Features,
-    pub(crate) farewell: Farewell,
+    pub(crate) farewell: ArcSwap<Farewell>,
     pub(crate) auth: Arc<Auth>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) health: Arc<Health>,
@@ -190,9 +193,10 @@ impl Hub {
             },
             congestion_bytes: limits.outbox_bytes as usize / 2,
             congested: AtomicUsize::new(0),
+            live: ArcSwap::from_pointee(limits.clone()),
             limits,
             features: config.features,
-            farewell: config.farewell,
+            farewell: ArcSwap::from_pointee(config.farewell),
             auth,
             metrics,
             health,
@@ -222,6 +226,16 @@ impl Hub {
         }
         sweep::spawn(&hub);
         Ok(hub)
+    }
+
+    /// Other bounds from now on, as far as they can be changed.
+    pub(crate) fn set_limits(&self, limits: &Limits) {
+        self.live.store(Arc::new(limits.clone()));
+    }
+
+    /// What clients are told when the broker stops.
+    pub(crate) fn set_farewell(&self, farewell: Farewell) {
+        self.farewell.store(Arc::new(farewell));
     }
 
     fn shard(&self, client_id: &str) -> &Shard {

@@ -292,8 +292,9 @@ impl Hub {
     }
 
     fn has_place(&self, retained: &Retained, topic: &str, size: usize) -> bool {
-        let fits = retained.bytes() + size as u64 <= self.limits.max_retained_bytes;
-        fits && (retained.len() < self.limits.max_retained || retained.get(topic).is_some())
+        let limits = self.live.load();
+        let fits = retained.bytes() + size as u64 <= limits.max_retained_bytes;
+        fits && (retained.len() < limits.max_retained || retained.get(topic).is_some())
     }
 
     fn set_retained(&self, publish: &Incoming<'_>, origin: &Origin, outcome: &mut Outcome) {

@@ -27,7 +27,8 @@ impl Hub {
         let before = {
             let mut state = session.lock();
             if !state.subscriptions.contains_key(filter)
-                && state.subscriptions.len() >= self.limits.max_subscriptions_per_client as usize
+                && state.subscriptions.len()
+                    >= self.live.load().max_subscriptions_per_client as usize
             {
                 return (ReasonCode::QUOTA_EXCEEDED, false);
             }
@@ -111,7 +112,7 @@ impl Hub {
     fn group_has_place(&self, share: &str) -> bool {
         self.directory
             .group(share)
-            .is_none_or(|group| group.len() < self.limits.max_shared_group_members as usize)
+            .is_none_or(|group| group.len() < self.live.load().max_shared_group_members as usize)
     }
 
     /// Removes a subscription. Gives back the reason code for UNSUBACK; `ops` as with

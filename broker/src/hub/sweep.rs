@@ -92,7 +92,7 @@ impl Hub {
             store_pending_bytes: self.pending_bytes(),
             congested: self.congested.load(Ordering::Relaxed),
         });
-        self.metrics.set_limits(&self.limits);
+        self.metrics.set_limits(&self.live.load());
     }
 
     fn publish_sys(self: &Arc<Self>) {

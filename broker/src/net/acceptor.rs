@@ -30,10 +30,10 @@ use crate::{
 #[derive(Debug)]
 pub struct Acceptor {
     /// The listener.
-    pub info: Arc<ListenerInfo>,
+    pub info: ArcSwap<ListenerInfo>,
     /// TLS, where the listener has it. Swapped as a whole, so that certificates can be renewed while
     /// the broker runs.
-    pub tls: Option<ArcSwap<ServerConfig>>,
+    pub tls: Option<ArcSwap<Serving>>,
     /// Where the user name is taken from.
     pub name_from: Option<NameFrom>,
     /// Whether a PROXY header comes first.
@@ -46,6 +46,24 @@ pub struct Acceptor {
     pub max_message: usize,
     /// Where refusals are counted.
     pub metrics: Arc<Metrics>,
+}
+
+/// TLS as new connections get it.
+#[derive(Debug)]
+pub struct Serving {
+    /// For rustls.
+    pub config: Arc<ServerConfig>,
+    /// What it was made of.
+    pub fingerprint: tls::Fingerprint,
+}
+
+impl From<tls::Loaded> for Serving {
+    fn from(loaded: tls::Loaded) -> Self {
+        Self {
+            config: loaded.config,
+            fingerprint: loaded.fingerprint,
+        }
+    }
 }
 
 /// Why a socket did not become a connection.
@@ -84,6 +102,34 @@ impl Refused {
 }
 
 impl Acceptor {
+    /// The listener.
+    #[must_use]
+    pub fn info(&self) -> Arc<ListenerInfo> {
+        self.info.load_full()
+    }
+
+    /// Whether clients without a name are accepted, of those who come from now on.
+    pub fn set_anonymous(&self, anonymous: bool) {
+        let info = self.info();
+        if info.anonymous != anonymous {
+            let info = ListenerInfo::clone(&info);
+            self.info
+                .store(Arc::new(ListenerInfo { anonymous, ..info }));
+        }
+    }
+
+    /// Connections that come from now on get this; false when it is what they get already, or the listener has no TLS.
+    pub fn set_tls(&self, loaded: tls::Loaded) -> bool {
+        let Some(serving) = &self.tls else {
+            return false;
+        };
+        if serving.load().fingerprint == loaded.fingerprint {
+            return false;
+        }
+        serving.store(Arc::new(loaded.into()));
+        true
+    }
+
     /// Makes a connection of a socket; `None` when it is none, which has then been logged and counted.
     /// Must run on the runtime that will serve the connection. Not cancel safe: the socket is lost.
     pub async fn accept(
@@ -94,7 +140,8 @@ impl Acceptor {
         admission: Admission,
     ) -> Option<Accepted> {
         let mut from = peer;
-        let handshake = self.handshake(socket, &mut from);
+        let info = self.info();
+        let handshake = self.handshake(socket, &mut from, &info);
         let left = self.connect_timeout.saturating_sub(accepted_at.elapsed());
         let result = match tokio::time::timeout(left, handshake).await {
             Ok(result) => result,
@@ -102,7 +149,7 @@ impl Acceptor {
         };
         match result {
             Ok((transport, tls_name)) => {
-                let listener = Arc::clone(&self.info);
+                let listener = info;
                 Some(Accepted {
                     transport,
                     peer: from,
@@ -114,7 +161,7 @@ impl Acceptor {
             }
             Err(refused) => {
                 self.metrics.refused(refused.reason());
-                let listener = &*self.info.name;
+                let listener = &*info.name;
                 match refused {
                     // Connections come and go; nothing was wrong with what they said.
                     Refused::Silent | Refused::Socket(_) => {
@@ -133,6 +180,7 @@ impl Acceptor {
         &self,
         socket: std::net::TcpStream,
         peer: &mut SocketAddr,
+        info: &ListenerInfo,
     ) -> Result<(Transport, Option<Arc<str>>), Refused> {
         let mut tcp = TcpStream::from_std(socket)?;
         tcp.set_nodelay(true)?;
@@ -141,22 +189,22 @@ impl Acceptor {
         {
             *peer = client;
         }
-        match self.info.kind {
+        match info.kind {
             // What does not begin with CONNECT is noticed when it is read.
             ListenerKind::Tcp => Ok((Transport::Tcp(tcp), None)),
             ListenerKind::Ws => {
-                self.look(&mut tcp, |found| {
+                self.look(&mut tcp, info, |found| {
                     matches!(found, Sniffed::Mqtt | Sniffed::Tls | Sniffed::Proxy)
                 })
                 .await?;
                 Ok((Transport::Ws(Box::new(self.websocket(tcp).await?)), None))
             }
             ListenerKind::Tls => {
-                let (stream, name) = self.tls(tcp).await?;
+                let (stream, name) = self.tls(tcp, info).await?;
                 Ok((Transport::Tls(Box::new(stream)), name))
             }
             ListenerKind::Wss => {
-                let (stream, name) = self.tls(tcp).await?;
+                let (stream, name) = self.tls(tcp, info).await?;
                 Ok((
                     Transport::Wss(Box::new(self.websocket(stream).await?)),
                     name,
@@ -169,6 +217,7 @@ impl Acceptor {
     async fn look(
         &self,
         tcp: &mut TcpStream,
+        info: &ListenerInfo,
         wrong: impl Fn(Sniffed) -> bool,
     ) -> Result<(), Refused> {
         let mut first = [0; 3];
@@ -180,24 +229,26 @@ impl Acceptor {
         else {
             return Ok(());
         };
-        let answer = found.answer(&self.info);
+        let answer = found.answer(info);
         if !answer.is_empty() {
             websocket::say_last(tcp, &answer).await?;
         }
-        Err(Refused::NotMqtt(found.message(&self.info)))
+        Err(Refused::NotMqtt(found.message(info)))
     }
 
     async fn tls(
         &self,
         mut tcp: TcpStream,
+        info: &ListenerInfo,
     ) -> Result<(TlsStream<TcpStream>, Option<Arc<str>>), Refused> {
-        self.look(&mut tcp, |found| found != Sniffed::Tls).await?;
-        let Some(config) = &self.tls else {
+        self.look(&mut tcp, info, |found| found != Sniffed::Tls)
+            .await?;
+        let Some(serving) = &self.tls else {
             return Err(Refused::Tls(std::io::Error::other(
                 "the listener has no certificate",
             )));
         };
-        let stream = TlsAcceptor::from(config.load_full())
+        let stream = TlsAcceptor::from(Arc::clone(&serving.load().config))
             .accept(tcp)
             .await
             .map_err(Refused::Tls)?;

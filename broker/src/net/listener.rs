@@ -175,7 +175,8 @@ impl AcceptLoop {
     fn hand_over(&self, socket: std::net::TcpStream, peer: SocketAddr, place: Place) {
         let accepted_at = Instant::now();
         self.metrics.sockets_accepted.inc();
-        let listener = &*self.acceptor.info.name;
+        let info = self.acceptor.info();
+        let listener = &*info.name;
         // Without a slot it is served up to its CONNECT, so that it can be told why not.
         let admission = Admission {
             slot: Slot::take(&self.slots),
@@ -217,7 +218,8 @@ impl AcceptLoop {
         if due {
             self.logged = Some(Instant::now());
             let out_of_files = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
-            let listener = &*self.acceptor.info.name;
+            let info = self.acceptor.info();
+            let listener = &*info.name;
             if out_of_files
                 .iter()
                 .any(|errno| code == Some(errno.raw_os_error()))

@@ -2,6 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
+use ::ring::digest::{Context, SHA256};
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::{CryptoProvider, ring},
@@ -36,9 +37,16 @@ pub struct TlsFault {
 pub struct Loaded {
     /// For new connections.
     pub config: Arc<ServerConfig>,
+    /// When the server's certificate expires, in Unix seconds.
+    pub not_after: i64,
+    /// The same for the same files: SHA-256 over all that was read.
+    pub fingerprint: Fingerprint,
     /// What can be lived with, such as a certificate that has expired.
     pub warnings: Vec<TlsFault>,
 }
+
+/// Tells files from others.
+pub type Fingerprint = [u8; 32];
 
 /// Reads the files and makes the configuration.
 ///
@@ -47,6 +55,7 @@ pub struct Loaded {
 pub fn load(tls: &TlsConfig) -> Result<Loaded, Vec<TlsFault>> {
     let provider = Arc::new(ring::default_provider());
     let mut faults = Vec::new();
+    let fingerprint = fingerprint(tls);
     let chain = keep(certificates(&tls.certificate, "certificate"), &mut faults);
     let key = keep(private_key(&tls.key), &mut faults);
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -58,6 +67,7 @@ pub fn load(tls: &TlsConfig) -> Result<Loaded, Vec<TlsFault>> {
     };
 
     let warnings = validity(&chain, &tls.certificate).into_iter().collect();
+    let not_after = expiry(&chain).unwrap_or_default();
     let builder = match verifier {
         None => builder.with_no_client_auth(),
         Some(verifier) => builder.with_client_cert_verifier(verifier),
@@ -77,8 +87,34 @@ pub fn load(tls: &TlsConfig) -> Result<Loaded, Vec<TlsFault>> {
     }
     Ok(Loaded {
         config: Arc::new(config),
+        not_after,
+        fingerprint,
         warnings,
     })
+}
+
+/// Files that are not there count as empty: their fault is found elsewhere.
+fn fingerprint(tls: &TlsConfig) -> Fingerprint {
+    let mut digest = Context::new(&SHA256);
+    for path in [
+        Some(&tls.certificate),
+        Some(&tls.key),
+        tls.client_ca.as_ref(),
+    ] {
+        let content = path.and_then(|path| std::fs::read(path).ok());
+        let content = content.unwrap_or_default();
+        digest.update(&content.len().to_le_bytes());
+        digest.update(&content);
+    }
+    digest.update(&[tls.client_auth as u8]);
+    let mut fingerprint = Fingerprint::default();
+    fingerprint.copy_from_slice(digest.finish().as_ref());
+    fingerprint
+}
+
+fn expiry(chain: &[CertificateDer<'_>]) -> Option<i64> {
+    let (_, certificate) = X509Certificate::from_der(chain.first()?).ok()?;
+    Some(certificate.validity().not_after.timestamp())
 }
 
 fn keep<T>(result: Result<T, TlsFault>, faults: &mut Vec<TlsFault>) -> Option<T> {

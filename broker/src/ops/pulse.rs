@@ -1,6 +1,6 @@
 //! Whether the loops of the threads move.
 //!
-//! Each loop raises a counter once a second, and one observer looks once a second whether it has. The observer counts
+//! Each loop raises a counter some times a second, and one observer looks once a second whether it has. The observer counts
 //! its own looks, not the time: a process that was stopped, or a machine that slept, is not taken for a stalled loop.
 
 use std::sync::{
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-/// How often a loop shows that it moves, and how often the observer looks.
+/// A loop shows within this time that it moves, and the observer looks as often.
 pub const BEAT: Duration = Duration::from_secs(1);
 
 /// What one loop raises.
@@ -66,12 +66,12 @@ impl Pulses {
     }
 }
 
-/// Raises the counter every [`BEAT`]; never ends.
-pub(crate) async fn beat(beats: Beats) {
-    let mut ticks = tokio::time::interval(BEAT);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+/// Raises the counter some times every [`BEAT`], and tells how late it was each time; never ends.
+pub(crate) async fn beat(beats: Beats, late: impl Fn(Duration)) {
     loop {
-        ticks.tick().await;
+        let due = tokio::time::Instant::now() + BEAT / 4;
+        tokio::time::sleep_until(due).await;
+        late(due.elapsed());
         beats.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -17,5 +17,6 @@ mod ops;
 mod passwords;
 mod process;
 mod proxy;
+mod reload;
 mod rig;
 mod websocket;

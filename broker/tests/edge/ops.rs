@@ -221,7 +221,7 @@ async fn a_loop_that_stands_still_makes_the_broker_unready_and_later_dead() {
 
 #[tokio::test]
 async fn the_loops_of_the_workers_move() {
-    let workers = dunlin_broker::workers::Workers::start(2).unwrap();
+    let workers = dunlin_broker::workers::Workers::start(2, |_late| {}).unwrap();
     let health = Health::default();
     for beats in workers.beats() {
         health.pulses().watch("worker", beats);

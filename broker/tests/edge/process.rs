@@ -12,10 +12,10 @@ use tempfile::TempDir;
 
 use crate::rig::LIMIT;
 
-const CONNECT: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01c";
-const CONNACK: [u8; 4] = [0x20, 2, 0, 0];
+pub const CONNECT: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01c";
+pub const CONNACK: [u8; 4] = [0x20, 2, 0, 0];
 
-fn broker() -> Command {
+pub fn broker() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_broker"));
     for (name, _) in std::env::vars_os() {
         if name
@@ -29,7 +29,7 @@ fn broker() -> Command {
     command
 }
 
-fn run(command: &mut Command) -> Output {
+pub fn run(command: &mut Command) -> Output {
     command.output().unwrap()
 }
 
@@ -42,24 +42,29 @@ fn stderr(output: &Output) -> String {
 }
 
 /// A running broker; killed when dropped.
-struct Running {
+pub struct Running {
     child: Child,
-    address: SocketAddr,
+    pub address: SocketAddr,
     log: std::path::PathBuf,
     _folder: TempDir,
 }
 
 impl Running {
     /// Starts `command` with a listener on a free port and its log in a file.
-    fn start(command: Command) -> Self {
+    pub fn start(command: Command) -> Self {
         Self::start_with(command, &["--no-ops"])
     }
 
-    fn start_with(mut command: Command, arguments: &[&str]) -> Self {
+    pub fn start_with(mut command: Command, arguments: &[&str]) -> Self {
+        command.args(["--listen", "127.0.0.1:0"]);
+        Self::start_as_is(command, arguments)
+    }
+
+    /// The same with the listeners of its configuration.
+    pub fn start_as_is(mut command: Command, arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("log");
         let child = command
-            .args(["--listen", "127.0.0.1:0"])
             .args(arguments)
             .args(["--store", folder.path().join("store").to_str().unwrap()])
             .stderr(std::fs::File::create(&log).unwrap())
@@ -84,11 +89,11 @@ impl Running {
         running
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
-    fn wait_for(&mut self, words: &str) {
+    pub fn wait_for(&mut self, words: &str) {
         let end = Instant::now() + LIMIT;
         while !self.log().contains(words) {
             assert!(Instant::now() < end, "waited for {words}:\n{}", self.log());
@@ -101,14 +106,14 @@ impl Running {
         }
     }
 
-    fn connect(&self) -> TcpStream {
+    pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         stream
     }
 
     /// Connects as an MQTT client.
-    fn connect_mqtt(&self) -> TcpStream {
+    pub fn connect_mqtt(&self) -> TcpStream {
         let mut stream = self.connect();
         stream.write_all(CONNECT).unwrap();
         let mut answer = [0; 4];
@@ -117,7 +122,7 @@ impl Running {
         stream
     }
 
-    fn signal(&self, name: &str) {
+    pub fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
         assert!(
             Command::new("kill")
@@ -129,7 +134,7 @@ impl Running {
     }
 
     /// The exit code, once the process has ended.
-    fn wait(&mut self) -> i32 {
+    pub fn wait(&mut self) -> i32 {
         let end = Instant::now() + LIMIT;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -256,7 +261,7 @@ fn the_help_names_commands_and_exit_codes() {
     );
 }
 
-fn passwd(file: &Path, user: &str, password: &str) -> Output {
+pub fn passwd(file: &Path, user: &str, password: &str) -> Output {
     let mut child = broker()
         .arg("passwd")
         .arg(file)

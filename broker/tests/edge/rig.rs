@@ -103,10 +103,10 @@ impl Setup {
         let bound = Bound {
             socket,
             acceptor: Arc::new(Acceptor {
-                info: Arc::new(info),
+                info: ArcSwap::from_pointee(info),
                 tls: self
                     .tls
-                    .map(|tls| ArcSwap::new(tls::load(&tls).unwrap().config)),
+                    .map(|tls| ArcSwap::from_pointee(tls::load(&tls).unwrap().into())),
                 name_from,
                 proxy: self.proxy,
                 path: "/mqtt".to_owned(),
@@ -120,7 +120,7 @@ impl Setup {
             )]),
             gate: Gate::new(0, 0, self.max_handshakes, Arc::clone(&metrics)),
         };
-        let workers = Arc::new(Workers::start(2).unwrap());
+        let workers = Arc::new(Workers::start(2, |_late| {}).unwrap());
         let shutdown = Shutdown::default();
         let (seen, seen_by_rig) = mpsc::channel(1_000);
         let serve: Serve = Arc::new(move |accepted| Box::pin(echo(accepted, seen.clone())));

@@ -139,6 +139,22 @@ async fn a_certificate_of_another_authority_is_not_trusted() {
 }
 
 #[tokio::test]
+async fn an_authority_that_is_renewed_is_trusted_with_the_next_connection() {
+    let (files, others) = (Files::make(), Files::make());
+    let server = TlsServer::start(&files, "no");
+    let redis = with(server.options("localhost"), &others, false);
+    until(
+        || redis.status().last_error.is_some(),
+        "the failure is known",
+    )
+    .await;
+    others.write("ca.pem", "not a certificate");
+    let text = std::fs::read_to_string(files.path("ca.pem")).unwrap();
+    others.write("ca.pem", &text);
+    until(|| redis.status().connected, "Redis is trusted").await;
+}
+
+#[tokio::test]
 async fn files_that_cannot_be_used_are_named_at_once() {
     let files = Files::make();
     files.write("empty.pem", "");

@@ -64,7 +64,7 @@ impl Hub {
         request: ConnectRequest,
     ) -> Result<Attached, AttachError> {
         if request.expiry_interval > 0
-            && self.stored_len() >= self.limits.max_sessions
+            && self.stored_len() >= self.live.load().max_sessions
             && !self.knows_stored(&request.client_id)
         {
             return Err(AttachError::TooManySessions);

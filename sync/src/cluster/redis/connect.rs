@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use parking_lot::Mutex;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -55,9 +56,38 @@ impl ConnectError {
     }
 }
 
+/// TLS whose files may be renewed: they are read for each connection, of which there are few. Files that cannot be
+/// used leave what was read before.
+struct Renewing {
+    options: RedisOptions,
+    last: Mutex<Arc<rustls::ClientConfig>>,
+}
+
+impl Renewing {
+    fn new(options: &RedisOptions) -> Result<Self, RedisError> {
+        Ok(Self {
+            last: Mutex::new(tls_config(options)?),
+            options: options.clone(),
+        })
+    }
+
+    fn config(&self) -> Arc<rustls::ClientConfig> {
+        match tls_config(&self.options) {
+            Ok(config) => {
+                *self.last.lock() = Arc::clone(&config);
+                config
+            }
+            Err(error) => {
+                tracing::error!(%error, "the files for TLS to Redis cannot be used: the ones read before stay");
+                Arc::clone(&self.last.lock())
+            }
+        }
+    }
+}
+
 /// How to reach and enter a server; the same for all of them.
 pub(super) struct Access {
-    tls: Option<Arc<rustls::ClientConfig>>,
+    tls: Option<Renewing>,
     user: Option<String>,
     password: Option<String>,
     database: u32,
@@ -68,7 +98,7 @@ pub(super) struct Access {
 impl Access {
     pub(super) fn new(options: &RedisOptions, url: &Url) -> Result<Self, RedisError> {
         Ok(Self {
-            tls: url.tls.then(|| tls_config(options)).transpose()?,
+            tls: url.tls.then(|| Renewing::new(options)).transpose()?,
             user: options.user.clone().or_else(|| url.user.clone()),
             password: options.password.clone().or_else(|| url.password.clone()),
             database: url.database,
@@ -132,10 +162,11 @@ impl Access {
                         let (read, write) = stream.into_split();
                         (Box::new(read), Box::new(write))
                     }
-                    Some(config) => {
+                    Some(renewing) => {
+                        let config = renewing.config();
                         let name = ServerName::try_from(host.clone())
                             .map_err(|error| failed(io::Error::other(error)))?;
-                        let stream = tokio_rustls::TlsConnector::from(Arc::clone(config))
+                        let stream = tokio_rustls::TlsConnector::from(config)
                             .connect(name, stream)
                             .await
                             .map_err(failed)?;

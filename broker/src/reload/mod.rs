@@ -1,0 +1,274 @@
+//! The configuration is read again while the broker runs.
+//!
+//! Two ways lead here: SIGHUP, for everything; and the watch over the files that others renew (certificates, keys,
+//! authorities, the users file), for these alone: half of an edited configuration must not come into force because a
+//! certificate was renewed. Either way everything is read and checked before anything is changed. What is wrong with
+//! the configuration is said as at the start, all of it, and the broker goes on with what it had; of the watched files
+//! each counts for itself: a listener with a broken pair keeps the old one, the others get theirs.
+
+mod diff;
+mod watch;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::signal::unix::Signal;
+
+use crate::auth::Auth;
+use crate::config::{self, Config, DrainConfig, ListenerConfig, Loaded, Problem, Sources};
+use crate::error::Code;
+use crate::hub::Hub;
+use crate::net::{acceptor::Acceptor, gate::Gate, slots::Slots, tls};
+use crate::ops::{Metrics, metrics::Reload};
+
+/// What a running broker can be told anew.
+pub(crate) struct Running {
+    pub(crate) sources: Sources,
+    /// In the order of the listeners at the start.
+    pub(crate) acceptors: Vec<Arc<Acceptor>>,
+    pub(crate) auth: Arc<Auth>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) slots: Arc<Slots>,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) drain: Arc<ArcSwap<DrainConfig>>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// The configuration in force.
+struct InForce {
+    config: Config,
+    /// All of it, as it was at the start.
+    started: toml::Table,
+    /// All of it, as it was read last.
+    newest: toml::Table,
+}
+
+/// Reads again, and tells who is concerned.
+pub(crate) struct Reloader {
+    running: Running,
+    in_force: Mutex<InForce>,
+}
+
+impl Reloader {
+    /// `config` and `effective` are what the broker was started with.
+    pub(crate) fn new(running: Running, config: Config, effective: toml::Table) -> Arc<Self> {
+        Arc::new(Self {
+            running,
+            in_force: Mutex::new(InForce {
+                config,
+                newest: effective.clone(),
+                started: effective,
+            }),
+        })
+    }
+
+    /// Does what signals and files ask for; never ends.
+    pub(crate) async fn run(self: Arc<Self>, mut hangup: Signal) {
+        let mut watch = watch::Watch::default();
+        let mut ticks = self.ticks();
+        loop {
+            let asked = tokio::select! {
+                _ = hangup.recv() => true,
+                () = ticks.tick() => false,
+            };
+            let this = Arc::clone(&self);
+            // Files may lie on a disk that is slow.
+            let done = tokio::task::spawn_blocking(move || {
+                let changed = watch.look(this.files());
+                match asked {
+                    true => this.reload(),
+                    false if changed => this.reload_files(),
+                    false => {}
+                }
+                watch
+            });
+            match done.await {
+                Ok(back) => watch = back,
+                Err(error) => {
+                    tracing::error!(%error, "the configuration could not be read again");
+                    watch = watch::Watch::default();
+                }
+            }
+            if asked {
+                ticks = self.ticks();
+            }
+        }
+    }
+
+    fn ticks(&self) -> watch::Ticks {
+        watch::Ticks::every(self.in_force.lock().config.watch)
+    }
+
+    /// The files that are watched.
+    fn files(&self) -> Vec<std::path::PathBuf> {
+        let in_force = self.in_force.lock();
+        let tls = in_force
+            .config
+            .listeners
+            .iter()
+            .filter_map(|listener| listener.tls.as_ref());
+        let of_tls = tls.flat_map(|tls| {
+            [
+                Some(&tls.certificate),
+                Some(&tls.key),
+                tls.client_ca.as_ref(),
+            ]
+        });
+        let all = of_tls.chain([in_force.config.auth.users.as_ref()]);
+        all.flatten().cloned().collect()
+    }
+
+    /// Reads everything.
+    fn reload(&self) {
+        let loaded = match config::load(&self.running.sources) {
+            Ok(loaded) => loaded,
+            Err(problems) => {
+                self.running.metrics.reloaded(Reload::Config, false);
+                problems.0.iter().for_each(say_problem);
+                let problems = problems.0.len();
+                tracing::error!(
+                    problems,
+                    "the configuration stays as it was: nothing has been changed"
+                );
+                return;
+            }
+        };
+        self.running.metrics.reloaded(Reload::Config, true);
+        for warning in &loaded.warnings {
+            tracing::warn!(code = %warning.code, place = warning.place.as_deref(), "{}", warning.text);
+        }
+        self.put_in_force(loaded);
+    }
+
+    fn put_in_force(&self, loaded: Loaded) {
+        let Loaded {
+            config,
+            effective,
+            tls,
+            users,
+            rules,
+            ..
+        } = loaded;
+        let mut in_force = self.in_force.lock();
+        let changed = diff::between(&in_force.newest, &effective);
+        let live: Vec<_> = changed
+            .into_iter()
+            .filter(|key| diff::is_live(key))
+            .collect();
+        let fixed = diff::between(&in_force.started, &effective);
+        let fixed: Vec<_> = fixed
+            .into_iter()
+            .filter(|key| !diff::is_live(key))
+            .collect();
+        for (listener, tls) in config.listeners.iter().zip(tls) {
+            let Some(acceptor) = self.acceptor_of(listener) else {
+                continue;
+            };
+            acceptor.set_anonymous(config.anonymous_allowed(listener));
+            if let Some(tls) = tls {
+                self.renew(acceptor, tls);
+            }
+        }
+        self.running.auth.renew(users, rules);
+        self.running.hub.set_limits(&config.limits);
+        self.running.hub.set_farewell(config.farewell());
+        self.running
+            .gate
+            .set_rate(config.limits.connect_rate, config.limits.connect_burst);
+        self.running.slots.set_max(config.limits.max_connections);
+        self.running.drain.store(Arc::new(config.drain.clone()));
+        let level = live.iter().any(|key| key == "log.level") && !is_level_from_environment();
+        if level && let Err(error) = crate::logging::set_level(&config.log.level) {
+            tracing::error!(code = %Code::Log, "{error}");
+        }
+        in_force.config = config;
+        in_force.newest = effective;
+        drop(in_force);
+        tracing::info!(
+            changed = live.join(", "),
+            "the configuration was read again"
+        );
+        if !fixed.is_empty() {
+            tracing::warn!(
+                keys = fixed.join(", "),
+                "needs a restart: these keys stay as they were"
+            );
+        }
+    }
+
+    /// The listener of the running broker that this one of the configuration is.
+    fn acceptor_of(&self, listener: &ListenerConfig) -> Option<&Arc<Acceptor>> {
+        self.running.acceptors.iter().find(|acceptor| {
+            let info = acceptor.info();
+            *info.name == *listener.name && info.kind == listener.kind
+        })
+    }
+
+    /// New connections get the new certificate.
+    fn renew(&self, acceptor: &Acceptor, tls: tls::Loaded) {
+        let info = acceptor.info();
+        let (listener, not_after) = (&*info.name, tls.not_after);
+        if acceptor.set_tls(tls) {
+            self.running.metrics.certificate(listener, not_after);
+            self.running.metrics.reloaded(Reload::Certificates, true);
+            tracing::info!(
+                listener,
+                not_after,
+                "new connections get the new certificate"
+            );
+        }
+    }
+
+    /// Reads what is watched, each for itself.
+    fn reload_files(&self) {
+        let config = self.in_force.lock().config.clone();
+        for listener in &config.listeners {
+            let Some((files, acceptor)) = listener.tls.as_ref().zip(self.acceptor_of(listener))
+            else {
+                continue;
+            };
+            match tls::load(files) {
+                Ok(loaded) => {
+                    for warning in &loaded.warnings {
+                        tracing::warn!(code = %warning.code, listener = listener.name, "{}", warning.text);
+                    }
+                    self.renew(acceptor, loaded);
+                }
+                Err(faults) => {
+                    self.running.metrics.reloaded(Reload::Certificates, false);
+                    for fault in faults {
+                        tracing::error!(
+                            code = %fault.code,
+                            listener = listener.name,
+                            "{}; the certificate in use stays",
+                            fault.text
+                        );
+                    }
+                }
+            }
+        }
+        if let Some(path) = &config.auth.users {
+            match config::load_users(path) {
+                Ok(users) => {
+                    if self.running.auth.renew_users(users) {
+                        tracing::info!(file = %path.display(), "the users file was read again");
+                    }
+                }
+                Err(problems) => {
+                    problems.0.iter().for_each(say_problem);
+                    tracing::error!(file = %path.display(), "the users stay as they were");
+                }
+            }
+        }
+    }
+}
+
+/// It wins over the file, also later.
+fn is_level_from_environment() -> bool {
+    std::env::var_os("RUST_LOG").is_some_and(|level| !level.is_empty())
+}
+
+fn say_problem(problem: &Problem) {
+    tracing::error!(code = %problem.code, place = problem.place.as_deref(), "{}", problem.text);
+}
