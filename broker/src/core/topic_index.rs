@@ -126,10 +126,6 @@ impl<K: Copy + Eq + Hash, V> TopicIndex<K, V> {
         self.len
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// Adds or replaces; gives back what was replaced.
     pub(crate) fn insert(&mut self, filter: &str, key: K, value: V) -> Option<V> {
         let (path, multi) = split_filter(filter);
@@ -388,7 +384,7 @@ mod tests {
                 index.remove(filter, *key);
             }
             prop_assert_eq!(index.nodes.len(), 1);
-            prop_assert!(index.edges.is_empty() && index.is_empty());
+            prop_assert!(index.edges.is_empty() && index.len() == 0);
         }
     }
 }

@@ -267,7 +267,7 @@ fn publishes_in_a_row_go_to_those_who_want_their_topic_in_their_order() {
             topic,
             payload: payload.as_bytes(),
             qos,
-            retain: draw / 24 % 4 == 0,
+            retain: (draw / 24).is_multiple_of(4),
             packet_id: (qos != QoS::AtMostOnce).then(|| id(number + 1)),
             properties: block.as_properties(),
             ..Publish::default()
