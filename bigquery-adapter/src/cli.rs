@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::config::Layers;
 
@@ -92,11 +92,24 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Whether the adapter that runs with this configuration is ready: exit code 0, or 1 with the reasons. For the health checks of containers.
-    Health,
+    /// Whether the adapter that runs with this configuration is well: exit code 0, or 1 with the reasons. For the health checks of containers.
+    Health {
+        /// Ready to work, or merely alive.
+        #[arg(default_value = "ready")]
+        what: Wellness,
+    },
     /// Messages that fit no table.
     #[command(subcommand)]
     DeadLetters(LetterCommand),
+}
+
+/// What an adapter is asked about itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Wellness {
+    /// It reads, and the sink takes rows.
+    Ready,
+    /// The process answers.
+    Live,
 }
 
 /// What is done with dead letters.

@@ -16,7 +16,7 @@ use crate::status::{health, status};
 pub async fn run(command: &Command, config: &Config) -> Result<String, String> {
     match command {
         Command::Status { json } => status(config, *json).await,
-        Command::Health => health(config).await,
+        Command::Health { what } => health(config, *what).await,
         Command::DeadLetters(LetterCommand::List { limit }) => {
             let letters = letters(config).await?;
             let listed = letters

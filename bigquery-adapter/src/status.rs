@@ -11,6 +11,7 @@ use dunlin_sync::cluster::tap::{PartitionState, TapState, look};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
+use crate::cli::Wellness;
 use crate::config::{Config, Path};
 use crate::sinks::parquet::micros;
 use crate::sources::tap::Settings;
@@ -225,14 +226,17 @@ fn tap_json(tap: &TapState, now: u64) -> Value {
     })
 }
 
-/// `bigquery-adapter health`: whether the adapter that runs with this configuration is ready; for the health checks of containers.
+/// `bigquery-adapter health`: whether the adapter that runs with this configuration is well; for the health checks of containers.
 ///
 /// # Errors
 /// Why it is not, or that it does not answer.
-pub async fn health(config: &Config) -> Result<String, String> {
-    let asked = Asked::new(config)?;
-    let (ready, text) = asked.get("/health/ready").await?;
-    if ready {
+pub async fn health(config: &Config, what: Wellness) -> Result<String, String> {
+    let path = match what {
+        Wellness::Ready => "/health/ready",
+        Wellness::Live => "/health/live",
+    };
+    let (well, text) = Asked::new(config)?.get(path).await?;
+    if well {
         Ok(text)
     } else {
         Err(text.trim_end().to_owned())

@@ -126,13 +126,18 @@ fn a_broker_that_is_not_there_is_a_warning_and_not_the_end() {
         (200, "alive\n".to_owned())
     );
     // As a container's health check asks.
-    let health = || {
+    let health = |what: &str| {
         let mut command = setup.command();
-        command.arg("health").stderr(Stdio::piped());
+        command.args(["health", what]).stderr(Stdio::piped());
         command.output().unwrap()
     };
-    assert_ends(&health(), 1, &["source: DUN-2030: no TCP connection"]);
+    assert_ends(
+        &health("ready"),
+        1,
+        &["source: DUN-2030: no TCP connection"],
+    );
+    assert_ends(&health("live"), 0, &[]);
     assert!(adapter.terminate().success());
-    assert_ends(&health(), 1, &["no adapter answers at 127.0.0.1:"]);
+    assert_ends(&health("live"), 1, &["no adapter answers at 127.0.0.1:"]);
     setup.assert_log_has_only(&["DUN-2030"]);
 }
