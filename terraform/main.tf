@@ -11,6 +11,7 @@ locals {
     "bigquery.googleapis.com",
     "bigquerystorage.googleapis.com",
     "billingbudgets.googleapis.com",
+    "binaryauthorization.googleapis.com",
     "compute.googleapis.com",
     "container.googleapis.com",
     "dns.googleapis.com",
@@ -63,19 +64,20 @@ module "network" {
 module "gke" {
   source = "./modules/gke"
 
-  project_id          = var.project_id
-  region              = var.region
-  name                = var.name
-  labels              = local.labels
-  network             = module.network.network
-  subnetwork          = module.network.nodes_subnetwork
-  pods_range          = module.network.pods_range
-  services_range      = module.network.services_range
-  nodes_tag           = local.nodes_tag
-  release_channel     = var.release_channel
-  maintenance_window  = var.maintenance_window
-  authorized_networks = var.authorized_networks
-  deletion_protection = var.deletion_protection
+  project_id           = var.project_id
+  region               = var.region
+  name                 = var.name
+  labels               = local.labels
+  network              = module.network.network
+  subnetwork           = module.network.nodes_subnetwork
+  pods_range           = module.network.pods_range
+  services_range       = module.network.services_range
+  nodes_tag            = local.nodes_tag
+  release_channel      = var.release_channel
+  maintenance_window   = var.maintenance_window
+  authorized_networks  = var.authorized_networks
+  binary_authorization = var.binary_authorization
+  deletion_protection  = var.deletion_protection
 
   depends_on = [google_project_service.this]
 }

@@ -185,6 +185,12 @@ variable "authorized_networks" {
   }
 }
 
+variable "binary_authorization" {
+  description = "Whether only images start that the project's policy of Binary Authorization lets in. Write the policy first: the one that a project begins with lets in everything."
+  type        = bool
+  default     = false
+}
+
 # Redis
 
 variable "redis_kind" {

@@ -6,6 +6,7 @@ redis_replicas        = 0
 redis_zone            = "europe-west1-b"
 authorized_networks   = { office = "192.0.2.0/24" }
 analysts              = ["group:data@example.com"]
+binary_authorization  = true
 adapter_may_query     = true
 messages_days         = 400
 dead_letters_days     = 30

@@ -8,7 +8,9 @@ of the rest of the project; and what the API refuses though the schema allows it
 import ipaddress
 import json
 import re
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import yaml
@@ -299,6 +301,7 @@ class PlanRules:
         made = {resource["index"]: (resource, json.loads(values["dashboard_json"])) for resource, values in self.of("google_monitoring_dashboard")}
         if files != set(made) or not files:
             self.findings.say(self.name, f"dashboards are {sorted(made)}, and observability/dashboards has {sorted(files)}")
+        queries = []
         for resource, dashboard in made.values():
             layout = dashboard["mosaicLayout"]
             for tile in layout["tiles"]:
@@ -306,8 +309,16 @@ class PlanRules:
                 if not tile["widget"]["xyChart"]["dataSets"] or tile["xPos"] + tile["width"] > layout["columns"]:
                     self.say(resource, f"the panel {title!r} shows nothing, or is wider than the page")
                 for data in tile["widget"]["xyChart"]["dataSets"]:
-                    if "$" in data["timeSeriesQuery"]["prometheusQuery"]:
-                        self.say(resource, f"the panel {title!r} has a variable of Grafana left: {data['timeSeriesQuery']['prometheusQuery']}")
+                    query = data["timeSeriesQuery"]["prometheusQuery"]
+                    queries.append({"record": f"panel:number{len(queries)}", "expr": query})
+                    if "$" in query:
+                        self.say(resource, f"the panel {title!r} has a variable of Grafana left: {query}")
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+            yaml.safe_dump({"groups": [{"name": "panels", "rules": queries}]}, file)
+            file.flush()
+            run = subprocess.run(["promtool", "check", "rules", file.name], capture_output=True, text=True)
+        if run.returncode:
+            self.findings.say(self.name, f"a query of a dashboard is no PromQL: {run.stdout}{run.stderr}")
 
     def protected(self):
         """What holds data cannot be destroyed by a slip, unless the user says so."""

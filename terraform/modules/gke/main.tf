@@ -116,6 +116,11 @@ resource "google_container_cluster" "this" {
     vulnerability_mode = "VULNERABILITY_DISABLED"
   }
 
+  # Enforced, only images that the project's policy lets in start: what it asks for (such as a signature of your pipeline) is yours to write.
+  binary_authorization {
+    evaluation_mode = var.binary_authorization ? "PROJECT_SINGLETON_POLICY_ENFORCE" : "DISABLED"
+  }
+
   rbac_binding_config {
     enable_insecure_binding_system_authenticated   = false
     enable_insecure_binding_system_unauthenticated = false

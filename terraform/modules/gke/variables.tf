@@ -66,3 +66,8 @@ variable "deletion_protection" {
   description = "Whether Terraform refuses to destroy the cluster."
   type        = bool
 }
+
+variable "binary_authorization" {
+  description = "Whether the project's policy of Binary Authorization is enforced."
+  type        = bool
+}
