@@ -121,6 +121,19 @@ def walk(block, value, attribute_of):
     return value
 
 
+def texts(block, value, path=()):
+    """Every text that is known in a block and in the blocks in it: where it is, its attribute, itself."""
+    if not isinstance(value, dict):
+        return
+    for name, attribute in block["attributes"].items():
+        if isinstance(value.get(name), str):
+            yield (*path, name), attribute, value[name]
+    for name, nested in block["block_types"].items():
+        for number, inner in enumerate(value.get(name) or [] if not is_unknown(value.get(name)) else []):
+            # Members of a set have no number that Terraform would know.
+            yield from texts(nested["block"], inner, (*path, name, number) if nested["nesting_mode"] == "list" else (*path, name))
+
+
 def made_up(kind, name):
     """A value of this type, as an apply or a data source would bring it. Lists have one element, so that the first one can be asked for."""
     if kind == "string":
@@ -162,16 +175,14 @@ class Provider:
 
     def validate(self, request):
         answer = M["Diagnostics"]()
-
-        def check(name, attribute, value):
-            values = attribute.get("values")
-            if values and isinstance(value, str) and value not in values:
-                found = answer.diagnostics.add(severity=1, summary="Value is not possible", detail=f'{request.type_name}: {name} = "{value}" is none of {", ".join(values)}.')
-                found.attribute.steps.add(attribute_name=name)
-            return value
-
         schemas = self.resources if request.type_name in self.resources else self.data
-        walk(schemas[request.type_name]["block"], decoded(request.config), check)
+        for path, attribute, value in texts(schemas[request.type_name]["block"], decoded(request.config)):
+            values = attribute.get("values")
+            if values and value not in values:
+                detail = f'{request.type_name}: {path[-1]} = "{value}" is none of {", ".join(values)}.'
+                found = answer.diagnostics.add(severity=1, summary="Value is not possible", detail=detail)
+                for step in path:
+                    found.attribute.steps.add(**({"attribute_name": step} if isinstance(step, str) else {"element_key_int": step}))
         return answer
 
     def upgrade(self, request):

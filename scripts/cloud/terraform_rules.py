@@ -197,12 +197,10 @@ class PlanRules:
                 self.say(resource, f"Redis is not encrypted on the way: transit_encryption_mode must be {encrypted}")
             if (values.get(configs) or {}).get("maxmemory-policy") != "noeviction":
                 self.say(resource, "maxmemory-policy must be noeviction: any other deletes messages")
-            if first(values, *path) != mode and values.get("tier") != "BASIC":
+            if first(values, *path) != mode:
                 self.say(resource, f"Redis forgets everything with its nodes: persistence must be {mode}")
             if kind == "google_redis_instance" and not values.get("auth_enabled"):
                 self.say(resource, "a standalone Redis must have a password (auth_enabled)")
-            if kind == "google_redis_instance" and values.get("tier") == "BASIC" and values.get("persistence_config"):
-                self.say(resource, "the tier BASIC takes no persistence_config")
             zones = values.get("zone_distribution_config") or []
             if zones and (zones[0].get("mode") == "SINGLE_ZONE") != bool(zones[0].get("zone")):
                 self.say(resource, "a zone goes with SINGLE_ZONE, and only with it")

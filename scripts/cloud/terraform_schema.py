@@ -131,14 +131,25 @@ class Bindings:
         return {"attributes": attributes, "block_types": blocks}
 
 
-def possible_values(declarations, block):
-    """`Possible values: [...]` of the documentation, where it does not speak of a default as well."""
-    top = declarations.split("export interface", 1)[1].split("\n}", 1)[0]
-    for text in re.findall(r"/\*\*((?:(?!\*/).)*?)\*/\s*readonly \w+\??: string", top, re.S):
-        text = re.sub(r"\s*\n\s*\* ?", " ", text)
-        values, name = re.search(r"Possible values: \[([^\]]+)\]", text), re.search(r"\w+#(\w+) ", text)
-        if values and name and name[1] in block["attributes"] and "Default value" not in values[1]:
-            block["attributes"][name[1]]["values"] = re.findall(r'"([^"]*)"', values[1])
+def pascal(name):
+    return "".join(word.capitalize() for word in name.split("_"))
+
+
+def possible_values(declarations, name, block):
+    """What the documentation lists as possible values of a text, in this block and those in it. It does so in two ways: `Possible values: ["A", "B"]`, and one on each line."""
+    found = re.search(rf"^export interface {name}(?:Config)? (?:extends \S+ )?\{{\n(.*?)^\}}", declarations, re.M | re.S)
+    for text in re.findall(r"/\*\*((?:(?!\*/).)*?)\*/\s*readonly \w+\??: string;", found[1] if found else "", re.S):
+        text = re.sub(r"^\s*\* ?", "", text, flags=re.M)
+        attribute = re.search(r"resources/\w+#(\w+) ", text)
+        if not attribute or attribute[1] not in block["attributes"]:
+            continue
+        listed = re.search(r"Possible values: \[([^\]]+)\]", text)
+        in_lines = re.search(r"Possible values:\s*\n((?:\s*[A-Z][A-Z0-9_]+\.?\n)+)", text)
+        values = re.findall(r'"([^"]*)"', listed[1]) if listed else re.findall(r"[A-Z0-9_]+", in_lines[1]) if in_lines else []
+        if values:
+            block["attributes"][attribute[1]]["values"] = values
+    for nested, of in block["block_types"].items():
+        possible_values(declarations, name + pascal(nested), of["block"])
 
 
 def used():
@@ -177,7 +188,7 @@ def extract(wheel):
                 attribute["optional"] = True
             found["provider_schema"] = {"block": block}
             continue
-        possible_values("\n".join(text for _, text in sorted(parts[".d.ts"])), block)
+        possible_values("\n".join(text for _, text in sorted(parts[".d.ts"])), bindings.main, block)
         found["data_source_schemas" if bindings.kind == "TerraformDataSource" else "resource_schemas"][name] = {"block": block}
     missing = (resources - set(found["resource_schemas"])) | (data_sources - set(found["data_source_schemas"]))
     if missing:

@@ -96,24 +96,14 @@ resource "google_container_cluster" "this" {
     }
   }
 
-  monitoring_config {
-    enable_components = ["SYSTEM_COMPONENTS", "HPA", "POD", "DEPLOYMENT"]
-    managed_prometheus {
-      enabled = true
-    }
-  }
-
-  logging_config {
-    enable_components = ["SYSTEM_COMPONENTS", "WORKLOADS"]
-  }
+  # What is logged and measured is Autopilot's own to say: logs of everything, Managed Prometheus, the state of pods and autoscalers.
 
   cost_management_config {
     enabled = true
   }
 
   security_posture_config {
-    mode               = "BASIC"
-    vulnerability_mode = "VULNERABILITY_DISABLED"
+    mode = "BASIC"
   }
 
   # Enforced, only images that the project's policy lets in start: what it asks for (such as a signature of your pipeline) is yours to write.
@@ -129,11 +119,6 @@ resource "google_container_cluster" "this" {
   lifecycle {
     # GKE writes the zones and the versions here; they are its own to choose.
     ignore_changes = [node_locations, min_master_version]
-
-    precondition {
-      condition     = can(regex("^[a-z]+-[a-z]+[0-9]+$", var.region))
-      error_message = "An Autopilot cluster is regional."
-    }
   }
 
   depends_on = [google_project_iam_member.nodes]

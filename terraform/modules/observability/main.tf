@@ -58,7 +58,7 @@ resource "google_monitoring_alert_policy" "rules" {
       rule_group          = each.value.group
       alert_rule          = each.key
       labels              = { severity = each.value.labels.severity }
-      # The first alert policies are made before the first broker has said anything.
+      # Policies are made before the first broker has said anything.
       disable_metric_validation = true
     }
   }
@@ -128,8 +128,12 @@ resource "google_billing_budget" "this" {
     }
   }
 
-  all_updates_rule {
-    monitoring_notification_channels = slice(local.channels, 0, min(5, length(local.channels)))
-    disable_default_iam_recipients   = false
+  # Besides those who administer the billing account; five channels at most.
+  dynamic "all_updates_rule" {
+    for_each = length(local.channels) > 0 ? [1] : []
+    content {
+      monitoring_notification_channels = slice(local.channels, 0, min(5, length(local.channels)))
+      disable_default_iam_recipients   = false
+    }
   }
 }

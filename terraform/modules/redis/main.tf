@@ -128,7 +128,7 @@ resource "google_memorystore_instance" "this" {
   depends_on = [google_network_connectivity_service_connection_policy.this]
 }
 
-# Of one shard. It has snapshots only: a restart without a standby may lose an hour, but for what the brokers write again (30 seconds).
+# One server. It has snapshots only: without a standby a restart, and Google's maintenance twice a year, may lose an hour, but for what the brokers write again (30 seconds).
 resource "google_redis_instance" "this" {
   count = var.kind == "standalone" ? 1 : 0
 
@@ -150,12 +150,9 @@ resource "google_redis_instance" "this" {
     maxmemory-policy = "noeviction"
   }
 
-  dynamic "persistence_config" {
-    for_each = var.replicas > 0 ? [1] : []
-    content {
-      persistence_mode    = "RDB"
-      rdb_snapshot_period = "ONE_HOUR"
-    }
+  persistence_config {
+    persistence_mode    = "RDB"
+    rdb_snapshot_period = "ONE_HOUR"
   }
 
   maintenance_policy {
