@@ -18,6 +18,7 @@ mod engine;
 mod flows;
 mod goal;
 mod html;
+mod identity;
 mod idle;
 mod machine;
 mod measure;

@@ -9,11 +9,12 @@ use std::process::Output;
 
 use support::{Mosquitto, loadtest};
 
+fn broker_file(name: &str) -> String {
+    format!("{}/scenarios/brokers/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
 fn mosquitto_file() -> String {
-    format!(
-        "{}/scenarios/brokers/mosquitto.toml",
-        env!("CARGO_MANIFEST_DIR")
-    )
+    broker_file("mosquitto.toml")
 }
 
 fn text_of(output: &Output) -> String {
@@ -71,6 +72,47 @@ fn every_workload_loses_and_repeats_nothing_and_has_a_cost() {
                 .is_some_and(|date| date.ends_with('Z'))
         );
     }
+}
+
+#[test]
+fn a_broker_that_wants_tls_is_measured_over_tls() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let output = loadtest()
+        .args(["bench", "--smoke", "--save"])
+        .arg(folder.path())
+        .args(["--broker", &broker_file("mosquitto-tls.toml")])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text_of(&output));
+    let report = saved(folder.path());
+    let outcomes = report["outcomes"].as_array().unwrap();
+    assert_eq!(outcomes.len(), 10, "three shapes at three QoS, and idle");
+    for outcome in outcomes {
+        assert_eq!(
+            (&outcome["lost"], &outcome["duplicated"]),
+            (&0.into(), &0.into()),
+            "{outcome}"
+        );
+    }
+    let idle = |report: &serde_json::Value| {
+        let outcomes = report["outcomes"].as_array().unwrap();
+        let idle = |outcome: &&serde_json::Value| outcome["workload"]["shape"] == "idle";
+        let idle = outcomes.iter().find(idle).unwrap();
+        idle["cpu_us"].as_f64().unwrap_or_else(|| panic!("{idle}"))
+    };
+    let plain = tempfile::TempDir::new().unwrap();
+    let output = loadtest()
+        .args(["bench", "--smoke", "--save"])
+        .arg(plain.path())
+        .args(["--broker", &mosquitto_file()])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text_of(&output));
+    let (tls, plain) = (idle(&report), idle(&saved(plain.path())));
+    assert!(
+        tls > 2.0 * plain,
+        "a handshake is dear: {tls} and {plain} us"
+    );
 }
 
 #[test]

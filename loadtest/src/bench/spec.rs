@@ -53,6 +53,9 @@ pub struct ProcessSpec {
     /// Files to write into its folder before it starts, by name.
     #[serde(default)]
     pub files: BTreeMap<String, String>,
+    /// Whether clients connect by TLS. `tls.crt` and `tls.key` are then in its folder: a certificate for 127.0.0.1, P-256.
+    #[serde(default)]
+    pub tls: bool,
     /// Which clients connect to it.
     #[serde(default)]
     pub serves: BTreeSet<End>,
@@ -91,6 +94,8 @@ struct RawSpec {
     #[serde(default)]
     files: BTreeMap<String, String>,
     ready_seconds: Option<u64>,
+    #[serde(default)]
+    tls: bool,
     #[serde(default)]
     version_args: Vec<String>,
     version_command: Option<String>,
@@ -261,6 +266,12 @@ impl BrokerSpec {
                 "{count} processes are more than {PROCESSES_MAX}, which is the most"
             ));
         }
+        let tls = |process: &&ProcessSpec| !process.serves.is_empty() && process.tls;
+        let serving = |process: &&ProcessSpec| !process.serves.is_empty();
+        let by_tls = self.processes.iter().filter(tls).count();
+        if by_tls > 0 && by_tls < self.processes.iter().filter(serving).count() {
+            problems.push("clients connect to all by TLS, or to none".to_owned());
+        }
         for (end, text) in [
             (End::Publishers, "publishers"),
             (End::Subscribers, "subscribers"),
@@ -287,6 +298,7 @@ impl ProcessSpec {
             args,
             env: BTreeMap::new(),
             files: BTreeMap::new(),
+            tls: false,
             serves: BTreeSet::from([End::Publishers, End::Subscribers]),
             count: None,
             scales: false,
@@ -307,18 +319,21 @@ impl RawSpec {
         let alone_keys = !self.args.is_empty()
             || !self.env.is_empty()
             || !self.files.is_empty()
+            || self.tls
             || self.ready_seconds.is_some();
         let processes = match (self.command, self.process) {
             (Some(command), processes) if processes.is_empty() => vec![ProcessSpec {
                 env: self.env,
                 files: self.files,
+                tls: self.tls,
                 ready_seconds: self.ready_seconds,
                 ..ProcessSpec::alone(command, self.args)
             }],
             (None, processes) if !processes.is_empty() && !alone_keys => processes,
             (None, processes) if !processes.is_empty() => {
                 return Err(vec![
-                    "args, env, files and ready_seconds belong into each [[process]]".to_owned(),
+                    "args, env, files, tls and ready_seconds belong into each [[process]]"
+                        .to_owned(),
                 ]);
             }
             _ => {
@@ -406,6 +421,7 @@ mod tests {
             "name = \"x\"\ncommand = \"y\"\nunknown = 1",
             &CLUSTER.replace("shift = 1", "command = \"broker\""),
             &CLUSTER.replace("shift = 1", "args = [\"x\"]"),
+            &CLUSTER.replace("shift = 1", "tls = true"),
         ] {
             assert!(BrokerSpec::from_toml(wrong).is_err(), "{wrong}");
         }

@@ -9,11 +9,14 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use rustls::ClientConfig;
 use tempfile::TempDir;
 
+use super::identity::Identity;
 use super::processor::spawn_on;
 use super::spec::{BrokerSpec, End, ProcessSpec};
 use crate::error::Error;
@@ -74,6 +77,7 @@ impl Target {
                     publishers: vec![*address],
                     subscribers: vec![*address],
                     shift: 0,
+                    tls: None,
                 },
                 watched: pid
                     .map(|pid| (BROKER.to_owned(), pid))
@@ -86,11 +90,12 @@ impl Target {
 }
 
 /// Where clients connect.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Addresses {
     publishers: Vec<SocketAddr>,
     subscribers: Vec<SocketAddr>,
     shift: usize,
+    tls: Option<Arc<ClientConfig>>,
 }
 
 impl Addresses {
@@ -98,6 +103,11 @@ impl Addresses {
     pub(crate) fn publisher(&self, number: usize) -> Option<SocketAddr> {
         let place = number.checked_rem(self.publishers.len())?;
         self.publishers.get(place).copied()
+    }
+
+    /// How, where that is by TLS.
+    pub(crate) fn tls(&self) -> Option<&Arc<ClientConfig>> {
+        self.tls.as_ref()
     }
 
     /// Of a subscriber.
@@ -165,6 +175,7 @@ pub struct Launch {
     subscribers: Vec<SocketAddr>,
     watched: Vec<(String, u32)>,
     processes: Processes,
+    tls: Option<Identity>,
 }
 
 #[derive(Debug)]
@@ -218,6 +229,8 @@ impl Launch {
             what: "no free port".to_owned(),
             source,
         })?;
+        let tls = planned.iter().any(|process| process.spec.tls);
+        let tls = tls.then(Identity::new).transpose()?;
         let mut ports = BTreeMap::new();
         for process in &planned {
             let name = format!("{{{}.port}}", process.spec.name);
@@ -233,6 +246,7 @@ impl Launch {
             subscribers: Vec::new(),
             watched: Vec::new(),
             processes: Processes::default(),
+            tls,
         })
     }
 
@@ -273,6 +287,9 @@ impl Launch {
             std::fs::write(&path, fill(content))
                 .map_err(|source| Error::Output { path, source })?;
         }
+        if let Some(identity) = self.tls.as_ref().filter(|_| spec.tls) {
+            identity.write_to(folder.path())?;
+        }
         let log = folder.path().join("output.log");
         let mut command = command(&spec, fill, &log)?;
         let begin = Instant::now();
@@ -312,6 +329,7 @@ impl Launch {
                 publishers: self.publishers,
                 subscribers: self.subscribers,
                 shift: self.shift,
+                tls: self.tls.map(|identity| identity.trusted),
             },
             watched: self.watched,
             _processes: self.processes,
@@ -468,6 +486,7 @@ mod tests {
             publishers: all.clone(),
             subscribers: all,
             shift: 1,
+            tls: None,
         };
         for (number, publisher, subscriber) in [(0, 1, 2), (1, 2, 3), (2, 3, 1), (3, 1, 2)] {
             assert_eq!(addresses.publisher(number), Some(at(publisher)));

@@ -23,7 +23,12 @@ impl Engine {
             .read(buffer)
             .map_err(|error| Failure::Io("read", error))?
         {
-            None => return Ok(()),
+            None => {
+                if client.connection.has_records() {
+                    self.mark(number);
+                }
+                return Ok(());
+            }
             Some(0) => {
                 return Err(Failure::Protocol(
                     "the broker closed a connection".to_owned(),
@@ -47,6 +52,9 @@ impl Engine {
         if let Some(client) = self.clients.get_mut(number) {
             client.connection.part.clear();
             client.connection.part.extend_from_slice(rest);
+            if client.connection.has_records() {
+                self.mark(number);
+            }
         }
         Ok(())
     }

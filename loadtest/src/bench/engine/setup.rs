@@ -81,7 +81,7 @@ impl Engine {
         let source = next_source(self.per_source);
         // What is not read is to wait in the broker, and not in this machine's memory.
         let receive = matches!(role, Role::Lazy { .. }).then_some(LAZY_BYTES);
-        let connection = Connection::begin(address, Some(source), receive)
+        let connection = Connection::begin(address, Some(source), receive, self.addresses.tls())
             .map_err(|error| Failure::Io("connect", error))?;
         epoll::add(
             &self.epoll,
