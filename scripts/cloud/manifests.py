@@ -115,7 +115,8 @@ def definitions(version: str) -> tuple[pathlib.Path, referencing.Registry]:
         sys.exit(f"manifests.py: there are no schemas of Kubernetes {version}")
     contents = json.loads((folders[-1] / "_definitions.json").read_text())
     resource = referencing.Resource.from_contents(contents, default_specification=referencing.jsonschema.DRAFT7)
-    return folders[-1], referencing.Registry().with_resource("_definitions.json", resource)
+    # Crawled here, once: a registry that is not is crawled at each reference.
+    return folders[-1], referencing.Registry().with_resource("_definitions.json", resource).crawl()
 
 
 @functools.cache
