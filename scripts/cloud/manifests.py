@@ -61,7 +61,11 @@ OWN_SCHEMAS = {
 }
 # Who may talk to whom: what ARCHITECTURE draws, and nothing else. Pods are named by app.kubernetes.io/name.
 SCRAPERS = "namespaces gke-gmp-system,gmp-system,monitoring"
-NAMES = ["kube-system pods k8s-app=kube-dns UDP 53, TCP 53", "169.254.20.10/32 UDP 53, TCP 53"]
+NAMES = [
+    "kube-system pods k8s-app=kube-dns,node-local-dns UDP 53, TCP 53",
+    "169.254.20.10/32 UDP 53, TCP 53",
+    "169.254.169.254/32 UDP 53, TCP 53",
+]
 DRAWN = {
     "local": {
         "broker": {
