@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dunlin_telemetry::trace::{self, TraceError, Tracer};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -11,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use crate::config::{Config, Path, RulesFile};
 use crate::error::{Code, SinkError, WarehouseError};
 use crate::health::{Health, Part};
+use crate::logging;
 use crate::ops::http;
 use crate::ops::metrics::Metrics;
 use crate::pipeline;
@@ -56,6 +58,9 @@ pub enum RunError {
         "not finished within {0} s; what is stored stays stored, the rest comes again from the broker"
     )]
     Drain(u64),
+    /// Traces cannot be sent.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
     /// The system gives no thread.
     #[error("a thread could not be started: {0}")]
     Thread(std::io::Error),
@@ -73,6 +78,7 @@ impl RunError {
             Self::Open(error) => error.code(),
             Self::BigQuery(error) => error.code(),
             Self::Drain(_) => Code::DRAIN,
+            Self::Trace(_) => Code::CONFIGURATION,
             Self::Thread(_) => Code::SINK_STOPPED,
         }
     }
@@ -81,6 +87,7 @@ impl RunError {
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
+            Self::Trace(_) => 2,
             Self::Ops { .. } => 3,
             Self::Warehouse(_) => 4,
             Self::Tap(_) => 5,
@@ -89,6 +96,9 @@ impl RunError {
         })
     }
 }
+
+/// What the last traces may take.
+const LAST_TRACES: Duration = Duration::from_millis(500);
 
 /// How long a partition that another adapter should have is worked off before it is handed over.
 const HAND_OVER: Duration = Duration::from_secs(2);
@@ -107,6 +117,7 @@ pub struct Told {
 struct Seen {
     health: Arc<Health>,
     metrics: Arc<Metrics>,
+    tracer: Option<Tracer>,
 }
 
 /// Runs until `shutdown` becomes true and everything is finished, or something fails for good.
@@ -114,7 +125,16 @@ struct Seen {
 /// # Errors
 /// See [`RunError`].
 pub async fn run(config: Config, told: Told) -> Result<(), RunError> {
-    let seen = Seen::default();
+    let mut seen = Seen::default();
+    if let Some(endpoint) = config.trace_endpoint.clone() {
+        let settings = trace::Settings {
+            endpoint,
+            sample: 0.0,
+        };
+        let counters = seen.metrics.trace_counters();
+        seen.tracer = Some(Tracer::start(&settings, logging::PROGRAM, counters)?);
+    }
+    let tracer = seen.tracer.clone();
     // Whoever asks from the first moment on must not take it for ready.
     let starting = Some("starting".to_owned());
     seen.health.set(Part::Source, starting);
@@ -129,11 +149,15 @@ pub async fn run(config: Config, told: Told) -> Result<(), RunError> {
         tracing::info!("shutting down: storing and acknowledging what has been read");
         sleep(limit).await;
     };
-    tokio::select! {
+    let finished = tokio::select! {
         finished = work(config, told, seen) => finished,
         () = draining => Err(RunError::Drain(limit.as_secs())),
         () = serving => Ok(()),
+    };
+    if let Some(tracer) = tracer {
+        tracer.flush(LAST_TRACES).await;
     }
+    finished
 }
 
 async fn work(config: Config, told: Told, seen: Seen) -> Result<(), RunError> {
@@ -172,7 +196,9 @@ async fn work(config: Config, told: Told, seen: Seen) -> Result<(), RunError> {
 }
 
 async fn mqtt_to_parquet(config: Config, told: Told, seen: Seen) -> Result<(), RunError> {
-    let Seen { health, metrics } = seen;
+    let Seen {
+        health, metrics, ..
+    } = seen;
     let sink = ParquetSink::open(config.parquet, Arc::clone(&health), Arc::clone(&metrics))?;
     let ledger = sink.ledger().clone();
     let (intake, committer) = pipeline::start(Box::new(sink), config.batch, Arc::clone(&metrics))
@@ -193,7 +219,8 @@ async fn open_tap(settings: tap::Settings, seen: &Seen) -> Result<Arc<Tap>, TapE
         ?filters,
         "opening the tap"
     );
-    Ok(Arc::new(tap::open(settings, &filters, &seen.health).await?))
+    let tap = tap::open(settings, &filters, &seen.health).await?;
+    Ok(Arc::new(tap.traced(seen.tracer.clone())))
 }
 
 async fn tap_to_parquet(
@@ -202,7 +229,9 @@ async fn tap_to_parquet(
     told: Told,
     seen: Seen,
 ) -> Result<(), RunError> {
-    let Seen { health, metrics } = seen;
+    let Seen {
+        health, metrics, ..
+    } = seen;
     let sink = ParquetSink::open(config.parquet, Arc::clone(&health), Arc::clone(&metrics))?;
     let ledger = sink.ledger().clone();
     let (intake, committer) = pipeline::start(Box::new(sink), config.batch, Arc::clone(&metrics))
@@ -233,7 +262,9 @@ async fn tap_to_bigquery(
         Kind::Default => Duration::MAX,
     };
     let consumer = tap.join(hand_over).await?;
-    let Seen { health, metrics } = seen;
+    let Seen {
+        health, metrics, ..
+    } = seen;
     let counting = Arc::clone(&metrics);
     let feed = TapFeed::new(Arc::clone(&tap), consumer, Arc::clone(&health), metrics);
     let (change, rules) = watch::channel(Arc::new(config.rules.rules.clone()));
@@ -287,7 +318,9 @@ async fn bind_ops(config: &Config) -> Result<Option<TcpListener>, RunError> {
 
 /// Never ends.
 async fn serve_ops(listener: Option<TcpListener>, seen: Seen) {
-    let Seen { health, metrics } = seen;
+    let Seen {
+        health, metrics, ..
+    } = seen;
     if let Some(listener) = listener
         && let Err(error) = http::serve(listener, health, metrics).await
     {

@@ -10,6 +10,12 @@ use crate::{
     error::Code,
 };
 
+/// What this program is called in logs and traces.
+pub const PROGRAM: Program = Program {
+    name: "broker",
+    version: env!("CARGO_PKG_VERSION"),
+};
+
 /// The log that was started: there is one in a process.
 static LOG: OnceLock<Log> = OnceLock::new();
 
@@ -56,16 +62,16 @@ pub fn start(config: &LogConfig, rust_log: Option<&str>) -> Result<(), LogError>
         LogFormat::Json => Format::Json,
         LogFormat::Cloud => Format::Cloud,
     };
-    let program = Program {
-        name: "broker",
-        version: env!("CARGO_PKG_VERSION"),
-    };
-    let log = log::start(filter(level)?, format, program)?;
-    LOG.get_or_init(|| log);
+    let log = log::start(filter(level)?, format, PROGRAM)?;
+    // What the environment says wins over the configuration, later ones too.
+    if level == config.level {
+        LOG.get_or_init(|| log);
+    }
     Ok(())
 }
 
-/// Changes the level, or the directives, of the log that was started. Does nothing when none was.
+/// Changes the level, or the directives, of the log that was started. Does nothing when none was,
+/// or when `RUST_LOG` says it.
 ///
 /// # Errors
 /// When the level cannot be understood; it stays as it was.

@@ -12,6 +12,7 @@ use dunlin_sync::cluster::engine::ClusterStore;
 use dunlin_sync::cluster::redis::RedisBackplane;
 use dunlin_sync::cluster::{Backplane, Cluster};
 use dunlin_sync::{Durability, EmbeddedOptions, EmbeddedStore, MemoryStore, Store, StoreError};
+use dunlin_telemetry::trace::{self, Tracer};
 use tokio::signal::unix::SignalKind;
 
 use crate::{
@@ -20,6 +21,7 @@ use crate::{
     connection,
     error::{Code, Exit},
     hub::{Backing, DrainPlan, Hub, HubConfig},
+    logging,
     net::{
         ListenerInfo, Serve,
         acceptor::Acceptor,
@@ -173,7 +175,9 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
             }
         }
     };
-    let hub = start_hub(&config, shared.clone(), &auth, &metrics, &health).await?;
+    let tracer = start_tracer(&config, &metrics)?;
+    let hub = (shared.clone(), tracer.clone());
+    let hub = start_hub(&config, hub, &auth, &metrics, &health).await?;
     if let Some(replica) = &replica {
         let joined = tokio::select! {
             joined = reminded(&replica.backplane, hub.join()) => joined,
@@ -247,6 +251,9 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
     let cut_off = tokio::task::spawn_blocking(move || workers.stop(LAST_GRACE))
         .await
         .unwrap_or(0);
+    if let Some(tracer) = tracer {
+        tracer.flush(LAST_GRACE).await;
+    }
     ended.trigger();
     if let Some(ops) = ops
         && let Ok(Ok(Err(error))) = tokio::time::timeout(LAST_GRACE, ops).await
@@ -303,11 +310,29 @@ async fn observe(health: Arc<Health>, slots: Arc<Slots>) {
     }
 }
 
+fn start_tracer(config: &Config, metrics: &Metrics) -> Result<Option<Tracer>, Failure> {
+    let Some(endpoint) = config.trace.endpoint.clone() else {
+        return Ok(None);
+    };
+    let settings = trace::Settings {
+        endpoint,
+        sample: config.trace.sample.get(),
+    };
+    let counters = trace::Counters {
+        sent: metrics.trace_spans_sent.clone(),
+        dropped: metrics.trace_spans_dropped.clone(),
+    };
+    match Tracer::start(&settings, logging::PROGRAM, counters) {
+        Ok(tracer) => Ok(Some(tracer)),
+        Err(error) => Err(Failure::Runtime(error.to_string())),
+    }
+}
+
 /// Opens the store and recovers the sessions, on a thread of their own: a large store takes time, and
 /// `/health/ready` must answer meanwhile.
 async fn start_hub(
     config: &Config,
-    shared: Option<Arc<ClusterStore>>,
+    (shared, tracer): (Option<Arc<ClusterStore>>, Option<Tracer>),
     auth: &Arc<Auth>,
     metrics: &Arc<Metrics>,
     health: &Arc<Health>,
@@ -317,6 +342,7 @@ async fn start_hub(
         limits: config.limits.clone(),
         features: config.features.clone(),
         farewell: config.farewell(),
+        tracer,
         ..HubConfig::default()
     };
     let (auth, metrics, health) = (Arc::clone(auth), Arc::clone(metrics), Arc::clone(health));

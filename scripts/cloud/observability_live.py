@@ -2,6 +2,7 @@
 
 - What is scraped is what docs/metrics.md says: names, types, labels.
 - Every expression of the dashboards gives something; but those of events that have not happened (an open label nobody has had yet).
+- A publish that its publisher has sampled is traced through broker and adapter, by OTLP; its context reaches the subscriber as it was.
 - Every rule can be evaluated, and no alert fires in a cluster that is well.
 """
 
@@ -19,6 +20,7 @@ import urllib.request
 import promql_parser as promql
 import yaml
 
+from observability_traces import SAMPLED, TOPIC, UNSAMPLED, Collector, problems as trace_problems, traceparent
 from observability_static import TARGET_LABELS, VARIABLES, Catalogue, expressions, selectors
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -64,6 +66,7 @@ class Cluster:
     def __init__(self, folder):
         self.folder = pathlib.Path(folder)
         self.processes = []
+        self.collector = Collector()
         names = ["redis", "mqtt1", "mqtt2", "ops1", "ops2", "adapter", "prometheus"]
         self.ports = dict(zip(names, free_ports(len(names)), strict=True))
 
@@ -79,12 +82,14 @@ class Cluster:
         self.start("redis", "redis-server", "--port", ports["redis"], "--save", "", "--appendonly", "no", "--maxmemory", "256mb", "--maxmemory-policy", "noeviction")
         for n in "12":
             listen = ["--listen", f"127.0.0.1:{ports['mqtt' + n]}", "--set", f"ops.listen=127.0.0.1:{ports['ops' + n]}"]
-            self.start(f"broker{n}", BIN / "broker", "--redis", redis, *listen)
-        tap = ["--source", "tap", "--redis", redis, "--warehouse", self.folder / "warehouse"]
+            trace = ["--set", f"trace.endpoint={self.collector.endpoint}"]
+            self.start(f"broker{n}", BIN / "broker", "--redis", redis, *listen, *trace)
+        tap = ["--source", "tap", "--redis", redis, "--warehouse", self.folder / "warehouse", "--set", f"trace.endpoint={self.collector.endpoint}"]
         self.start("adapter", BIN / "bigquery-adapter", *tap, "--ops-listen", f"127.0.0.1:{ports['adapter']}")
         self.start_prometheus()
         for name in ("ops1", "ops2", "adapter"):
             wait_for(f"{name} to be ready", lambda name=name: get(f"http://127.0.0.1:{ports[name]}/health/ready"))
+        wait_for("Prometheus", lambda: get(f"http://127.0.0.1:{ports['prometheus']}/-/ready"))
         return self
 
     def start_prometheus(self):
@@ -110,17 +115,35 @@ class Cluster:
                 process.wait(15)
             except subprocess.TimeoutExpired:
                 process.kill()
+        self.collector.close()
 
     def traffic(self):
         """A persistent subscriber on one replica, publishers of every QoS on the other, and a client that is refused."""
         one, two = (["-h", "127.0.0.1", "-p", str(self.ports[name])] for name in ("mqtt1", "mqtt2"))
-        self.start("subscriber", "mosquitto_sub", *two, "-i", "reader", "-c", "-q", "2", "-t", "fleet/#", "-V", "5", "-x", "600")
+        self.start("subscriber", "mosquitto_sub", *two, "-i", "reader", "-c", "-q", "2", "-t", "fleet/#", "-V", "5", "-x", "600", "-F", "%t %P")
         for qos in "012":
             publisher = self.start(f"publisher{qos}", "mosquitto_pub", *one, "-q", qos, "-t", f"fleet/{qos}", "-l", stdin=subprocess.PIPE)
             yield publisher
         with socket.create_connection(("127.0.0.1", self.ports["mqtt1"])) as wrong:
             wrong.sendall(b"GET / HTTP/1.1\r\n\r\n")
             wrong.recv(100)
+
+    def publish_traced(self):
+        """One publish that is sampled, one that is not."""
+        for trace in (UNSAMPLED, SAMPLED):
+            context = ["-D", "publish", "user-property", "traceparent", traceparent(trace), "-D", "publish", "user-property", "tracestate", "vendor=1"]
+            where = ["-h", "127.0.0.1", "-p", str(self.ports["mqtt1"]), "-V", "5", "-q", "1", "-t", TOPIC, "-m", "x"]
+            subprocess.run(["mosquitto_pub", *where, *context], check=True, timeout=LIMIT)
+
+    def traces(self):
+        """What is wrong with the traces."""
+        wait_for("six spans", lambda: self.collector.count() >= 6)
+        yield from trace_problems(list(self.collector.spans))
+        for trace in (UNSAMPLED, SAMPLED):
+            wanted = f"{TOPIC} traceparent:{traceparent(trace)} tracestate:vendor=1"
+            lines = wait_for("the subscriber", lambda: (self.folder / "subscriber.log").read_text().splitlines())
+            if wanted not in lines:
+                yield f"the subscriber has not got the context as it was: {[line for line in lines if line.startswith(TOPIC)]}"
 
     def query(self, expression):
         url = f"http://127.0.0.1:{self.ports['prometheus']}/api/v1/query?" + urllib.parse.urlencode({"query": expression})
@@ -175,6 +198,8 @@ def main():
             time.sleep(0.1)
             if time.monotonic() - begun > LIMIT:
                 raise SystemExit("observability: no row is stored, or nothing is scraped: nothing is known of the dashboards")
+        cluster.publish_traced()
+        problems += cluster.traces()
         for part, port in (("broker", "ops1"), ("broker", "ops2"), ("adapter", "adapter")):
             problems += compare(catalogue, part, get(f"http://127.0.0.1:{cluster.ports[port]}/metrics"))
         there = set(json.loads(get(f"http://127.0.0.1:{cluster.ports['prometheus']}/api/v1/label/__name__/values"))["data"])
@@ -206,7 +231,7 @@ def main():
         print(problem)
     if problems:
         raise SystemExit(f"observability: {len(problems)} problems in a cluster that runs")
-    print(f"observability: {asked} expressions give figures of a cluster that runs ({len(events)} are of events that have not happened), no alert fires")
+    print(f"observability: {asked} expressions give figures of a cluster that runs ({len(events)} are of events that have not happened), no alert fires, a trace is whole")
 
 
 if __name__ == "__main__":

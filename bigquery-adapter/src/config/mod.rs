@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use dunlin_protocol::{QoS, topic};
+use dunlin_telemetry::trace::Settings;
 
 pub use dunlin_telemetry::log::Format as LogFormat;
 pub use layers::{ENVIRONMENT_PREFIX, Layers};
@@ -84,6 +85,8 @@ pub struct Config {
     pub log_filter: String,
     /// How it is logged.
     pub log_format: LogFormat,
+    /// The OTLP/HTTP address of a collector; `None`: nothing is traced.
+    pub trace_endpoint: Option<String>,
     /// Limit for finishing after a signal.
     pub shutdown_timeout: Duration,
     effective: Vec<(&'static str, toml::Value)>,
@@ -141,26 +144,34 @@ impl Config {
             ("cloud", LogFormat::Cloud),
         ];
         let log_format = read.choice("log.format", &formats, LogFormat::Auto);
+        let trace_endpoint = read.parsed("trace.endpoint", "", |endpoint| match endpoint {
+            "" => Ok(None),
+            endpoint => Settings::check_endpoint(endpoint).map(|()| Some(endpoint.to_owned())),
+        });
         let shutdown_timeout =
             Duration::from_secs(read.integer("shutdown.timeout_seconds", 30, 1..=3600));
         let (effective, problems) = read.finish();
-        match (path, rules, mqtt, ops, log_filter) {
-            (Some(path), Some(rules), Some(mqtt), Some(ops), Some(log_filter))
-                if problems.is_empty() =>
-            {
-                Ok(Self {
-                    path,
-                    rules,
-                    mqtt,
-                    batch,
-                    parquet,
-                    ops,
-                    log_filter,
-                    log_format,
-                    shutdown_timeout,
-                    effective,
-                })
-            }
+        match (path, rules, mqtt, ops, log_filter, trace_endpoint) {
+            (
+                Some(path),
+                Some(rules),
+                Some(mqtt),
+                Some(ops),
+                Some(log_filter),
+                Some(trace_endpoint),
+            ) if problems.is_empty() => Ok(Self {
+                path,
+                rules,
+                mqtt,
+                batch,
+                parquet,
+                ops,
+                log_filter,
+                log_format,
+                trace_endpoint,
+                shutdown_timeout,
+                effective,
+            }),
             _ => Err(problems),
         }
     }

@@ -12,6 +12,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use dunlin_telemetry::process::Process;
+use dunlin_telemetry::trace;
 
 use crate::batch::Batch;
 use crate::health::{Health, Part};
@@ -31,6 +32,7 @@ pub struct Metrics {
     /// When something was stored last.
     stored: Gauge<f64, AtomicU64>,
     rules_reloads: Family<Label, Counter>,
+    trace: trace::Counters,
     /// Messages read from the source, duplicates included.
     pub received: Counter,
     /// Bytes read from the source.
@@ -105,6 +107,7 @@ impl Default for Metrics {
             problems: Family::default(),
             stored: Gauge::default(),
             rules_reloads: Family::default(),
+            trace: trace::Counters::default(),
             received: Counter::default(),
             received_bytes: Counter::default(),
             duplicates: Counter::default(),
@@ -180,6 +183,16 @@ impl Metrics {
             "rules_reloads",
             "Times that the rules were read again",
             self.rules_reloads.clone(),
+        );
+        to.register(
+            "trace_spans_sent",
+            "Spans of traces that the collector has taken",
+            self.trace.sent.clone(),
+        );
+        to.register(
+            "trace_spans_dropped",
+            "Spans of traces that were dropped: too many waited, or the collector did not take them",
+            self.trace.dropped.clone(),
         );
         // A counter that is there before its first count: its first increase can be seen.
         for place in ["table", "file"] {
@@ -369,6 +382,11 @@ impl Metrics {
         self.bigquery_rows.get_or_create(&label).inc_by(rows as u64);
         self.bigquery_appends.get_or_create(&label).inc();
         self.stored_now();
+    }
+
+    /// What counts spans.
+    pub(crate) fn trace_counters(&self) -> trace::Counters {
+        self.trace.clone()
     }
 
     fn stored_now(&self) {

@@ -35,6 +35,43 @@ async fn ask(emulator: &Emulator, sql: &str) -> Vec<String> {
     lines(emulator.query(&sql).await)
 }
 
+async fn trace_ids_come_from_the_first_traceparent(emulator: &Emulator) {
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    for (id, properties) in [
+        (
+            "t1",
+            format!(
+                "struct('a' as key, 'b' as value), struct('traceparent' as key, '00-{trace}-00f067aa0ba902b7-01' as value)"
+            ),
+        ),
+        (
+            "t2",
+            format!(
+                "struct('traceparent' as key, '00-{trace}-00f067aa0ba902b8-00' as value), struct('traceparent' as key, 'x' as value)"
+            ),
+        ),
+        (
+            "t3",
+            "struct('traceparent' as key, 'nonsense' as value)".to_owned(),
+        ),
+    ] {
+        let sql = format!(
+            "insert into `D.messages` (received_at, topic, payload, qos, retain, client_id, message_id, user_properties) \
+             values (timestamp_seconds({MIDNIGHT}), 'traced', b'', 1, false, 'd3', '{id}', [{properties}])"
+        );
+        ask(emulator, &sql).await;
+    }
+    let sql = "select message_id, trace_id, parent_span_id, sampled from `D.traces` order by 1";
+    assert_eq!(
+        ask(emulator, sql).await,
+        [
+            format!("t1 {trace} 00f067aa0ba902b7 true"),
+            format!("t2 {trace} 00f067aa0ba902b8 false"),
+        ]
+    );
+    ask(emulator, "delete from `D.messages` where topic = 'traced'").await;
+}
+
 #[tokio::test]
 async fn every_view_and_query_for_analysts_gives_the_right_answer() {
     let emulator = Emulator::start();
@@ -87,7 +124,7 @@ async fn every_view_and_query_for_analysts_gives_the_right_answer() {
         .collect();
     // Those that stand on others come after them.
     views.sort_by_key(|name| (name == "per_minute.sql", name.clone()));
-    assert_eq!(views.len(), 7);
+    assert_eq!(views.len(), 8);
     for view in &views {
         emulator.query(&of_dataset(view)).await;
     }
@@ -147,6 +184,7 @@ async fn every_view_and_query_for_analysts_gives_the_right_answer() {
     ] {
         assert_eq!(ask(&emulator, sql).await, expected, "{sql}");
     }
+    trace_ids_come_from_the_first_traceparent(&emulator).await;
     let days = lines(emulator.query(&of_dataset("days.sql")).await);
     assert_eq!(days.len(), 2, "{days:?}");
     assert!(days[0].starts_with("20251121 5 "), "{days:?}");

@@ -32,6 +32,7 @@ pub(crate) use report::Report;
 use crate::error::Code;
 use crate::hub::Farewell;
 use reader::Section;
+pub use setting::Share;
 use setting::{Setting, parse_address, word_setting};
 
 /// Where durable state is kept.
@@ -130,6 +131,15 @@ word_setting!(LogFormat {
     "cloud" => LogFormat::Cloud,
 });
 
+/// Which messages are traced, and where to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceConfig {
+    /// The OTLP/HTTP address of a collector; `None`: nothing is traced.
+    pub endpoint: Option<String>,
+    /// Share of the messages without a trace context that are traced.
+    pub sample: Share,
+}
+
 /// A configuration that has passed every check that needs no other file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -153,6 +163,8 @@ pub struct Config {
     pub ops: OpsConfig,
     /// The log.
     pub log: LogConfig,
+    /// Traces.
+    pub trace: TraceConfig,
 }
 
 impl Config {
@@ -180,6 +192,7 @@ impl Config {
             auth: root.with_table("auth", AuthConfig::read),
             ops: root.with_table("ops", read_ops),
             log: root.with_table("log", read_log),
+            trace: root.with_table("trace", read_trace),
             listeners: read_listeners(root),
         }
     }
@@ -416,6 +429,20 @@ fn read_drain(root: &mut Section<'_>) -> DrainConfig {
         rate,
         server_reference,
         server_moved,
+    }
+}
+
+fn read_trace(section: &mut Section<'_>) -> TraceConfig {
+    let endpoint: String = section.get("endpoint", String::new(), &());
+    if !endpoint.is_empty()
+        && let Err(error) = dunlin_telemetry::trace::Settings::check_endpoint(&endpoint)
+    {
+        let text = format!("trace.endpoint is {endpoint:?}: {error}");
+        section.problem(Code::WrongValue, "endpoint", text);
+    }
+    TraceConfig {
+        endpoint: (!endpoint.is_empty()).then_some(endpoint),
+        sample: section.get("sample", Share(0), &()),
     }
 }
 

@@ -71,6 +71,41 @@ macro_rules! integer_setting {
 }
 integer_setting!(u8, u16, u32, u64, usize);
 
+/// A share of something, kept in millionths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share(pub u32);
+
+impl Share {
+    /// From 0 to 1.
+    #[must_use]
+    pub fn get(self) -> f64 {
+        f64::from(self.0) / 1e6
+    }
+}
+
+impl Setting for Share {
+    type Bounds = ();
+    fn parse(kind: &ValueKind, text: bool, (): &()) -> Result<Self, String> {
+        let share = match kind {
+            ValueKind::Float(share) => Some(*share),
+            ValueKind::String(share) if text => share.trim().parse().ok(),
+            other => integer(other, text).and_then(|n| u8::try_from(n).ok().map(f64::from)),
+        };
+        let share = share.filter(|share| (0.0..=1.0).contains(share));
+        let share = share.ok_or("a number from 0 to 1")?;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "from 0 to a million"
+        )]
+        let millionths = (share * 1e6).round() as u32;
+        Ok(Self(millionths))
+    }
+    fn show(&self) -> toml::Value {
+        toml::Value::Float(self.get())
+    }
+}
+
 impl Setting for bool {
     type Bounds = ();
     fn parse(kind: &ValueKind, text: bool, (): &()) -> Result<Self, String> {

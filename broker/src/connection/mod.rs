@@ -18,6 +18,7 @@ mod held;
 mod packets;
 mod run;
 mod throttle;
+mod traces;
 
 use std::sync::Arc;
 

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::acks::{AckKind, Answer};
 use super::close::Closing;
 use super::run::Connection;
+use super::traces::Traced;
 use crate::auth::Action;
 use crate::core::frames::{Incoming, Origin};
 use crate::hub::directory::Routes;
@@ -52,6 +53,8 @@ pub(super) struct Batch<'a> {
     /// By QoS.
     publishes: [u64; 3],
     publish_bytes: u64,
+    /// Publishes that are traced.
+    pub(super) traced: Vec<Traced>,
     /// New subscriptions that get retained messages.
     retained: Vec<(Box<str>, Subscription)>,
     /// Whether this replica was cut off, once looked at.
@@ -126,6 +129,7 @@ impl Connection {
             packets: 0,
             publishes: [0; 3],
             publish_bytes: 0,
+            traced: Vec::new(),
             retained: Vec::new(),
             cut_off: None,
         }
@@ -182,6 +186,9 @@ impl Connection {
             &routes,
             &mut batch.outcome,
         );
+        if !batch.traced.is_empty() {
+            self.trace_routed(&mut batch.traced, &routes);
+        }
         batch.durable |= batch.outcome.ops.len() > before || !self.may_acknowledge();
         let reason = match wanted {
             true => ReasonCode::SUCCESS,
@@ -214,6 +221,9 @@ impl Connection {
         let barrier = std::mem::take(&mut batch.outcome.barrier);
         self.waiting |= batch.durable && self.publishing;
         self.submit(ops, batch.durable, barrier);
+        if !batch.traced.is_empty() {
+            self.trace_submitted(std::mem::take(&mut batch.traced), batch.durable);
+        }
         for (filter, subscription) in batch.retained.drain(..) {
             self.retained_due
                 .push((self.submitted, filter, subscription));

@@ -101,6 +101,8 @@ pub(super) struct Connection {
     pub(super) throttle: Option<Box<Throttle>>,
     /// Publishes that are to be matched when this replica can keep its promises again.
     pub(super) held: Option<Box<Held>>,
+    /// Traced publishes that are not durable yet.
+    pub(super) traced: Option<Box<super::traces::Waiting>>,
     /// The last read brought publishes.
     pub(super) publishing: bool,
     /// A receiver of the client's publishes that is behind.
@@ -181,6 +183,7 @@ impl Connection {
             inbound_open,
             aliases: Vec::new(),
             held: None,
+            traced: None,
             publishing: false,
             behind: None,
             partial: rest,
@@ -311,6 +314,9 @@ impl Connection {
     }
 
     pub(super) fn collect_answers(&mut self) {
+        if self.traced.is_some() {
+            self.trace_committed(self.wake.committed());
+        }
         if self.acks.is_empty() {
             return;
         }

@@ -71,11 +71,10 @@ pub(crate) struct Tally {
 
 impl Tally {
     /// Messages that were put into an outbox, and their bytes.
+    #[inline]
     pub(crate) fn sent(&mut self, qos: QoS, messages: u64, bytes: usize) {
-        match qos {
-            QoS::AtMostOnce => self.sent[0] += messages,
-            QoS::AtLeastOnce => self.sent[1] += messages,
-            QoS::ExactlyOnce => self.sent[2] += messages,
+        if let Some(sent) = self.sent.get_mut(qos as usize) {
+            *sent += messages;
         }
         self.sent_bytes += bytes as u64;
     }

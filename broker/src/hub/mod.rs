@@ -30,6 +30,7 @@ use crate::hash::RandomState;
 use arc_swap::ArcSwap;
 use dunlin_sync::cluster::Cluster;
 use dunlin_sync::{SessionId, Store, StoreError};
+use dunlin_telemetry::trace::Tracer;
 use parking_lot::{Mutex, RwLock};
 
 pub(crate) use attach::{Attached, ConnectRequest, WillRequest};
@@ -60,6 +61,8 @@ pub struct HubConfig {
     pub features: Features,
     /// What clients are told when the broker stops.
     pub farewell: Farewell,
+    /// Decides which messages are traced; `None`: none.
+    pub tracer: Option<Tracer>,
     /// What time it is, in Unix microseconds; `None`: the system is asked.
     pub started_at_us: Option<u64>,
     /// A defect for the simulation to find: publishers are acknowledged before the write.
@@ -125,6 +128,8 @@ pub struct Hub {
     pub(crate) live: ArcSwap<Limits>,
     pub(crate) features: Features,
     pub(crate) farewell: ArcSwap<Farewell>,
+    /// Decides which messages are traced.
+    pub(crate) tracer: Option<Tracer>,
     pub(crate) auth: Arc<Auth>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) health: Arc<Health>,
@@ -197,6 +202,7 @@ impl Hub {
             limits,
             features: config.features,
             farewell: ArcSwap::from_pointee(config.farewell),
+            tracer: config.tracer,
             auth,
             metrics,
             health,

@@ -322,6 +322,10 @@ metrics! {
     certificate_reloads: Counters<Outcome> = "certificate_reloads";
     /// When the certificate of a listener expires, in Unix time.
     certificate_expires: ByListener = "certificate_expires_timestamp", Seconds;
+    /// Spans of traces that the collector has taken.
+    trace_spans_sent: Counter = "trace_spans_sent";
+    /// Spans of traces that were dropped: too many waited, or the collector did not take them.
+    trace_spans_dropped: Counter = "trace_spans_dropped";
     /// Sockets open now, from accept to close.
     sockets_open: Gauge = "sockets_open";
     /// Sockets accepted.

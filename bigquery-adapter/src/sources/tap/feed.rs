@@ -8,6 +8,7 @@ use dunlin_sync::cluster::tap::{Consumer, Event};
 use tokio::time::{Interval, interval};
 
 use super::lag::Lag;
+use super::traces::Traces;
 use super::{LOOK_EVERY, Tap, TapMessages};
 use crate::health::Health;
 use crate::ops::metrics::Metrics;
@@ -19,6 +20,7 @@ pub struct TapFeed {
     tap: Arc<Tap>,
     consumer: Consumer,
     lag: Lag,
+    traces: Traces,
     ticks: Interval,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
@@ -42,6 +44,7 @@ impl TapFeed {
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
+            traces: tap.traces(),
             tap,
             consumer,
             lag: Lag::default(),
@@ -75,6 +78,7 @@ impl TapFeed {
             }
             Event::Batch(batch) => {
                 self.lag.read(&batch);
+                self.traces.read(&batch);
                 let messages = batch.positions.end - batch.positions.start;
                 self.metrics.received.inc_by(messages);
                 self.metrics.received_bytes.inc_by(batch.bytes() as u64);
@@ -91,11 +95,13 @@ impl TapFeed {
                 ..
             } => {
                 self.lag.acknowledged(partition, upto);
+                self.traces.acknowledged(partition, upto);
                 Fed::Acknowledged { partition, number }
             }
             Event::Lost { partition, epoch } => {
                 tracing::info!(partition, epoch, "partition given up");
                 self.lag.lost(partition);
+                self.traces.lost(partition);
                 Fed::Lost { partition, epoch }
             }
         }
@@ -119,6 +125,7 @@ impl Feed for TapFeed {
 
     fn acknowledge(&mut self, partition: u16, epoch: u64, acknowledge: Acknowledge) -> u64 {
         let Acknowledge { upto, checkpoint } = acknowledge;
+        self.traces.stored(partition, upto);
         let checkpoint = Bytes::from(checkpoint);
         let asked = self
             .consumer

@@ -7,6 +7,7 @@ pub mod feed;
 mod lag;
 mod rows;
 pub mod store;
+mod traces;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use dunlin_sync::cluster::tap::{
     Consumer, ConsumerOptions, Definition, DefinitionError, WhenFull, define, known,
 };
 use dunlin_sync::cluster::{Backplane, BackplaneError};
+use dunlin_telemetry::trace::Tracer;
 use tokio::time::interval;
 
 pub use rows::TapMessages;
@@ -26,6 +28,7 @@ use crate::health::{Health, Part};
 use crate::ops::metrics::Metrics;
 use crate::status::adapter_name;
 use lag::Lag;
+use traces::Traces;
 
 /// How long replicas may take to say that they know a new definition.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -88,6 +91,7 @@ impl TapError {
 pub struct Tap {
     backplane: Arc<RedisBackplane>,
     settings: Settings,
+    tracer: Option<Tracer>,
 }
 
 impl std::fmt::Debug for Tap {
@@ -113,6 +117,7 @@ pub async fn open(
     let tap = Tap {
         backplane,
         settings,
+        tracer: None,
     };
     health.set(Part::Source, Some("Redis has not answered yet".to_owned()));
     tap.define(filters, health).await?;
@@ -121,6 +126,16 @@ pub async fn open(
 }
 
 impl Tap {
+    /// What its publisher has sampled is traced on its way.
+    #[must_use]
+    pub fn traced(self, tracer: Option<Tracer>) -> Self {
+        Self { tracer, ..self }
+    }
+
+    fn traces(&self) -> Traces {
+        Traces::new(self.tracer.clone())
+    }
+
     /// Changes what goes into the tap.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::interval;
 
 use super::lag::Lag;
+use super::traces::Traces;
 use super::{LOOK_EVERY, Tap, TapError, rows};
 use crate::batch::{Batch, StoredUpto};
 use crate::health::Health;
@@ -57,6 +58,7 @@ pub struct Storing {
     buffer_bytes: usize,
     pairs: UserPropertiesBuf,
     lag: Lag,
+    traces: Traces,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
 }
@@ -73,6 +75,7 @@ impl Storing {
         health: Arc<Health>,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let traces = tap.traces();
         Self {
             next: ledger.stored_of(tap.name()).collect(),
             tap,
@@ -85,6 +88,7 @@ impl Storing {
             buffer_bytes,
             pairs: UserPropertiesBuf::default(),
             lag: Lag::default(),
+            traces,
             health,
             metrics,
         }
@@ -143,14 +147,19 @@ impl Storing {
             Event::Batch(_) if stopping => {}
             Event::Batch(batch) => {
                 self.lag.read(&batch);
+                self.traces.read(&batch);
                 self.waiting.push_back(batch);
             }
             Event::Acknowledged {
                 partition, upto, ..
-            } => self.lag.acknowledged(partition, upto),
+            } => {
+                self.lag.acknowledged(partition, upto);
+                self.traces.acknowledged(partition, upto);
+            }
             Event::Lost { partition, epoch } => {
                 tracing::info!(partition, "partition given up");
                 self.lag.lost(partition);
+                self.traces.lost(partition);
                 self.waiting
                     .retain(|batch| (batch.partition, batch.epoch) != (partition, epoch));
             }
@@ -215,6 +224,7 @@ impl Storing {
             self.given.pop_front();
         }
         for ((partition, epoch), upto) in stored {
+            self.traces.stored(partition, upto);
             // Nothing is kept there: the positions are with the rows.
             let kept = self
                 .consumer

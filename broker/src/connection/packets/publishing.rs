@@ -26,10 +26,8 @@ impl Connection {
         publish: Publish<'a>,
         batch: &mut Batch<'a>,
     ) -> Result<(), Closing> {
-        match publish.qos {
-            QoS::AtMostOnce => batch.publishes[0] += 1,
-            QoS::AtLeastOnce => batch.publishes[1] += 1,
-            QoS::ExactlyOnce => batch.publishes[2] += 1,
+        if let Some(publishes) = batch.publishes.get_mut(publish.qos as usize) {
+            *publishes += 1;
         }
         batch.publish_bytes += publish.payload.len() as u64;
         let topic = self.resolve_topic(&publish)?;
@@ -107,6 +105,9 @@ impl Connection {
             }
             batch.run.routes = Some(routes);
             batch.run.allowed = Some(action);
+        }
+        if self.hub.tracer.is_some() {
+            self.trace(&publish, topic.as_str(), batch);
         }
         let (properties, expiry) = match publish.properties.is_empty() {
             true => (Forwarded::Borrowed(&[][..]), None),
