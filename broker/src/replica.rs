@@ -123,6 +123,7 @@ pub(crate) fn redis_options(config: &RedisConfig) -> Result<RedisOptions, Replic
     Ok(RedisOptions {
         password,
         ca_file: config.ca_file.clone(),
+        server_name: config.server_name.clone(),
         cert_file: config.cert_file.clone(),
         key_file: config.key_file.clone(),
         prefix: config.prefix.clone(),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use dunlin_protocol::topic;
-use dunlin_sync::cluster::redis::{RedisOptions, check_url, without_password};
+use dunlin_sync::cluster::redis::{ANY_NAME, RedisOptions, check_url, without_password};
 use dunlin_sync::cluster::tap::{Definition, WhenFull};
 
 use super::reader::Reader;
@@ -104,6 +104,13 @@ fn read_redis(read: &mut Reader, chosen: bool) -> Option<RedisOptions> {
     let ca_file = file("redis.ca_file");
     let cert_file = file("redis.cert_file");
     let key_file = file("redis.key_file");
+    let server_name = read.text("redis.server_name");
+    if server_name.as_deref() == Some(ANY_NAME) && ca_file.is_none() {
+        read.problem(
+            "redis.server_name",
+            "redis.server_name = \"*\" needs redis.ca_file, with the authority that only Redis has certificates of",
+        );
+    }
     if cert_file.is_some() != key_file.is_some() {
         read.problem(
             "redis.cert_file",
@@ -139,6 +146,7 @@ fn read_redis(read: &mut Reader, chosen: bool) -> Option<RedisOptions> {
     Some(RedisOptions {
         password,
         ca_file,
+        server_name,
         cert_file,
         key_file,
         prefix: prefix?,

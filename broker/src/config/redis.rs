@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use dunlin_sync::cluster::redis::without_password;
+use dunlin_sync::cluster::redis::{ANY_NAME, without_password};
 
 use super::reader::Section;
 use super::setting::Setting;
@@ -19,6 +19,8 @@ pub struct RedisConfig {
     pub password_file: Option<PathBuf>,
     /// PEM with the authorities that may have signed Redis' certificate; else those of the system.
     pub ca_file: Option<PathBuf>,
+    /// What Redis' certificates must name instead of the address; `*`: anything.
+    pub server_name: Option<String>,
     /// PEM with a client certificate.
     pub cert_file: Option<PathBuf>,
     /// PEM with its key.
@@ -68,6 +70,7 @@ impl RedisConfig {
             prefix: section.get("prefix", "dunlin".to_owned(), &()),
             password_file: path(section, "password_file"),
             ca_file: path(section, "ca_file"),
+            server_name: section.optional::<String>("server_name", &()),
             cert_file: path(section, "cert_file"),
             key_file: path(section, "key_file"),
             connect_timeout_ms: section.get("connect_timeout_ms", 2_000, &(100..=60_000)),
@@ -83,6 +86,13 @@ impl RedisConfig {
                 Code::Redis,
                 "cert_file",
                 "redis.cert_file and redis.key_file belong together: give both or neither",
+            );
+        }
+        if config.server_name.as_deref() == Some(ANY_NAME) && config.ca_file.is_none() {
+            section.problem(
+                Code::Redis,
+                "server_name",
+                "redis.server_name = \"*\" needs redis.ca_file, with the authority that only Redis has certificates of",
             );
         }
         if config.prefix.contains(['{', '}', ' ', '\n']) {

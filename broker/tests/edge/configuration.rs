@@ -594,6 +594,7 @@ fn keys() -> BTreeMap<String, Option<String>> {
         "redis.url",
         "redis.password_file",
         "redis.ca_file",
+        "redis.server_name",
         "redis.cert_file",
         "redis.key_file",
         "auth.users",

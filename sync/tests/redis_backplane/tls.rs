@@ -29,9 +29,12 @@ impl Files {
         let ca = params.self_signed(&ca_key).unwrap();
         let issuer = Issuer::new(params, ca_key);
         files.write("ca.pem", &ca.pem());
-        for name in ["server", "client"] {
+        for name in ["server", "client", "elsewhere"] {
             let key = KeyPair::generate().unwrap();
-            let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+            let names = match name {
+                "elsewhere" => vec!["redis.example.com".to_owned()],
+                _ => vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
+            };
             let cert = CertificateParams::new(names)
                 .unwrap()
                 .signed_by(&key, &issuer)
@@ -62,14 +65,18 @@ struct TlsServer {
 
 impl TlsServer {
     fn start(files: &Files, clients: &str) -> Self {
+        Self::with_certificate(files, clients, "server")
+    }
+
+    fn with_certificate(files: &Files, clients: &str, name: &str) -> Self {
         let port = free_port();
         let server = RedisServer::start(&[
             "--tls-port",
             &port.to_string(),
             "--tls-cert-file",
-            &files.text("server.pem"),
+            &files.text(&format!("{name}.pem")),
             "--tls-key-file",
-            &files.text("server.key"),
+            &files.text(&format!("{name}.key")),
             "--tls-ca-cert-file",
             &files.text("ca.pem"),
             "--tls-auth-clients",
@@ -136,6 +143,43 @@ async fn a_certificate_of_another_authority_is_not_trusted() {
     .await;
     let error = redis.status().last_error.unwrap();
     assert!(error.contains("certificate"), "{error}");
+}
+
+#[tokio::test]
+async fn a_certificate_must_name_the_address_unless_another_name_is_wanted() {
+    let (files, others) = (Files::make(), Files::make());
+    let server = TlsServer::with_certificate(&files, "no", "elsewhere");
+    let named = |name: Option<&str>, files| {
+        let mut options = server.options("127.0.0.1");
+        options.server_name = name.map(str::to_owned);
+        with(options, files, false)
+    };
+    for name in ["redis.example.com", "*"] {
+        let redis = named(Some(name), &files);
+        let reply = ask(&redis, Request::Numbers { count: 1 }).await;
+        assert!(matches!(reply, Reply::Numbers(_)), "{name}");
+    }
+    for redis in [
+        named(None, &files),
+        named(Some("redis.example.org"), &files),
+        named(Some("*"), &others),
+    ] {
+        until(|| redis.status().last_error.is_some(), "the refusal").await;
+        let error = redis.status().last_error.unwrap();
+        assert!(error.contains("certificate"), "{error}");
+        assert!(!redis.status().connected);
+    }
+}
+
+#[tokio::test]
+async fn any_name_will_do_only_for_an_authority_that_is_named() {
+    let mut options = options("rediss://localhost");
+    options.server_name = Some("*".to_owned());
+    let refused = RedisBackplane::start(options, Handle::current()).map(drop);
+    assert!(
+        matches!(refused, Err(RedisError::Tls { .. })),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]

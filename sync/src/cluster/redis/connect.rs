@@ -1,18 +1,15 @@
 //! Making a connection: socket, TLS, login, and who is at the other end.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use parking_lot::Mutex;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::options::{RedisError, RedisOptions};
 use super::resp::{Decoder, RespError, Value, Writer};
+use super::tls::Renewing;
 use super::url::{Address, Url};
 
 /// Oldest server that knows flags of scripts.
@@ -53,35 +50,6 @@ impl ConnectError {
     /// An operator must act: said as an error, not as a warning.
     pub(super) fn is_operators(&self) -> bool {
         matches!(self, Self::Said { .. } | Self::Version { .. })
-    }
-}
-
-/// TLS whose files may be renewed: they are read for each connection, of which there are few. Files that cannot be
-/// used leave what was read before.
-struct Renewing {
-    options: RedisOptions,
-    last: Mutex<Arc<rustls::ClientConfig>>,
-}
-
-impl Renewing {
-    fn new(options: &RedisOptions) -> Result<Self, RedisError> {
-        Ok(Self {
-            last: Mutex::new(tls_config(options)?),
-            options: options.clone(),
-        })
-    }
-
-    fn config(&self) -> Arc<rustls::ClientConfig> {
-        match tls_config(&self.options) {
-            Ok(config) => {
-                *self.last.lock() = Arc::clone(&config);
-                config
-            }
-            Err(error) => {
-                tracing::error!(%error, "the files for TLS to Redis cannot be used: the ones read before stay");
-                Arc::clone(&self.last.lock())
-            }
-        }
     }
 }
 
@@ -163,10 +131,10 @@ impl Access {
                         (Box::new(read), Box::new(write))
                     }
                     Some(renewing) => {
-                        let config = renewing.config();
-                        let name = ServerName::try_from(host.clone())
+                        let name = renewing
+                            .name(host)
                             .map_err(|error| failed(io::Error::other(error)))?;
-                        let stream = tokio_rustls::TlsConnector::from(config)
+                        let stream = tokio_rustls::TlsConnector::from(renewing.config())
                             .connect(name, stream)
                             .await
                             .map_err(failed)?;
@@ -374,59 +342,4 @@ fn fnv(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })
-}
-
-fn tls_config(options: &RedisOptions) -> Result<Arc<rustls::ClientConfig>, RedisError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| bad("the TLS library", error))?
-        .with_root_certificates(roots(options)?);
-    let config = match (&options.cert_file, &options.key_file) {
-        (Some(cert), Some(key)) => {
-            let chain = CertificateDer::pem_file_iter(cert)
-                .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-                .map_err(|error| bad(cert.display(), error))?;
-            let secret =
-                PrivateKeyDer::from_pem_file(key).map_err(|error| bad(key.display(), error))?;
-            builder
-                .with_client_auth_cert(chain, secret)
-                .map_err(|error| bad(cert.display(), error))?
-        }
-        _ => builder.with_no_client_auth(),
-    };
-    Ok(Arc::new(config))
-}
-
-fn roots(options: &RedisOptions) -> Result<rustls::RootCertStore, RedisError> {
-    let mut roots = rustls::RootCertStore::empty();
-    match &options.ca_file {
-        Some(file) => {
-            let certs = CertificateDer::pem_file_iter(file)
-                .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-                .map_err(|error| bad(file.display(), error))?;
-            let (added, _) = roots.add_parsable_certificates(certs);
-            if added == 0 {
-                return Err(bad(file.display(), "no certificate in it"));
-            }
-        }
-        None => {
-            let found = rustls_native_certs::load_native_certs();
-            let (added, _) = roots.add_parsable_certificates(found.certs);
-            if added == 0 {
-                return Err(bad(
-                    "the system's certificates",
-                    "there are none; name a file (redis.ca_file)",
-                ));
-            }
-        }
-    }
-    Ok(roots)
-}
-
-fn bad(file: impl std::fmt::Display, reason: impl std::fmt::Display) -> RedisError {
-    RedisError::Tls {
-        file: file.to_string(),
-        reason: reason.to_string(),
-    }
 }

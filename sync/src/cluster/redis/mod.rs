@@ -23,6 +23,7 @@ mod resp;
 mod ring;
 mod scripts;
 mod sentinel;
+mod tls;
 mod traffic;
 mod url;
 
@@ -40,7 +41,7 @@ use super::{
 };
 use crate::BoxFuture;
 
-pub use self::options::{RedisError, RedisOptions};
+pub use self::options::{ANY_NAME, RedisError, RedisOptions};
 pub use self::url::{UrlError, check_url, without_password};
 
 /// Events that wait for their reader before Redis is not read any more.

@@ -6,6 +6,9 @@ use std::time::Duration;
 use super::names::DEFAULT_PREFIX;
 use super::url::UrlError;
 
+/// See [`RedisOptions::server_name`].
+pub const ANY_NAME: &str = "*";
+
 /// How Redis is reached.
 #[derive(Clone)]
 pub struct RedisOptions {
@@ -18,6 +21,9 @@ pub struct RedisOptions {
     pub password: Option<String>,
     /// PEM with the authorities that may have signed the server's certificate; `None`: the system's.
     pub ca_file: Option<PathBuf>,
+    /// What the servers' certificates must name instead of the address that was connected to. [`ANY_NAME`]: whatever they like, if
+    /// they are from an authority of `ca_file`, which must be given then.
+    pub server_name: Option<String>,
     /// PEM with a client certificate.
     pub cert_file: Option<PathBuf>,
     /// PEM with the key of the client certificate.
@@ -52,6 +58,7 @@ impl RedisOptions {
             user: None,
             password: None,
             ca_file: None,
+            server_name: None,
             cert_file: None,
             key_file: None,
             prefix: DEFAULT_PREFIX.to_owned(),
