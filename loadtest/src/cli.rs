@@ -3,6 +3,7 @@
 mod bench;
 mod compare;
 mod fleet;
+mod stay;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -35,6 +36,8 @@ enum Command {
     Report(ReportArgs),
     /// Read messages and write them on, and nothing else: the floor that brokers are measured by.
     Relay(RelayArgs),
+    /// Keep persistent sessions busy, slowly, and count what restarts of brokers do to them.
+    Stay(stay::StayArgs),
     /// Print what a query over the measurements must answer, computed from the input files alone.
     Expected(ExpectedArgs),
 }
@@ -114,6 +117,7 @@ pub fn run(cli: Cli) -> Result<(), Error> {
                 .unwrap_or_else(|| args.run.with_extension("html"));
             write(&page, &Report::open(&args.run)?.to_html())
         }
+        Command::Stay(args) => stay::run(&args),
         Command::Expected(args) => expected(&args),
     }
 }

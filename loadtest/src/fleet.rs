@@ -10,10 +10,10 @@
 //!
 //! One thread runs all devices: a device costs a task and its buffers, and the broker has the other cores.
 
-mod client;
+pub(crate) mod client;
 mod deal;
 mod device;
-mod flight;
+pub(crate) mod flight;
 mod progress;
 mod report;
 mod run;

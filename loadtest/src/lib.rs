@@ -2,7 +2,8 @@
 //!
 //! `loadtest fleet` replays real measurements as telemetry ([`fleet`]); `loadtest expected` computes what a
 //! query over them must answer ([`expected`]); `loadtest bench` measures what a broker costs ([`mod@bench`]),
-//! and `loadtest relay` what any broker must cost ([`relay`]).
+//! and `loadtest relay` what any broker must cost ([`relay`]); `loadtest stay` counts what a rollout does to
+//! clients that stay ([`stay`]).
 
 pub mod bench;
 pub mod cli;
@@ -17,3 +18,4 @@ pub mod proc;
 pub mod relay;
 pub mod scenario;
 mod socket;
+pub mod stay;

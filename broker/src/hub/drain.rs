@@ -54,11 +54,11 @@ impl Pace {
         }
     }
 
-    /// How many of the `left` are due now. A runtime that was held up does not make up for it at once: what is left is
-    /// spread over the time that is left.
+    /// How many of the `left` are due now. A runtime that was held up for long does not make up for it at once: what is left
+    /// is spread over the time that is left.
     fn due(&mut self, left: usize, now: Instant) -> usize {
         let time = self.end.saturating_duration_since(now) + STEP;
-        let passed = (now - self.updated).min(2 * STEP);
+        let passed = (now - self.updated).min(5 * STEP);
         self.updated = now;
         if time <= 2 * STEP {
             return left;
@@ -201,6 +201,7 @@ mod tests {
         let mut pace = Pace::new(&plan, start);
         assert_eq!(pace.due(3_000, start), 0);
         let due = pace.due(3_000, start + Duration::from_secs(15));
-        assert!(due <= 8, "{due} at once");
+        // A tenth of a second's worth of those that are left to be told in fifteen.
+        assert!((1..=21).contains(&due), "{due} at once");
     }
 }
