@@ -225,6 +225,8 @@ def namespaces(cluster: Cluster) -> None:
 
 
 def images(cluster: Cluster) -> None:
+    version = tomllib.loads((cluster.root / "Cargo.toml").read_text())["workspace"]["package"]["version"]
+    compose = (cluster.root / "compose.yaml").read_text()
     for of in cluster.workloads():
         for container in containers(of):
             image = container.get("image", "")
@@ -233,6 +235,10 @@ def images(cluster: Cluster) -> None:
                 problem(of, f"image {image}: neither a version nor a digest: it is another one tomorrow")
             elif tag and (tag[1] in ("latest", "main", "edge", "stable") or not re.search(r"[0-9]", tag[1])) and "@sha256:" not in image:
                 problem(of, f"image {image}: the tag {tag[1]} is no version: it is another one tomorrow")
+            elif "dunlin/" in image and tag and tag[1] != version:
+                problem(of, f"image {image}: the workspace has the version {version}")
+            elif "dunlin/" not in image and image not in compose:
+                problem(of, f"image {image}: compose.yaml has another one")
 
 
 def security(cluster: Cluster) -> None:
