@@ -433,15 +433,15 @@ fn read_drain(root: &mut Section<'_>) -> DrainConfig {
 }
 
 fn read_trace(section: &mut Section<'_>) -> TraceConfig {
-    let endpoint: String = section.get("endpoint", String::new(), &());
-    if !endpoint.is_empty()
-        && let Err(error) = dunlin_telemetry::trace::Settings::check_endpoint(&endpoint)
+    let endpoint: Option<String> = section.optional("endpoint", &());
+    if let Some(endpoint) = &endpoint
+        && let Err(error) = dunlin_telemetry::trace::Settings::check_endpoint(endpoint)
     {
         let text = format!("trace.endpoint is {endpoint:?}: {error}");
         section.problem(Code::WrongValue, "endpoint", text);
     }
     TraceConfig {
-        endpoint: (!endpoint.is_empty()).then_some(endpoint),
+        endpoint,
         sample: section.get("sample", Share(0), &()),
     }
 }

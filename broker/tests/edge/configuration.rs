@@ -591,6 +591,7 @@ fn keys() -> BTreeMap<String, Option<String>> {
     for key in [
         "drain_server_reference",
         "store.interval_ms",
+        "trace.endpoint",
         "redis.url",
         "redis.password_file",
         "redis.ca_file",
