@@ -48,6 +48,11 @@ output "redis_ports" {
   value       = module.redis.ports
 }
 
+output "redis_wait_replicas" {
+  description = "Replicas of Redis that must have a write before it is acknowledged (redis.wait_replicas). For k8s/overlays/gke."
+  value       = module.redis.wait_replicas
+}
+
 output "redis_ca_secret" {
   description = "Secret with the authorities that Redis' certificates are from; Terraform fills it. For k8s/overlays/gke."
   value       = module.secrets.redis_ca

@@ -17,8 +17,8 @@ import yaml
 
 # What scripts/k8s-from-terraform, and whoever follows docs/google-cloud.md, ask for.
 OUTPUTS = """
-    project_id region cluster_name namespace registry broker_service_account adapter_service_account redis_url redis_ranges redis_ports redis_ca_secret redis_password_secret
-    broker_tls_secret broker_client_ca_secret broker_users_secret mqtt_address mqtt_address_name domain bigquery_dataset
+    project_id region cluster_name namespace registry broker_service_account adapter_service_account redis_url redis_ranges redis_ports redis_wait_replicas redis_ca_secret
+    redis_password_secret broker_tls_secret broker_client_ca_secret broker_users_secret mqtt_address mqtt_address_name domain bigquery_dataset
 """.split()
 
 # Rights on the whole project that somebody here may have.

@@ -25,6 +25,11 @@ run "a_cluster_is_found_by_its_discovery_endpoint" {
   }
 
   assert {
+    condition     = output.redis_wait_replicas == 1
+    error_message = "An acknowledgement has to wait for a replica."
+  }
+
+  assert {
     condition     = module.secrets.redis_ca == "dunlin-redis-ca"
     error_message = "The authorities of Redis have a secret."
   }
@@ -38,6 +43,18 @@ run "valkey_is_found_alike" {
   assert {
     condition     = startswith(output.redis_url, "rediss+cluster://")
     error_message = "The broker has to go to a cluster with TLS, and is told ${output.redis_url}."
+  }
+}
+
+run "without_replicas_none_is_waited_for" {
+  command = plan
+  variables {
+    redis_replicas = 0
+  }
+
+  assert {
+    condition     = output.redis_wait_replicas == 0
+    error_message = "Nothing would ever be acknowledged."
   }
 }
 

@@ -18,3 +18,8 @@ output "password" {
   value       = one(google_redis_instance.this[*].auth_string)
   sensitive   = true
 }
+
+output "wait_replicas" {
+  description = "Replicas that must have a write before it is acknowledged: one, where a shard has replicas. Not of a standalone one, whose standby is Google's own affair. For k8s/."
+  value       = var.kind == "standalone" ? 0 : min(1, var.replicas)
+}
