@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""terraform_checkov.py CHECKOV TERRAFORM: runs checkov over a folder with Terraform files. What it finds is an error unless terraform_checkov.txt says why it is not; so is a line there
-that nothing needs, and a run that has looked at next to nothing."""
+"""terraform_checkov.py CHECKOV TERRAFORM: runs checkov over a folder with Terraform files. What it finds is an error unless terraform_checkov.txt says why it
+is not; so is a line there that nothing needs, and a run that has looked at next to nothing.
+"""
 import json
 import re
 import subprocess

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Stands in for the google provider, so that the real `terraform` validates, plans and tests where there is no cloud and no provider.
 
-It speaks Terraform's plugin protocol (version 5), knows the provider's schema from the file that TERRAFORM_SCHEMA names (see terraform_schema.py), and makes nothing anywhere: what the
-real provider would compute is unknown in a plan and made up in an apply. Terraform itself refuses what the schema does not have, lacks what it requires, or has another type; this refuses
-values that the documentation does not list. Terraform starts it by itself; TF_DISABLE_PLUGIN_TLS must be set.
+It speaks Terraform's plugin protocol (version 5), knows the provider's schema from the file that TERRAFORM_SCHEMA names (see terraform_schema.py), and
+makes nothing anywhere: what the real provider would compute is unknown in a plan and made up in an apply. Terraform itself refuses what the schema does not
+have, lacks what it requires, or has another type; this refuses values that the documentation does not list. Terraform starts it by itself;
+TF_DISABLE_PLUGIN_TLS must be set.
 """
 import json
 import os

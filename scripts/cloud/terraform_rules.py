@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""terraform_rules.py TREE [PLAN.json]: what the provider's schema does not say, asked of the files in TREE/terraform, or of a plan of them (`terraform show -json`).
+"""terraform_rules.py TREE [PLAN.json]: what the provider's schema does not say, asked of the files in TREE/terraform, or of a plan of them (`terraform show
+-json`).
 
-Files: every variable has a description, a type and, where it can be wrong, a validation; every output says who needs it; what k8s/ takes is there; nothing makes a key.
-Plans: nothing lets the world, or the rest of the network, into Redis or the control plane; rights are few; Redis is as docs/redis.md wants it; tables, views, alerts and dashboards are those
-of the rest of the project; and what the API refuses though the schema allows it.
-"""
+Files: every variable has a description, a type and, where it can be wrong, a validation; every output says who needs it; what k8s/ takes is there; nothing
+makes a key.
+Plans: nothing lets the world, or the rest of the network, into Redis or the control plane; rights are few; Redis is as docs/redis.md wants it; tables,
+views, alerts and dashboards are those of the rest of the project; and what the API refuses though the schema allows it."""
 import ipaddress
 import json
 import re
@@ -17,8 +18,9 @@ import yaml
 
 # What scripts/k8s-from-terraform, and whoever follows docs/google-cloud.md, ask for.
 OUTPUTS = """
-    project_id region cluster_name namespace registry broker_service_account adapter_service_account redis_url redis_ranges redis_ports redis_wait_replicas redis_ca_secret
-    redis_password_secret broker_tls_secret broker_client_ca_secret broker_users_secret mqtt_address mqtt_address_name domain bigquery_dataset
+    project_id region cluster_name namespace registry broker_service_account adapter_service_account redis_url redis_ranges redis_ports
+    redis_wait_replicas redis_ca_secret redis_password_secret broker_tls_secret broker_client_ca_secret broker_users_secret mqtt_address
+    mqtt_address_name domain bigquery_dataset
 """.split()
 
 # Rights on the whole project that somebody here may have.
@@ -47,7 +49,8 @@ class Findings:
 
 
 def blocks(text, kind):
-    """Blocks of this kind of a file that terraform fmt has formatted: their name and what is in them."""
+    """Blocks of this kind of a file that terraform fmt has formatted: their name and what is in them.
+"""
     return re.findall(rf'^{kind} "(\w+)"(?: "\w+")? \{{\n(.*?)^\}}', text, re.M | re.S)
 
 
@@ -126,7 +129,8 @@ class PlanRules:
         return [(r, r["values"]) for r in self.resources if r["type"] == kind]
 
     def check(self):
-        for rule in (self.firewall, self.control_plane, self.autopilot, self.redis_itself, self.rights, self.secrets, self.bigquery, self.images, self.alerts, self.dashboards, self.protected):
+        network = (self.firewall, self.control_plane, self.autopilot, self.redis_itself)
+        for rule in (*network, self.rights, self.secrets, self.bigquery, self.images, self.alerts, self.dashboards, self.protected):
             rule()
 
     def touches_redis(self, ranges):
@@ -145,8 +149,9 @@ class PlanRules:
             sources = values.get("source_ranges") or []
             if any(map(is_world, sources)) or not (sources or values.get("source_tags") or values.get("source_service_accounts")):
                 self.say(resource, "lets the world in: devices come through the load balancer, whose rules GKE makes, and Redis is for the nodes only")
-        denied = [values for _, values in self.of("google_compute_firewall") if values.get("deny") and values.get("direction") == "EGRESS" and not values.get("target_tags")]
-        if not any(self.touches_redis(values.get("destination_ranges")) for values in denied):
+        rules = [values for _, values in self.of("google_compute_firewall")]
+        for_all = [values for values in rules if values.get("deny") and values.get("direction") == "EGRESS" and not values.get("target_tags")]
+        if not any(self.touches_redis(values.get("destination_ranges")) for values in for_all):
             self.findings.say(self.name, "no firewall rule keeps the rest of the network from Redis")
         for redis in self.redis:
             if not redis.is_private:
@@ -166,7 +171,8 @@ class PlanRules:
                 self.say(resource, "a role could be bound to everybody with a Google account")
 
     def autopilot(self):
-        refused = ("initial_node_count", "remove_default_node_pool", "node_pool", "node_config", "network_policy", "default_max_pods_per_node", "enable_intranode_visibility")
+        pools = ("initial_node_count", "remove_default_node_pool", "node_pool", "node_config", "default_max_pods_per_node")
+        refused = (*pools, "network_policy", "enable_intranode_visibility")
         for resource, values in self.of("google_container_cluster"):
             for argument in refused:
                 if values.get(argument):

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """terraform_schema.py [--check] [WHEEL]: takes what terraform/ uses out of the schema of the provider, and writes scripts/cloud/terraform_schema.json.
 
-The provider's own schema cannot be had without the provider, which no package registry has. But the bindings of CDK Terrain for it (cdktn-provider-google, on PyPI) are made from
-that schema, and say of each resource: names, types, required, optional or computed, blocks and how often they may come, and for some attributes the values that are possible.
-Without WHEEL it is downloaded (67 MB). With --check nothing is written: it says whether the file is what would be written.
+The provider's own schema cannot be had without the provider, which no package registry has. But the bindings of CDK Terrain for it (cdktn-provider-google,
+on PyPI) are made from that schema, and say of each resource: names, types, required, optional or computed, blocks and how often they may come, and for some
+attributes the values that are possible. Without WHEEL it is downloaded (67 MB). With --check nothing is written: it says whether the file is what would be
+written.
 
 What the schema says nothing of, and this file neither: which arguments exclude each other, the form of values, what the API does.
 """
@@ -45,7 +46,8 @@ GETTERS = {
 
 
 class Bindings:
-    """The JavaScript of one resource or data source."""
+    """The JavaScript of one resource or data source.
+"""
 
     def __init__(self, source):
         # What turns a nested block into HCL, by name; and all classes with what they extend.
@@ -136,7 +138,7 @@ def pascal(name):
 
 
 def possible_values(declarations, name, block):
-    """What the documentation lists as possible values of a text, in this block and those in it. It does so in two ways: `Possible values: ["A", "B"]`, and one on each line."""
+    """What the documentation lists as possible values of a text, in this block and those in it: as `Possible values: ["A", "B"]`, or one on each line."""
     found = re.search(rf"^export interface {name}(?:Config)? (?:extends \S+ )?\{{\n(.*?)^\}}", declarations, re.M | re.S)
     for text in re.findall(r"/\*\*((?:(?!\*/).)*?)\*/\s*readonly \w+\??: string;", found[1] if found else "", re.S):
         text = re.sub(r"^\s*\* ?", "", text, flags=re.M)

@@ -1,7 +1,7 @@
 # The warehouse: dataset, the adapter's own tables, the analysts' views, and who may do what.
 #
-# Columns, partitions and clusters of the tables are the adapter's: it writes them down in bigquery-adapter/sql/tables.json, and a test of it compares. Tables for rules of
-# your own are made by the adapter when the first message comes. Views are bigquery-adapter/sql/*.sql.
+# Columns, partitions and clusters of the tables are the adapter's: it writes them down in bigquery-adapter/sql/tables.json, and a test of it compares. Tables
+# for rules of your own are made by the adapter when the first message comes. Views are bigquery-adapter/sql/*.sql.
 
 locals {
   tables = { for table in jsondecode(file("${var.sql}/tables.json")) : table.name => table }
@@ -13,7 +13,8 @@ locals {
   # create or replace view `DATASET.NAME` as QUERY; what is no view is left out.
   statements = [for file in fileset(var.sql, "*.sql") : file("${var.sql}/${file}")]
   view       = "(?s)create or replace view `DATASET\\.(\\w+)` as\\n(.*);"
-  queries    = { for match in flatten([for text in local.statements : [for found in regexall(local.view, text) : { name = found[0], query = found[1] }]]) : match.name => match.query }
+  found      = flatten([for text in local.statements : [for match in regexall(local.view, text) : { name = match[0], query = match[1] }]])
+  queries    = { for view in local.found : view.name => view.query }
   # Views that read other views, and so are made after them.
   derived = toset([for name, query in local.queries : name if anytrue([for other in keys(local.queries) : can(regex("`DATASET\\.${other}`", query))])])
 

@@ -10,10 +10,11 @@ locals {
   # The identity of the pods themselves, which the Secret Manager add-on uses.
   pods = {
     for program in keys(local.programs) :
-    program => "principal://iam.googleapis.com/projects/${var.project_number}/locations/global/workloadIdentityPools/${var.workload_pool}/subject/ns/${var.namespace}/sa/${program}"
+    program => "${local.subjects}/ns/${var.namespace}/sa/${program}"
   }
 
-  metrics_reader = "principal://iam.googleapis.com/projects/${var.project_number}/locations/global/workloadIdentityPools/${var.workload_pool}/subject/ns/custom-metrics/sa/custom-metrics-stackdriver-adapter"
+  pools    = "principal://iam.googleapis.com/projects/${var.project_number}/locations/global/workloadIdentityPools"
+  subjects = "${local.pools}/${var.workload_pool}/subject"
 }
 
 resource "google_service_account" "this" {
@@ -36,5 +37,5 @@ resource "google_service_account_iam_member" "pods" {
 resource "google_project_iam_member" "metrics_reader" {
   project = var.project_id
   role    = "roles/monitoring.viewer"
-  member  = local.metrics_reader
+  member  = "${local.subjects}/ns/custom-metrics/sa/custom-metrics-stackdriver-adapter"
 }

@@ -4,7 +4,8 @@
 # Redis cannot be reached from outside the network at all; inside, only nodes of the cluster reach it.
 
 locals {
-  redis_ranges = var.redis_peering ? ["${google_compute_global_address.redis[0].address}/${google_compute_global_address.redis[0].prefix_length}"] : [var.redis_cidr]
+  peered       = [for range in google_compute_global_address.redis : "${range.address}/${range.prefix_length}"]
+  redis_ranges = var.redis_peering ? local.peered : [var.redis_cidr]
 }
 
 resource "google_compute_network" "this" {

@@ -1,5 +1,5 @@
-# Alerts and dashboards of observability/, brought into Cloud Monitoring as they are there: no expression is written twice. Metrics come by Managed Prometheus, which the
-# cluster has; what is scraped is said by the PodMonitoring in k8s/.
+# Alerts and dashboards of observability/, brought into Cloud Monitoring as they are there: no expression is written twice. Metrics come by Managed
+# Prometheus, which the cluster has; what is scraped is said by the PodMonitoring in k8s/.
 
 locals {
   rules = { for rule in flatten([
@@ -9,6 +9,11 @@ locals {
   # What a level means to who is told. Another one is a mistake, and an error.
   severities = { page = "CRITICAL", ticket = "WARNING" }
   seconds    = { s = 1, m = 60, h = 3600, d = 86400 }
+
+  # 1h30m and the like, in seconds.
+  durations = { for name, rule in local.rules : name => sum(concat([0], [
+    for part in regexall("(\\d+)([smhd])", try(rule.for, "0s")) : tonumber(part[0]) * local.seconds[part[1]]
+  ])) }
 
   # Cloud Monitoring has no templates of Go: labels are written its way, values are in the incident anyway.
   texts = { for name, rule in local.rules : name => {
@@ -53,7 +58,7 @@ resource "google_monitoring_alert_policy" "rules" {
 
     condition_prometheus_query_language {
       query               = each.value.expr
-      duration            = "${sum(concat([0], [for part in regexall("(\\d+)([smhd])", try(each.value.for, "0s")) : tonumber(part[0]) * local.seconds[part[1]]]))}s"
+      duration            = "${local.durations[each.key]}s"
       evaluation_interval = "30s"
       rule_group          = each.value.group
       alert_rule          = each.key

@@ -128,7 +128,8 @@ resource "google_memorystore_instance" "this" {
   depends_on = [google_network_connectivity_service_connection_policy.this]
 }
 
-# One server. It has snapshots only: without a standby a restart, and Google's maintenance twice a year, may lose an hour, but for what the brokers write again (30 seconds).
+# One server. It has snapshots only: without a standby a restart, and Google's maintenance twice a year, may lose an hour, but for what the brokers write
+# again (30 seconds).
 resource "google_redis_instance" "this" {
   count = var.kind == "standalone" ? 1 : 0
 

@@ -1,5 +1,5 @@
-# Secrets, and who reads them. You add the versions of what is yours (docs/google-cloud.md), so that Terraform's state never holds a private key or a password of a
-# device. What Redis itself hands out, Terraform passes on.
+# Secrets, and who reads them. You add the versions of what is yours (docs/google-cloud.md), so that Terraform's state never holds a private key or a password
+# of a device. What Redis itself hands out, Terraform passes on.
 
 locals {
   # Secret = who reads it.
