@@ -23,6 +23,10 @@ RUNBOOK = "https://github.com/dunlin-mqtt/dunlin/blob/main/docs/runbook.md#"
 VARIABLES = {"$__rate_interval": "1m", "$replica": ".*", "$adapter": ".*"}
 
 
+# The operator's books: what they refer to has to be there.
+BOOKS = ["runbook", "metrics", "sizing", "upgrade", "disaster-recovery", "tracing", "rollout"]
+
+
 class Catalogue:
     """The metrics of docs/metrics.md: for each name its binary, type, unit and labels; a label's values, or None when it is open."""
 
@@ -210,10 +214,23 @@ class Check:
                     self.problem("docs/runbook.md", f"the entry of {name} lacks {wanted}")
         for name in set(re.findall(r"\bDunlin[A-Z]\w+", text)) - set(entries):
             self.problem("docs/runbook.md", f"it names an alert that has no entry: {name}")
-        for name in set(re.findall(r"`((?:dunlin|process)_[a-z_]+)[`{]", text)):
-            if self.catalogue.look(name) is None and self.catalogue.look(name + "_bucket") is None:
-                self.problem("docs/runbook.md", f"no such metric: {name}")
         return set(entries)
+
+    def books(self):
+        """Files, headings and alerts that the operator's books refer to."""
+        for name in BOOKS:
+            path = self.tree / f"docs/{name}.md"
+            text = path.read_text()
+            for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
+                file, _, anchor = target.partition("#")
+                there = (path.parent / file).resolve() if file else path
+                if not there.exists():
+                    self.problem(f"docs/{name}.md", f"no such file: {target}")
+                elif anchor and anchor not in anchors(there):
+                    self.problem(f"docs/{name}.md", f"no such heading: {target}")
+            for metric in set(re.findall(r"`((?:dunlin|process)_[a-z_]+)[`{]", text)):
+                if self.catalogue.look(metric) is None and self.catalogue.look(metric + "_bucket") is None:
+                    self.problem(f"docs/{name}.md", f"no such metric: {metric}")
 
     def tests(self, names):
         """Each alert has a test in which it fires and a moment in which it does not, with figures that a metric can have."""
@@ -289,6 +306,12 @@ class Check:
                 self.expression(place, target["expr"])
 
 
+def anchors(path):
+    """The anchors that GitHub makes of headings."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def expressions(tree):
     """(place, expression) of all dashboards."""
     for path in sorted((tree / "observability/dashboards").glob("*.json")):
@@ -300,6 +323,7 @@ def expressions(tree):
 def main():
     check = Check(pathlib.Path(sys.argv[1]))
     rules = check.alerts()
+    check.books()
     check.dashboards()
     for problem in check.problems:
         print(problem)
