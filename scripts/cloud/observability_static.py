@@ -209,7 +209,7 @@ class Check:
         text = (self.tree / "docs/runbook.md").read_text()
         entries = dict(re.findall(r"^### (Dunlin\w+)\n(.*?)(?=^##|\Z)", text, re.M | re.S))
         for name, entry in entries.items():
-            for wanted in ("**What it means.**", "**Look at**", "**Do.**"):
+            for wanted in ("**What it means.**", "**Look.**", "**Do.**"):
                 if wanted not in entry:
                     self.problem("docs/runbook.md", f"the entry of {name} lacks {wanted}")
         for name in set(re.findall(r"\bDunlin[A-Z]\w+", text)) - set(entries):
