@@ -116,6 +116,10 @@ def agreement(root: pathlib.Path, services: dict) -> None:
                 file = {"broker": "broker/dunlin.toml", "adapter": "adapter/adapter.toml"}.get(name)
                 if file and str(found["port"]) != tomllib.loads((root / "deploy/compose" / file).read_text())["ops"]["listen"].rpartition(":")[2]:
                     problem("prometheus", f"scrapes the port {found['port']} of {name}, which listens elsewhere")
+    for asks, asked in (("balancer", "broker"), ("prometheus", "broker"), ("prometheus", "adapter"), ("broker", "redis"), ("adapter", "redis")):
+        shared = set(services[asks]["networks"]) & set(services[asked]["networks"])
+        if len(shared) != 1:
+            problem(asks, f"shares {len(shared)} networks with {asked}: a name has an address in each, and must have one")
     leaving = (config.get("drain_delay_ms", 0) + config["drain_timeout_ms"]) / 1000 + 5
     if seconds(services["broker"].get("stop_grace_period", "10s")) < leaving:
         problem("broker", f"stop_grace_period is less than the {leaving:g} seconds that a replica takes to leave")
@@ -342,9 +346,13 @@ def rehearse(root: pathlib.Path, binaries: pathlib.Path) -> None:
             float(line.rsplit(" ", 1)[1]) for line in prometheus(stage, of).splitlines() if line.startswith(name)
         )
         stage.wait("the row", "adapter-1", lambda: metric("dunlin_adapter_committed_rows_total", "adapter-1") == 1)
-        served = "up{job=~\"broker|adapter|balancer\"}"
-        targets = lambda: prometheus_query(stage, f"count({served} == 1)")
-        stage.wait("Prometheus to reach all five targets", "prometheus-1", lambda: targets() == 5)
+        targets = lambda: prometheus_query(stage, "sum(up)")
+        try:
+            stage.wait("Prometheus to reach all five targets", "prometheus-1", lambda: targets() == 5)
+        except SystemExit:
+            told = subprocess.run(stage.inside("prometheus-1", "curl", "--silent", "http://127.0.0.1:9090/api/v1/targets?state=active"), capture_output=True, text=True)
+            print(*re.findall(r'"scrapeUrl":"[^"]*"|"lastError":"[^"]*"', told.stdout), sep="\n")
+            raise
         # One replica leaves as `docker compose up --scale broker=2` has it leave.
         leaving = stage.processes["broker-3"]
         leaving.send_signal(signal.SIGTERM)

@@ -172,6 +172,8 @@ def context(root: pathlib.Path, folder: pathlib.Path, dep_infos: list[pathlib.Pa
     missing = set()
     for info in dep_infos:
         _, _, files = info.read_text().replace("\\ ", "\0").partition(": ")
+        if str(built_in) not in files:
+            problem(f"context: {info.with_suffix('')} was not built in {built_in}: what it is made of cannot be looked for")
         for file in files.split():
             path = pathlib.Path(file.replace("\0", " "))
             # Files that another checkout, or the build itself, has made are not of this tree.

@@ -1,7 +1,7 @@
 """Whether rendered manifests hold together: every object against the strict schemas of Kubernetes, and what no schema knows (names that must meet, rights, bounds,
 who may talk to whom). Every problem is told at once.
 
-    manifests.py --root TREE [--settings FOLDER] local=rendered.yaml gke=rendered.yaml ...
+    manifests.py --root TREE [--settings FOLDER] local=rendered.yaml gke+traces=rendered.yaml ...
 """
 
 import argparse
@@ -92,6 +92,8 @@ DRAWN = {
         },
     },
 }
+# What the components add.
+MORE = {"traces": {"broker": ["opentelemetry 4318"], "adapter": ["opentelemetry 4318"]}}
 PORTS = {"broker": {"mqtt": 1883, "mqtts": 8883, "wss": 8443, "ops": 9100}, "adapter": {"ops": 9100}, "redis": {"redis": 6379}}
 SECRET_NAME = re.compile(r"pass(word|wd)?$|secret|token|credential|api_?key|private_?key", re.IGNORECASE)
 SECRET_TEXT = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----|\"private_key_id\"|AIza[0-9A-Za-z_-]{35}|[a-z+]+://[^/\s:@]*:[^/\s@]+@|(password|requirepass)\s*[=:]\s*\S")
@@ -158,8 +160,8 @@ def quantity(text: str | float) -> float:
 class Cluster:
     """What is rendered, by kind and name."""
 
-    def __init__(self, objects: list[Object], overlay: str, root: pathlib.Path):
-        self.objects, self.overlay, self.root = objects, overlay, root
+    def __init__(self, objects: list[Object], overlay: str, components: list[str], root: pathlib.Path):
+        self.objects, self.overlay, self.components, self.root = objects, overlay, components, root
 
     def all(self, *kinds: str) -> list[Object]:
         return [of for of in self.objects if of["kind"] in kinds]
@@ -593,7 +595,9 @@ def network(cluster: Cluster) -> None:
     for name, ways in allowed.items():
         if closed[name] != {"Ingress", "Egress"}:
             problem(f"pods of {name}", f"only {', '.join(sorted(closed[name])) or 'nothing'} is closed by a NetworkPolicy: what is not allowed must be forbidden")
-        drawn = DRAWN[cluster.overlay].get(name, {"in": [], "out": []})
+        drawn = dict(DRAWN[cluster.overlay].get(name, {"in": [], "out": []}))
+        for component in cluster.components:
+            drawn["out"] = drawn["out"] + MORE[component].get(name, [])
         for way, whose in (("in", "from"), ("out", "to")):
             for edge in sorted(ways[way] - set(drawn[way])):
                 problem(f"pods of {name}", f"NetworkPolicy allows {whose} {edge}, which the architecture does not draw")
@@ -639,11 +643,12 @@ RULES = [schemas, namespaces, images, security, probes, resources, wiring, secre
 
 def check(given: argparse.Namespace, rendered: str) -> bool:
     """Whether this one is well. Says what is not."""
-    overlay, _, path = rendered.partition("=")
-    if overlay not in DRAWN or not path:
-        sys.exit(f"manifests.py: {rendered}: must be local=FILE or gke=FILE")
+    which, _, path = rendered.partition("=")
+    overlay, *components = which.split("+")
+    if overlay not in DRAWN or not set(components) <= MORE.keys() or not path:
+        sys.exit(f"manifests.py: {rendered}: must be local=FILE or gke=FILE, or local+traces=FILE")
     problems.clear()
-    cluster = Cluster([of for of in yaml.load_all(pathlib.Path(path).read_text(), Loader=LOADER) if of], overlay, given.root)
+    cluster = Cluster([of for of in yaml.load_all(pathlib.Path(path).read_text(), Loader=LOADER) if of], overlay, components, given.root)
     for rule in RULES:
         try:
             rule(cluster)
