@@ -631,7 +631,7 @@ def identity(cluster: Cluster) -> None:
     if names != {"broker", "adapter"} or "[${var.namespace}/${each.key}]" not in bound:
         problem("terraform/modules/identity", f"binds the accounts {sorted(names)} by a name of its own, and the manifests' are broker and adapter")
     outputs = set(re.findall(r'^output "([a-z_]+)"', (terraform / "outputs.tf").read_text(), re.MULTILINE))
-    read = set(re.findall(r'^    "([a-z_]+)": (?:str|list),$', (cluster.root / "scripts/k8s-from-terraform").read_text(), re.MULTILINE))
+    read = set(re.findall(r'^    "([a-z_]+)": (?:str|list|int),$', (cluster.root / "scripts/k8s-from-terraform").read_text(), re.MULTILINE))
     for name in sorted(read - outputs):
         problem("scripts/k8s-from-terraform", f"reads the output {name}, which terraform/outputs.tf does not have")
     if not read:
