@@ -18,6 +18,7 @@ mod hash;
 mod health_cli;
 pub mod hub;
 pub mod logging;
+mod memory;
 pub mod net;
 pub mod ops;
 mod random;

@@ -21,7 +21,7 @@ use crate::{
     connection,
     error::{Code, Exit},
     hub::{Backing, DrainPlan, Hub, HubConfig},
-    logging,
+    logging, memory,
     net::{
         ListenerInfo, Serve,
         acceptor::Acceptor,
@@ -111,6 +111,7 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
         rules,
         ..
     } = loaded;
+    let (config, memory_limit) = within_memory(config);
     let limits = &config.limits;
     let patience = Duration::from_millis(u64::from(limits.connect_timeout_ms));
     let auth = Arc::new(Auth::new(users, rules, limits.password_checks, patience));
@@ -189,6 +190,9 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
     let telling = shared
         .clone()
         .map(|shared| tokio::spawn(tell_of_cluster(shared, hub.clone(), metrics.clone())));
+    if let Some(limit) = memory_limit {
+        tokio::spawn(memory::watch(Arc::clone(&hub), Arc::clone(&health), limit));
+    }
     let drain = Arc::new(ArcSwap::from_pointee(config.drain.clone()));
     let running = Running {
         sources,
@@ -202,6 +206,7 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
         gate,
         drain: Arc::clone(&drain),
         metrics: Arc::clone(&metrics),
+        memory_limit,
     };
     let reloading = tokio::spawn(Reloader::new(running, config, effective).run(hangup));
     health.set_started();
@@ -272,6 +277,22 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
         "stopped before every client had let go"
     );
     Ok(Exit::DrainTimedOut)
+}
+
+/// Lowers bounds that would not fit into the memory there is; tells how much that is.
+fn within_memory(mut config: Config) -> (Config, Option<u64>) {
+    let limit = memory::limit(config.limits.max_memory);
+    if let Some(limit) = limit {
+        let lowered = memory::lower(&mut config, limit);
+        if !lowered.is_empty() {
+            tracing::info!(
+                memory = limit,
+                lowered = lowered.join(", "),
+                "bounds lowered to what fits into the memory"
+            );
+        }
+    }
+    (config, limit)
 }
 
 /// From the wish to stop on the broker is unready, and its listeners are closed when balancers have noticed. Until then new

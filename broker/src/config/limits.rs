@@ -76,10 +76,12 @@ settings! {
         pub max_topic_levels: u16 = 128, 1..=65_535;
         /// Retained messages kept. A new topic above it is refused (0x97). Default 1,000,000.
         pub max_retained: usize = 1_000_000, 0..=100_000_000;
-        /// Bytes of retained messages kept, in memory. Default 1 GiB.
+        /// Bytes of retained messages kept, in memory; a quarter of `max_memory` at the most.
+        /// Default 1 GiB.
         pub max_retained_bytes: u64 = 1_073_741_824, 0..=1_099_511_627_776;
         /// Bytes on their way to the store over all clients. Above it publishers are slowed down:
-        /// the broker stops reading from them. Default 32 MiB.
+        /// the broker stops reading from them; a sixteenth of `max_memory` at the most.
+        /// Default 32 MiB.
         pub store_pending_bytes: usize = 33_554_432, 65_536..=17_179_869_184;
         /// Members of one shared subscription group. Above it SUBACK says 0x97. Default 10,000.
         pub max_shared_group_members: u32 = 10_000, 1..=1_000_000;
@@ -95,6 +97,11 @@ settings! {
         /// Connections between the accepted socket and the CONNACK at once, over all listeners; above
         /// it the rest waits in the kernel's queue. Default 1,000. With TLS each takes about 40 KiB.
         pub max_handshakes: usize = 1_000, 1..=1_000_000;
+        /// Bytes of memory that the broker may use. Above seven tenths new clients are refused (0x89),
+        /// above 85 of 100 publishers are slowed down and the clients for which most waits are
+        /// disconnected (0x97). 0 is what the container may use, or else the machine's memory.
+        /// Default 0.
+        pub max_memory: u64 = 0, 0..=1_099_511_627_776;
         /// Password checks at once; more wait. Who would wait for more than half the connect timeout is
         /// refused at once (0x89, server busy). Each costs a thread, and argon2id 19 MiB while it
         /// runs. Default 4.

@@ -67,6 +67,7 @@ impl Closing {
                 Some(ReasonCode::SERVER_BUSY)
             }
             Self::Asked(CloseRequest::ServerShutdown) => Some(ReasonCode::SERVER_SHUTTING_DOWN),
+            Self::Asked(CloseRequest::MemoryShort) => Some(ReasonCode::QUOTA_EXCEEDED),
             Self::Asked(CloseRequest::StoreFailed) => Some(ReasonCode::UNSPECIFIED_ERROR),
         }
     }

@@ -42,6 +42,13 @@ impl Refusal {
         }
     }
 
+    fn short_of_memory(version: Version) -> Self {
+        Self {
+            counted_as: "memory",
+            ..Self::new(version, ReasonCode::SERVER_BUSY, "memory is short")
+        }
+    }
+
     fn full(version: Version) -> Self {
         Self {
             counted_as: "full",
@@ -225,6 +232,9 @@ async fn establish(
     let version = connect.version;
     if accepted.admission.slot.is_none() {
         return Err(Refusal::full(version));
+    }
+    if hub.is_crowded() {
+        return Err(Refusal::short_of_memory(version));
     }
     check(hub, &connect)?;
     let (client_id, assigned) = client_id(hub, &connect)?;

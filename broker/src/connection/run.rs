@@ -40,6 +40,8 @@ const YIELDS_MAX: u8 = 64;
 const STORE_PAUSE: Duration = Duration::from_millis(2);
 /// The same while the cluster cannot be reached.
 const SUSPENDED_PAUSE: Duration = Duration::from_millis(50);
+/// The same before each read of a publisher while memory is short.
+const MEMORY_PAUSE: Duration = Duration::from_secs(1);
 /// How long nothing is read before it is looked whether a receiver has caught up.
 const RECEIVER_PAUSE: Duration = Duration::from_millis(1);
 /// Acknowledgements that may wait for the store before nothing more is read.
@@ -115,6 +117,8 @@ pub(super) struct Connection {
     last_read: Instant,
     yields: u8,
     needs_flush: bool,
+    /// It has waited before this read, as memory is short.
+    held_back: bool,
 }
 
 /// What the loop has to wait for.
@@ -193,6 +197,7 @@ impl Connection {
             last_read: now,
             yields: 0,
             needs_flush: false,
+            held_back: false,
         }
     }
 
@@ -392,6 +397,7 @@ impl Connection {
                 ))),
                 Poll::Ready(Ok(())) => {
                     self.last_read = Instant::now();
+                    self.held_back = false;
                     Poll::Ready(self.take_in(read.filled()))
                 }
             }
@@ -422,6 +428,14 @@ impl Connection {
                 true => SUSPENDED_PAUSE,
                 false => STORE_PAUSE,
             });
+            cx.waker().wake_by_ref();
+            return false;
+        }
+        if self.publishing
+            && self.hub.is_short_of_memory()
+            && !std::mem::replace(&mut self.held_back, true)
+        {
+            self.pause_reading(MEMORY_PAUSE);
             cx.waker().wake_by_ref();
             return false;
         }

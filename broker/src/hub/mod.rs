@@ -13,6 +13,7 @@ mod drain;
 mod moving;
 pub(crate) mod publish;
 mod recovery;
+mod relief;
 mod retained_feed;
 pub(crate) mod session;
 mod share;
@@ -151,6 +152,10 @@ pub struct Hub {
     pub(crate) congested: AtomicUsize,
     /// Bytes of publishes that connections hold while this replica is cut off.
     pub(crate) held_bytes: AtomicUsize,
+    /// New clients are refused for want of memory.
+    crowded: AtomicBool,
+    /// Publishers are held back for want of memory.
+    short_of_memory: AtomicBool,
     shards: Box<[Shard]>,
     hasher: RandomState,
     stored: RwLock<HashMap<SessionId, Arc<Session>, RandomState>>,
@@ -216,6 +221,8 @@ impl Hub {
             own_retained: RwLock::new(Retained::default()),
             timers: Timers::default(),
             held_bytes: AtomicUsize::new(0),
+            crowded: AtomicBool::new(false),
+            short_of_memory: AtomicBool::new(false),
             shards: (0..SHARDS).map(|_| Shard::default()).collect(),
             hasher: RandomState::default(),
             stored: RwLock::default(),

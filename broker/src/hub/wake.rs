@@ -22,6 +22,8 @@ pub(crate) enum CloseRequest {
     Suspended = 5,
     /// The others have taken this replica for dead, and done what follows from that: 0x89.
     TakenForDead = 6,
+    /// Memory is short, and much waits for this client: 0x97.
+    MemoryShort = 7,
 }
 
 /// The mailbox of one connection; costs two atomics while nothing happens.
@@ -82,6 +84,7 @@ impl Wake {
             4 => Some(CloseRequest::ClaimedElsewhere),
             5 => Some(CloseRequest::Suspended),
             6 => Some(CloseRequest::TakenForDead),
+            7 => Some(CloseRequest::MemoryShort),
             _ => Some(CloseRequest::StoreFailed),
         }
     }

@@ -24,6 +24,7 @@ pub struct Health {
     store: Mutex<Option<String>>,
     cluster: Mutex<Option<String>>,
     overload: Mutex<Option<String>>,
+    memory: Mutex<Option<String>>,
     pulses: Pulses,
 }
 
@@ -64,6 +65,11 @@ impl Health {
         *self.overload.lock() = why;
     }
 
+    /// How much memory is in use, when that is so much that new clients are refused; `None`: there is room.
+    pub fn set_memory_short(&self, why: Option<String>) {
+        *self.memory.lock() = why;
+    }
+
     /// The loops whose moving is a condition of being ready and live.
     #[must_use]
     pub fn pulses(&self) -> &Pulses {
@@ -90,6 +96,7 @@ impl Health {
             ("store", &self.store),
             ("cluster", &self.cluster),
             ("overload", &self.overload),
+            ("memory", &self.memory),
         ] {
             if let Some(fault) = &*fault.lock() {
                 reasons.push(format!("{what}: {fault}"));

@@ -334,6 +334,10 @@ metrics! {
     handshakes: Gauge = "handshakes";
     /// Sockets that waited because connect_rate or max_handshakes was reached.
     accepts_delayed: Counter = "accepts_delayed";
+    /// Clients disconnected because memory was short and most waited for them.
+    memory_disconnects: Counter = "memory_disconnects";
+    /// Memory that the process may use: limits.max_memory, else the container's, else the machine's.
+    memory_limit: Gauge = "memory_limit", Bytes;
     /// Errors of accept, such as too many open files.
     accept_errors: Counter = "accept_errors";
     /// Clients connected now, their CONNECT accepted.
@@ -567,6 +571,12 @@ impl Metrics {
     pub fn set_health(&self, health: &Health) {
         self.ready.set(i64::from(health.reasons().is_empty()));
         self.draining.set(i64::from(health.is_draining()));
+    }
+
+    /// So much memory may be used.
+    pub fn set_memory_limit(&self, bytes: u64) {
+        self.memory_limit
+            .set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// The certificate that a listener shows ends then, in Unix time.

@@ -33,6 +33,8 @@ pub(crate) struct Running {
     pub(crate) gate: Arc<Gate>,
     pub(crate) drain: Arc<ArcSwap<DrainConfig>>,
     pub(crate) metrics: Arc<Metrics>,
+    /// What the process may use.
+    pub(crate) memory_limit: Option<u64>,
 }
 
 /// The configuration in force.
@@ -143,13 +145,17 @@ impl Reloader {
 
     fn put_in_force(&self, loaded: Loaded) {
         let Loaded {
-            config,
+            mut config,
             effective,
             tls,
             users,
             rules,
             ..
         } = loaded;
+        if let Some(limit) = self.running.memory_limit {
+            // What is named is what was lowered at the start.
+            let _lowered = crate::memory::lower(&mut config, limit);
+        }
         let mut in_force = self.in_force.lock();
         let changed = diff::between(&in_force.newest, &effective);
         let live: Vec<_> = changed

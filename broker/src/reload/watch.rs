@@ -20,7 +20,8 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Whether something has changed, and nothing more since the last look. Never at the first look.
+    /// Whether something has changed, and nothing more since the last look. The first look counts as a change: the
+    /// files were read some time before it.
     pub(super) fn look(&mut self, files: Vec<PathBuf>) -> bool {
         let stamps: Vec<_> = files
             .into_iter()
@@ -29,7 +30,7 @@ impl Watch {
                 (file, stamp)
             })
             .collect();
-        let differs = self.seen.as_ref().is_some_and(|seen| *seen != stamps);
+        let differs = self.seen.as_ref().is_none_or(|seen| *seen != stamps);
         self.seen = Some(stamps);
         let settled = self.changing && !differs;
         self.changing = differs;
@@ -89,6 +90,7 @@ mod tests {
         fs::write(&key, "1").unwrap();
         let mut watch = Watch::default();
         assert!(!watch.look(files()), "the first look");
+        assert!(watch.look(files()), "they may have changed before it");
         assert!(!watch.look(files()));
         fs::write(&certificate, "22").unwrap();
         assert!(!watch.look(files()), "perhaps not all of it yet");
@@ -113,6 +115,7 @@ mod tests {
         std::os::unix::fs::symlink("..data/tls.crt", path("tls.crt")).unwrap();
         let mut watch = Watch::default();
         assert!(!watch.look(vec![path("tls.crt")]));
+        assert!(watch.look(vec![path("tls.crt")]));
         // As the kubelet does it.
         std::os::unix::fs::symlink("v2", path("..tmp")).unwrap();
         fs::rename(path("..tmp"), path("..data")).unwrap();

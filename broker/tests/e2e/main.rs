@@ -14,6 +14,7 @@ mod inbound;
 mod keep_alive;
 mod limits;
 mod malformed;
+mod memory;
 mod outbound;
 mod retained;
 mod session;

@@ -116,6 +116,16 @@ impl Broker {
         self.port
     }
 
+    /// The most memory that the process has had, in bytes.
+    pub(crate) fn memory_peak(&self) -> u64 {
+        let child = self.child.as_ref().expect("the broker runs");
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id()));
+        let status = status.expect("the status of the process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let number = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        number.expect("a number of kB") * 1024
+    }
+
     /// Where the broker's files are.
     pub(crate) fn dir(&self) -> &Path {
         self.setup.dir()
