@@ -201,7 +201,8 @@ REPLICA = (
             [
                 graph("By listener and version", SHORT, ("{{listener}}, {{version}}", total("dunlin_clients_by_listener", ONE, by="listener, version")), stacked=True),
                 graph("Connects and refusals a second", "cps", ("connected", rate("dunlin_connections_total", ONE)), ("refused: {{reason}}", rate("dunlin_connections_refused_total", ONE, by="reason"))),
-                graph("Protocol errors", "cps", ("{{reason}}", rate("dunlin_protocol_errors_total", ONE, by="reason"))),
+                graph("At the door", SHORT, ("handshakes under way", total("dunlin_handshakes", ONE)), ("had to wait, a second", rate("dunlin_accepts_delayed_total", ONE))),
+                graph("Protocol errors", "cps", ("{{reason}}", rate("dunlin_protocol_errors_total", ONE, by="reason")), width=24),
             ],
         ),
         (

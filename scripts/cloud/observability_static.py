@@ -10,8 +10,11 @@ import re
 import runpy
 import sys
 
+import grafana_foundation_sdk.cog.plugins as grafana_plugins
 import promql_parser as promql
 import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard
 
 # What Prometheus, or Managed Prometheus, adds to every series.
 TARGET_LABELS = {"job", "instance", "namespace", "pod", "cluster", "location", "project_id", "node", "container"}
@@ -280,6 +283,10 @@ class Check:
             self.problem("dashboards", "two have one uid")
 
     def dashboard(self, name, board):
+        # Grafana's own model of a dashboard leaves out what it does not know.
+        known = json.loads(json.dumps(Dashboard.from_json(board), cls=JSONEncoder))
+        for place in unknown(board, known):
+            self.problem(name, f"Grafana does not know {place.removeprefix('.')}")
         ids, places = set(), set()
         variables = {variable["name"] for variable in board.get("templating", {}).get("list", [])}
         for variable in board.get("templating", {}).get("list", []):
@@ -306,6 +313,18 @@ class Check:
                 self.expression(place, target["expr"])
 
 
+def unknown(ours, theirs, place=""):
+    """What of a structure is not in another one."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for key, value in ours.items():
+            yield from unknown(value, theirs[key], f"{place}.{key}") if key in theirs else [f"{place}.{key}"]
+    elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        for index, (value, other) in enumerate(zip(ours, theirs)):
+            yield from unknown(value, other, f"{place}[{index}]")
+    elif ours != theirs:
+        yield f"{place}: {ours!r}"
+
+
 def anchors(path):
     """The anchors that GitHub makes of headings."""
     headings = re.findall(r"^#+ (.+)$", path.read_text(), re.M)
@@ -321,6 +340,7 @@ def expressions(tree):
 
 
 def main():
+    grafana_plugins.register_default_plugins()
     check = Check(pathlib.Path(sys.argv[1]))
     rules = check.alerts()
     check.books()
