@@ -183,7 +183,7 @@ REPLICA = (
             "The process",
             [
                 graph("CPU, cores", SHORT, ("used", rate("process_cpu_seconds_total", ONE))),
-                graph("Memory", "bytes", ("in use", total("process_resident_memory_bytes", ONE))),
+                graph("Memory", "bytes", ("in use", total("process_resident_memory_bytes", ONE)), ("allowed", total("dunlin_memory_limit_bytes", ONE))),
                 graph("Files", SHORT, ("open", total("process_open_fds", ONE)), ("sockets", total("dunlin_sockets_open", ONE))),
                 graph(
                     "Delay of the workers' timers",
