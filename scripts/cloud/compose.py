@@ -283,8 +283,8 @@ class Rehearsal:
             command[0] = str(self.binaries / pathlib.Path(command[0]).name)
         environment = {"PATH": os.environ["PATH"], **self.services[self.containers[name]["service"]].get("environment", {})}
         pid = self.processes[name].pid
-        self.wait(f"{name} to be healthy", name,
-                  lambda: subprocess.run(["nsenter", "--target", str(pid), "--mount", "--net", "--root", *command], env=environment, capture_output=True).returncode == 0)
+        command = ["nsenter", "--target", str(pid), "--mount", "--net", "--root", *command]
+        self.wait(f"{name} to be healthy", name, lambda: subprocess.run(command, env=environment, capture_output=True).returncode == 0)
 
     def wait(self, what: str, name: str, condition: Callable[[], object], limit: float = 40) -> None:
         end = time.monotonic() + limit
@@ -350,7 +350,8 @@ def rehearse(root: pathlib.Path, binaries: pathlib.Path) -> None:
         try:
             stage.wait("Prometheus to reach all five targets", "prometheus-1", lambda: targets() == 5)
         except SystemExit:
-            told = subprocess.run(stage.inside("prometheus-1", "curl", "--silent", "http://127.0.0.1:9090/api/v1/targets?state=active"), capture_output=True, text=True)
+            ask = stage.inside("prometheus-1", "curl", "--silent", "http://127.0.0.1:9090/api/v1/targets?state=active")
+            told = subprocess.run(ask, capture_output=True, text=True)
             print(*re.findall(r'"scrapeUrl":"[^"]*"|"lastError":"[^"]*"', told.stdout), sep="\n")
             raise
         # One replica leaves as `docker compose up --scale broker=2` has it leave.

@@ -18,7 +18,9 @@ LABELS = ["title", "description", "source", "licenses", "version", "revision", "
 SECRET_NAME = re.compile(r"pass(word|wd)?$|secret|token|credential|api_?key|private_?key", re.IGNORECASE)
 SECRET_FILE = re.compile(r"\.(pem|key|p12|pfx|jks|tfstate)$|(^|/)\.env|(^|/)id_(rsa|ed25519)|credentials.*\.json$|(^|/)users\.txt$", re.IGNORECASE)
 # In the text itself: private keys, keys of Google's service accounts, API keys.
-SECRET_TEXT = re.compile(rb"-----BEGIN (RSA |EC |OPENSSH |ENCRYPTED )?PRIVATE KEY-----\s+[A-Za-z0-9+/]{16}|\"private_key_id\": *\"[0-9a-f]{8}|AIza[0-9A-Za-z_-]{35}")
+SECRET_TEXT = re.compile(
+    rb"-----BEGIN (RSA |EC |OPENSSH |ENCRYPTED )?PRIVATE KEY-----\s+[A-Za-z0-9+/]{16}|\"private_key_id\": *\"[0-9a-f]{8}|AIza[0-9A-Za-z_-]{35}"
+)
 
 problems: list[str] = []
 

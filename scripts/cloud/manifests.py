@@ -1,5 +1,5 @@
-"""Whether rendered manifests hold together: every object against the strict schemas of Kubernetes, and what no schema knows (names that must meet, rights, bounds,
-who may talk to whom). Every problem is told at once.
+"""Whether rendered manifests hold together: every object against the strict schemas of Kubernetes, and what no schema knows (names that must meet, rights,
+bounds, who may talk to whom). Every problem is told at once.
 
     manifests.py --root TREE [--settings FOLDER] local=rendered.yaml gke+traces=rendered.yaml ...
 """
@@ -45,7 +45,7 @@ OWN_SCHEMAS = {
             "targetLabels": {
                 "type": "object",
                 "additionalProperties": False,
-                "properties": {"metadata": {"type": "array", "items": {"enum": ["pod", "container", "node", "top_level_controller_name", "top_level_controller_type"]}}},
+                "properties": {"metadata": {"type": "array", "items": {"enum": ["pod", "container", "node"]}}},
             },
         },
     },
@@ -96,7 +96,9 @@ DRAWN = {
 MORE = {"traces": {"broker": ["opentelemetry 4318"], "adapter": ["opentelemetry 4318"]}}
 PORTS = {"broker": {"mqtt": 1883, "mqtts": 8883, "wss": 8443, "ops": 9100}, "adapter": {"ops": 9100}, "redis": {"redis": 6379}}
 SECRET_NAME = re.compile(r"pass(word|wd)?$|secret|token|credential|api_?key|private_?key", re.IGNORECASE)
-SECRET_TEXT = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----|\"private_key_id\"|AIza[0-9A-Za-z_-]{35}|[a-z+]+://[^/\s:@]*:[^/\s@]+@|(password|requirepass)\s*[=:]\s*\S")
+SECRET_TEXT = re.compile(
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----|\"private_key_id\"|AIza[0-9A-Za-z_-]{35}|[a-z+]+://[^/\s:@]*:[^/\s@]+@|(password|requirepass)\s*[=:]\s*\S"
+)
 
 problems: list[str] = []
 Object = dict[str, Any]
@@ -256,8 +258,9 @@ def security(cluster: Cluster) -> None:
             own = container.get("securityContext", {})
             at = f"container {container['name']}"
             user = own.get("runAsUser", context.get("runAsUser"))
-            if own.get("runAsNonRoot", context.get("runAsNonRoot")) is not True or not user:
-                problem(of, f"{at} may run as root: runAsNonRoot and a runAsUser above 0 are needed, and are {own.get('runAsNonRoot', context.get('runAsNonRoot'))} and {user}")
+            never_root = own.get("runAsNonRoot", context.get("runAsNonRoot"))
+            if never_root is not True or not user:
+                problem(of, f"{at} may run as root: runAsNonRoot and a runAsUser above 0 are needed, and are {never_root} and {user}")
             if own.get("allowPrivilegeEscalation") is not False:
                 problem(of, f"{at}: allowPrivilegeEscalation must be false")
             if own.get("readOnlyRootFilesystem") is not True:
@@ -594,7 +597,8 @@ def network(cluster: Cluster) -> None:
                                 problem(of, f"{name_of(target)} has no port called {port['port']}")
     for name, ways in allowed.items():
         if closed[name] != {"Ingress", "Egress"}:
-            problem(f"pods of {name}", f"only {', '.join(sorted(closed[name])) or 'nothing'} is closed by a NetworkPolicy: what is not allowed must be forbidden")
+            only = ", ".join(sorted(closed[name])) or "nothing"
+            problem(f"pods of {name}", f"only {only} is closed by a NetworkPolicy: what is not allowed must be forbidden")
         drawn = dict(DRAWN[cluster.overlay].get(name, {"in": [], "out": []}))
         for component in cluster.components:
             drawn["out"] = drawn["out"] + MORE[component].get(name, [])
