@@ -205,13 +205,13 @@ variable "redis_kind" {
 }
 
 variable "redis_node_type" {
-  description = "Size of a node of a cluster: shared-core-nano (1.1 GB to write; no SLA), standard-small (5.2 GB), highmem-medium (10.4 GB), highmem-xlarge (46.4 GB). More shards do more than larger nodes. Of no use to standalone."
+  description = "Size of a node of a cluster: shared-core-nano (1.1 GB to write; no SLA), standard-small (5.2 GB), highmem-medium (10.4 GB), highmem-xlarge (46.4 GB), highcpu-medium, standard-large, highmem-2xlarge. More shards do more than larger nodes. Of no use to standalone."
   type        = string
   default     = "standard-small"
 
   validation {
-    condition     = contains(["shared-core-nano", "standard-small", "highmem-medium", "highmem-xlarge"], var.redis_node_type)
-    error_message = "One of shared-core-nano, standard-small, highmem-medium, highmem-xlarge."
+    condition     = contains(["shared-core-nano", "highcpu-medium", "standard-small", "standard-large", "highmem-medium", "highmem-xlarge", "highmem-2xlarge"], var.redis_node_type)
+    error_message = "One of shared-core-nano, highcpu-medium, standard-small, standard-large, highmem-medium, highmem-xlarge, highmem-2xlarge."
   }
 }
 

@@ -39,7 +39,7 @@ variable "kind" {
 }
 
 variable "node_type" {
-  description = "Size of a cluster's nodes: shared-core-nano, standard-small, highmem-medium, highmem-xlarge."
+  description = "Size of a cluster's nodes, such as standard-small."
   type        = string
 }
 
