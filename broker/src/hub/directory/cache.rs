@@ -9,6 +9,11 @@ use crate::hash::RandomState;
 
 /// Topics whose receivers a thread remembers.
 const TOPICS_MAX: usize = 16_384;
+/// Of the topics that filled the cache so many must have been asked for again. Otherwise there are more topics than it
+/// can hold, and keeping them costs more than it saves.
+const HITS_MIN: usize = TOPICS_MAX / 4;
+/// Topics that are not kept then, before it is tried again.
+const PAUSE: usize = 8 * TOPICS_MAX;
 /// Topics longer than this are not remembered, so that the cache's memory is bounded.
 const TOPIC_LEN_MAX: usize = 256;
 /// Receivers that a thread remembers over all its topics: 80 bytes each.
@@ -26,6 +31,10 @@ pub(super) struct Cache {
     /// One list for all topics with the same receivers, by what [`Found::sign`] says of them.
     by_signature: HashMap<Box<[u64]>, Rc<Routes>, RandomState>,
     receivers: usize,
+    /// Since the topics were forgotten last.
+    hits: usize,
+    /// Topics that are still not to be kept.
+    pause: usize,
     signature: Vec<u64>,
 }
 
@@ -42,8 +51,10 @@ impl Cache {
         })
     }
 
-    pub(super) fn get(&self, topic: &str) -> Option<Rc<Routes>> {
-        self.by_topic.get(topic).cloned()
+    pub(super) fn get(&mut self, topic: &str) -> Option<Rc<Routes>> {
+        let known = self.by_topic.get(topic).cloned();
+        self.hits += usize::from(known.is_some());
+        known
     }
 
     /// What was found for `topic`: the list that other topics with the same receivers have, if there is one.
@@ -69,8 +80,14 @@ impl Cache {
                 routes
             }
         };
-        if topic.len() <= TOPIC_LEN_MAX {
+        if self.pause > 0 {
+            self.pause -= 1;
+        } else if topic.len() <= TOPIC_LEN_MAX {
             if self.by_topic.len() >= TOPICS_MAX {
+                if self.hits < HITS_MIN {
+                    self.pause = PAUSE;
+                }
+                self.hits = 0;
                 self.by_topic.clear();
             }
             self.by_topic.insert(Box::from(topic), routes.clone());
@@ -82,5 +99,7 @@ impl Cache {
         self.by_topic.clear();
         self.by_signature.clear();
         self.receivers = 0;
+        self.hits = 0;
+        self.pause = 0;
     }
 }
