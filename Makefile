@@ -49,8 +49,9 @@ doc: ## Rustdoc, warnings as errors
 fuzz: ## Fuzz each target for FUZZ_SECONDS (default 60)
 	scripts/fuzz $(FUZZ_SECONDS)
 
-bench: deps build ## Messages per second and CPU per message beside mosquitto, saved under loadtest/runs
-	target/release/loadtest bench --scenario loadtest/scenarios/bench/table.toml
+bench: deps ## Messages per second and CPU per message beside mosquitto, saved under loadtest/runs
+	$(CARGO) build --profile dist --locked -p dunlin-broker -p dunlin-loadtest
+	target/dist/loadtest bench --scenario loadtest/scenarios/bench/table.toml
 
 bench-cluster: deps build ## CPU per message of a cluster, by role, its latency and how it starts; figures in docs/benchmarks.md
 	$(CARGO) build --release --locked -p dunlin-loadtest --example cluster_start --example tap_reader
