@@ -17,6 +17,7 @@ mod handshake;
 mod held;
 mod packets;
 mod run;
+mod stored;
 mod throttle;
 mod traces;
 

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, error, info, warn};
 
@@ -24,6 +24,7 @@ use super::pool::Core;
 use super::resp::{Value, Writer};
 use super::ring::{Kept, Ring};
 use super::scripts;
+use super::serving::{Serving, Step, push};
 use super::traffic::{Event, Traffic};
 use crate::cluster::Reply;
 
@@ -42,7 +43,7 @@ const MEMORY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Why a connection was given up.
 #[derive(Debug)]
-enum End {
+pub(super) enum End {
     Failed(ConnectError),
     /// Nothing came for so long.
     Silent(Duration),
@@ -554,65 +555,4 @@ async fn load_scripts(wire: &mut Wire) -> Result<(), ConnectError> {
 
 fn is_version(shape: Shape) -> bool {
     matches!(shape, Shape::Version | Shape::VersionOrFenced)
-}
-
-enum Step {
-    Read(std::io::Result<usize>),
-    Wrote(std::io::Result<usize>),
-    Flushed(std::io::Result<()>),
-    Woken,
-    Tick,
-}
-
-/// Writes what there is; with nothing left to write, sees to it that it leaves. Cancel safe.
-async fn push(write: &mut (impl AsyncWrite + Unpin), rest: &[u8]) -> Step {
-    match rest.is_empty() {
-        false => Step::Wrote(write.write(rest).await),
-        true => Step::Flushed(write.flush().await),
-    }
-}
-
-/// A connection that carries traffic.
-struct Serving {
-    wire: Wire,
-    out: Vec<u8>,
-    written: usize,
-    unflushed: bool,
-    /// When something came last, or nothing was asked.
-    heard: Instant,
-    since: Instant,
-    pinged: Option<Instant>,
-    asked_memory: Option<Instant>,
-}
-
-impl Serving {
-    fn fill(&mut self, traffic: &mut Traffic) {
-        traffic.poll_output(Instant::now(), &mut self.out);
-    }
-
-    fn wrote(&mut self, wrote: std::io::Result<usize>) -> Result<(), End> {
-        match wrote {
-            Ok(0) => {
-                return Err(End::Failed(
-                    self.wire.io(std::io::ErrorKind::WriteZero.into()),
-                ));
-            }
-            Ok(count) => self.written += count,
-            Err(error) => return Err(End::Failed(self.wire.io(error))),
-        }
-        self.unflushed = true;
-        if self.written == self.out.len() {
-            self.out.clear();
-            self.written = 0;
-            if self.out.capacity() > READ_BYTES * 16 {
-                self.out = Vec::new();
-            }
-        }
-        Ok(())
-    }
-
-    fn flushed(&mut self, flushed: std::io::Result<()>) -> Result<(), End> {
-        self.unflushed = false;
-        flushed.map_err(|error| End::Failed(self.wire.io(error)))
-    }
 }

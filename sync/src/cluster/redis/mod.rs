@@ -23,6 +23,7 @@ mod resp;
 mod ring;
 mod scripts;
 mod sentinel;
+mod serving;
 mod tls;
 mod traffic;
 mod url;
