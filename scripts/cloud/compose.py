@@ -385,6 +385,8 @@ def prometheus_query(stage: Rehearsal, expression: str) -> float:
 
 
 def main() -> None:
+    # Ended from outside, it still ends what it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=pathlib.Path, required=True)
     parser.add_argument("--rehearse", type=pathlib.Path, metavar="BINARIES", help="start the services with the binaries in this folder")
