@@ -1,14 +1,14 @@
 //! How much memory there is, and what happens when it runs short.
 //!
 //! Every queue has a bound, but a bound for each of a hundred thousand clients is none for all of them together. So the
-//! memory of the process is looked at, ten times a second, and held against what it may use: `limits.max_memory`, or
+//! memory of the process is looked at, forty times a second, and held against what it may use: `limits.max_memory`, or
 //! what its container may use, or what the machine has.
 //!
 //! - from [`CROWDED`] on, new clients are refused (0x89) and the replica is unready: what idle connections cost stops here;
 //! - from [`SHORT`] on, publishers are slowed down to a read a second, and the connections for which most waits are
 //!   ended (0x97), until there is less than [`RELIEVED`].
 //!
-//! What is left up to the whole is for the system: buffers of sockets count in a container too.
+//! Memory that the allocator keeps after that does not count; see [`Kept`]. What is left up to the whole is for the system: buffers of sockets count in a container too.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,9 +19,9 @@ use crate::hub::Hub;
 use crate::ops::Health;
 
 /// How often it is looked.
-const EVERY: Duration = Duration::from_millis(100);
+const EVERY: Duration = Duration::from_millis(25);
 /// Looks between two relieves: what was freed takes a moment to be given back.
-const RELIEVE_EVERY: u32 = 5;
+const RELIEVE_EVERY: u32 = 20;
 
 /// Parts of a hundred from which on new clients are refused.
 const CROWDED: u64 = 70;
@@ -99,8 +99,9 @@ pub(crate) fn lower(config: &mut Config, limit: u64) -> Vec<String> {
 
 /// What the process uses now, in bytes.
 fn used() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    kibibytes(&status, "VmRSS:")
+    let pages = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let resident: u64 = pages.split(' ').nth(1)?.parse().ok()?;
+    Some(resident * rustix::param::page_size() as u64)
 }
 
 fn kibibytes(text: &str, key: &str) -> Option<u64> {
@@ -128,34 +129,87 @@ impl State {
     }
 }
 
+/// Tells memory that is in use from memory that the allocator keeps for later.
+///
+/// What was freed is not always given back to the system, and nobody can ask for it. When connections were ended and
+/// nothing worth ending waits any more, what came since it was calm is free, and will be used again before the process
+/// grows. So it is left out, until the process is larger than it was then.
+#[derive(Debug, Default)]
+struct Kept {
+    /// What was used when it was calm.
+    calm: u64,
+    kept: u64,
+    /// What was used when that was found out.
+    at: u64,
+}
+
+impl Kept {
+    /// What is in use of `used` bytes.
+    fn in_use(&mut self, used: u64, limit: u64) -> u64 {
+        if used > self.at + limit / 50 {
+            self.kept = 0;
+        }
+        self.kept = self.kept.min(used.saturating_sub(self.calm));
+        used - self.kept
+    }
+
+    /// It is calm.
+    fn is_calm(&mut self, used: u64) {
+        if self.kept == 0 {
+            self.calm = used;
+        }
+    }
+
+    /// What waited is gone.
+    fn is_free(&mut self, used: u64) {
+        self.kept = used.saturating_sub(self.calm);
+        self.at = used;
+    }
+}
+
 /// Looks at the memory, and does what is to be done; never ends, unless nobody knows how much is used.
 pub(crate) async fn watch(hub: Arc<Hub>, health: Arc<Health>, limit: u64) {
     hub.metrics.set_memory_limit(limit);
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut kept = Kept::default();
     let mut state = State::default();
     let mut looks = 0_u32;
+    // Connections ended since memory has been short, and relieves in a row that ended none.
+    let (mut ended, mut idle) = (0, 0);
     loop {
         ticks.tick().await;
         let Some(used) = used() else { return };
-        let next = state.next(used, limit);
+        let next = state.next(kept.in_use(used, limit), limit);
+        if !next.crowded {
+            kept.is_calm(used);
+        }
         if next != state {
             tell(&health, next, used, limit);
             hub.set_memory(next.crowded, next.short);
+            if next.short != state.short {
+                (looks, ended, idle) = (0, 0, 0);
+            }
             state = next;
-            looks = 0;
         }
         if state.short && looks.is_multiple_of(RELIEVE_EVERY) {
             // Twice as much each time: what waits for many is shared by them, and is free when the last of them has gone.
             let again = (looks / RELIEVE_EVERY).min(20);
             let wanted = used.saturating_sub(limit / 100 * RELIEVED) << again;
-            let ended = hub.relieve(wanted);
-            tracing::warn!(
-                used,
-                limit,
-                ended,
-                "memory is short: the clients for which most waits are disconnected"
-            );
+            let now = hub.relieve(wanted);
+            if now > 0 {
+                tracing::warn!(
+                    used,
+                    limit,
+                    ended = now,
+                    "memory is short: the clients for which most waits are disconnected"
+                );
+            }
+            ended += now;
+            idle = if now > 0 { 0 } else { idle + 1 };
+            if ended > 0 && idle >= 2 {
+                kept.is_free(used);
+            }
         }
         looks = looks.wrapping_add(1);
     }
@@ -198,6 +252,18 @@ mod tests {
         assert_eq!(state(crowded, 85), short);
         assert_eq!(state(short, 81), short);
         assert_eq!(state(short, 79), crowded);
+    }
+
+    #[test]
+    fn what_the_allocator_keeps_is_not_in_use_until_the_process_grows() {
+        let mut kept = Kept::default();
+        kept.is_calm(30);
+        assert_eq!(kept.in_use(90, 100), 90);
+        kept.is_free(90);
+        assert_eq!(kept.in_use(90, 100), 30);
+        assert_eq!(kept.in_use(60, 100), 30, "some of it is given back");
+        assert_eq!(kept.in_use(92, 100), 62, "and used again");
+        assert_eq!(kept.in_use(93, 100), 93, "larger than it ever was");
     }
 
     #[test]

@@ -99,7 +99,7 @@ settings! {
         pub max_handshakes: usize = 1_000, 1..=1_000_000;
         /// Bytes of memory that the broker may use. Above seven tenths new clients are refused (0x89),
         /// above 85 of 100 publishers are slowed down and the clients for which most waits are
-        /// disconnected (0x97). 0 is what the container may use, or else the machine's memory.
+        /// disconnected. 0 is what the container may use, or else the machine's memory.
         /// Default 0.
         pub max_memory: u64 = 0, 0..=1_099_511_627_776;
         /// Password checks at once; more wait. Who would wait for more than half the connect timeout is

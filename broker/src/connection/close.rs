@@ -8,6 +8,7 @@ use dunlin_protocol::{
     DecodeError, Disconnect, Packet, PacketType, PropertiesBuf, Property, ReasonCode, Sender,
     Version,
 };
+use futures_util::FutureExt as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::run::Connection;
@@ -114,7 +115,11 @@ impl Connection {
         self.hub
             .detach(&self.session, &self.wake, closing.departure());
         self.hub.metrics.connection_closed(&self.here);
-        if let Some(reason) = closing.reason_code() {
+        let crowded_out = closing == Closing::Asked(CloseRequest::MemoryShort);
+        if crowded_out && !self.writing.is_empty() {
+            // It does not read, and what is half written would have to be kept until it does.
+            self.transport.shutdown().now_or_never();
+        } else if let Some(reason) = closing.reason_code() {
             if closing == Closing::Asked(CloseRequest::ServerShutdown) && self.version.is_v5() {
                 let farewell = farewell(&self.hub.farewell.load(), self.max_packet);
                 self.local

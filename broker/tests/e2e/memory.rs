@@ -2,8 +2,8 @@
 
 use crate::support::*;
 
-/// A third of what is published here would fit, did the broker keep it all.
-const MEMORY: u64 = 96 << 20;
+/// Less than the bounds of the queues and write buffers of forty clients allow together.
+const MEMORY: u64 = 128 << 20;
 const PAYLOAD: usize = 16 << 10;
 const MESSAGES: usize = 18_000;
 
