@@ -120,6 +120,11 @@ def agreement(root: pathlib.Path, services: dict) -> None:
         shared = set(services[asks]["networks"]) & set(services[asked]["networks"])
         if len(shared) != 1:
             problem(asks, f"shares {len(shared)} networks with {asked}: a name has an address in each, and must have one")
+    command = services["redis"]["command"]
+    holds = int(command[command.index("--maxmemory") + 1].removesuffix("mb")) * 2**20
+    tap = tomllib.loads((root / "deploy/compose/adapter/adapter.toml").read_text())["tap"]
+    if tap.get("partitions", 4) * tap["max_bytes"] > 0.6 * holds:
+        problem("adapter", f"the tap may take more than six tenths of what Redis holds, {holds}: a full Redis stops everybody")
     leaving = (config.get("drain_delay_ms", 0) + config["drain_timeout_ms"]) / 1000 + 5
     if seconds(services["broker"].get("stop_grace_period", "10s")) < leaving:
         problem("broker", f"stop_grace_period is less than the {leaving:g} seconds that a replica takes to leave")

@@ -471,6 +471,18 @@ def listeners(cluster: Cluster) -> None:
         problem(adapter, "terminationGracePeriodSeconds is no more than shutdown.timeout_seconds")
 
 
+def tap(cluster: Cluster) -> None:
+    """All partitions together are well below what Redis holds: here it is known, on Google Cloud it is at least the smallest."""
+    bound = cluster.config("adapter", "adapter.toml")["tap"]
+    redis = cluster.one("StatefulSet", "redis")
+    holds = 1.1e9
+    if redis:
+        arguments = pod(redis)["containers"][0]["args"]
+        holds = quantity(arguments[arguments.index("--maxmemory") + 1].replace("gb", "Gi").replace("mb", "Mi"))
+    if bound["partitions"] * bound["max_bytes"] > 0.6 * holds:
+        problem("adapter.toml", f"{bound['partitions']} partitions of {bound['max_bytes']} bytes are over six tenths of what Redis holds, {holds:.0f}")
+
+
 def disruption(cluster: Cluster) -> None:
     replicas = {}
     for of in cluster.workloads():
@@ -642,7 +654,7 @@ def identity(cluster: Cluster) -> None:
         problem("scripts/k8s-from-terraform", "its table OUTPUTS was not found")
 
 
-RULES = [schemas, namespaces, images, security, probes, resources, wiring, secrets, services, listeners, disruption, scaling, network, identity]
+RULES = [schemas, namespaces, images, security, probes, resources, wiring, secrets, services, listeners, tap, disruption, scaling, network, identity]
 
 
 def check(given: argparse.Namespace, rendered: str) -> bool:
