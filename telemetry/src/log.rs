@@ -1,7 +1,8 @@
 //! The log, on standard error: for people, as JSON, or as Cloud Logging reads it.
 //!
 //! Cloud Logging takes a line of JSON for a structured entry. What it looks for are the fields `severity`, `message` and `time`, labels, and for an
-//! ERROR the type of Error Reporting; everything else is the entry's payload and can be searched (`jsonPayload.client="sensor-7"`). A panic is CRITICAL;
+//! ERROR the type of Error Reporting; the fields `trace_id` and `span_id` of a line become those by which Cloud Logging shows it beside its trace
+//! (with `GOOGLE_CLOUD_PROJECT` in the environment); everything else is the entry's payload and can be searched (`jsonPayload.client="sensor-7"`). A panic is CRITICAL;
 //! tracing has no such level, so it is an ERROR with the field `critical`.
 
 use std::fmt;
@@ -65,7 +66,7 @@ pub fn start(filter: EnvFilter, format: Format, program: Program) -> Result<Log,
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     match (format, terminal) {
         (Format::Cloud, _) => registry
-            .with(lines.with_ansi(false).event_format(Cloud(program)))
+            .with(lines.with_ansi(false).event_format(Cloud::new(program)))
             .try_init()?,
         (Format::Json, _) | (Format::Auto, false) => {
             registry.with(lines.json().flatten_event(true)).try_init()?
@@ -78,7 +79,26 @@ pub fn start(filter: EnvFilter, format: Format, program: Program) -> Result<Log,
 }
 
 /// Lines as Cloud Logging reads them.
-struct Cloud(Program);
+struct Cloud {
+    program: Program,
+    /// Where traces are, with a slash at the end; empty: not known.
+    traces: String,
+}
+
+impl Cloud {
+    fn new(program: Program) -> Self {
+        let project = std::env::var("GOOGLE_CLOUD_PROJECT").unwrap_or_default();
+        Self::of_project(program, &project)
+    }
+
+    fn of_project(program: Program, project: &str) -> Self {
+        let traces = match project {
+            "" => String::new(),
+            project => format!("projects/{project}/traces/"),
+        };
+        Self { program, traces }
+    }
+}
 
 impl<S, N> FormatEvent<S, N> for Cloud
 where
@@ -93,9 +113,10 @@ where
     ) -> fmt::Result {
         let mut fields = Fields::default();
         event.record(&mut fields);
+        fields.name_trace(&self.traces);
         let meta = event.metadata();
         let entry = entry(
-            self.0,
+            self.program,
             (meta.level(), meta.target()),
             (meta.file(), meta.line()),
             SystemTime::now(),
@@ -126,6 +147,24 @@ const TAKEN: [&str; 8] = [
 ];
 
 impl Fields {
+    /// Moves the ids of a trace to where Cloud Logging looks for them.
+    fn name_trace(&mut self, traces: &str) {
+        let Some(Value::String(trace)) = self.others.remove("trace_id") else {
+            return;
+        };
+        let mut put = |name: &str, value| {
+            let name = format!("logging.googleapis.com/{name}");
+            self.others.insert(name, value);
+        };
+        put("trace", json!(format!("{traces}{trace}")));
+        // Others are not written about.
+        put("trace_sampled", json!(true));
+        if let Some(span) = self.others.remove("span_id") {
+            let name = "logging.googleapis.com/spanId".to_owned();
+            self.others.insert(name, span);
+        }
+    }
+
     fn put(&mut self, field: &Field, value: Value) {
         let mut name = field.name().to_owned();
         if TAKEN.contains(&field.name()) {
@@ -254,7 +293,7 @@ mod tests {
         let writer = lines.clone();
         let layer = tracing_subscriber::fmt::layer()
             .with_writer(move || writer.clone())
-            .event_format(Cloud(PROGRAM));
+            .event_format(Cloud::of_project(PROGRAM, "my-project"));
         let subscriber = tracing_subscriber::registry().with(layer);
         tracing::subscriber::with_default(subscriber, act);
         let bytes = lines.0.lock().unwrap().clone();
@@ -316,6 +355,17 @@ mod tests {
         let place = &line["logging.googleapis.com/sourceLocation"];
         assert!(place["file"].as_str().unwrap().ends_with("log.rs"));
         assert!(place["line"].as_str().unwrap().parse::<u32>().unwrap() > 1);
+    }
+
+    #[test]
+    fn a_line_about_a_trace_is_shown_beside_it() {
+        let lines = logged(|| tracing::debug!(trace_id = "4bf9", span_id = "00f0", "traced"));
+        let line = &lines[0];
+        let field = |name: &str| line[format!("logging.googleapis.com/{name}")].clone();
+        assert_eq!(field("trace"), "projects/my-project/traces/4bf9");
+        assert_eq!(field("spanId"), "00f0");
+        assert_eq!(field("trace_sampled"), true);
+        assert!(line.get("trace_id").is_none() && line.get("span_id").is_none());
     }
 
     #[test]

@@ -274,6 +274,7 @@ impl Tracer {
     /// Takes a span. Never waits.
     pub fn finish(&self, context: &Context, span: Span) {
         let own = RandomIdGenerator::default().new_span_id();
+        tracing::debug!(trace_id = %context.trace, span_id = %own, span = span.name, "traced");
         let remote = context.parent != SpanId::INVALID;
         let parent = (context.parent, remote);
         let mut spans = Vec::with_capacity(1 + span.parts.len());
