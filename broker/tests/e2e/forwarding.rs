@@ -219,7 +219,7 @@ fn what_explains_is_left_out_where_the_clients_maximum_leaves_no_room() {
 
 /// Publishes that the broker reads together: with the topic spelt out or as an alias, of another topic each time or of the
 /// same, at another QoS and retain flag.
-// [MQTT-3.3.2-8] v5 [MQTT-3.3.2-9] v5 [MQTT-4.6.0-5]
+// [MQTT-3.3.2-12] v5 [MQTT-4.6.0-5] v5
 #[test]
 fn publishes_in_a_row_go_to_those_who_want_their_topic_in_their_order() {
     const TOPICS: [&str; 3] = ["row/a", "row/b", "row/c"];

@@ -145,7 +145,7 @@ impl Connection {
         Ok(())
     }
 
-    /// [MQTT-3.3.2-8] [MQTT-3.3.2-9]: an alias is set by a publish that has a topic too, and is good for
+    /// [MQTT-3.3.2-7] [MQTT-3.3.2-12]: an alias is set by a publish that has a topic too, and is good for
     /// this connection only.
     fn resolve_topic<'a>(&mut self, publish: &Publish<'a>) -> Result<Topic<'a>, Closing> {
         let alias = if publish.properties.is_empty() {
