@@ -160,7 +160,25 @@ def secrets_in(folder: pathlib.Path, what: str, *, skip: tuple[str, ...] = ()) -
             problem(f"{what}: {name}: has a private key in it")
 
 
-def context(root: pathlib.Path, folder: pathlib.Path, dep_infos: list[pathlib.Path], built_in: pathlib.Path) -> None:
+def accounts(root: pathlib.Path, members: list[str], deps: pathlib.Path) -> list[str]:
+    """What each library and binary of the workspace was made of when it was built last, in the compiler's own words."""
+    found = []
+    for member in members:
+        manifest = tomllib.loads((root / member / "Cargo.toml").read_text())
+        library = manifest["package"]["name"].replace("-", "_")
+        binaries = [binary["name"].replace("-", "_") for binary in manifest.get("bin", [])]
+        for crate in [library, *binaries]:
+            infos = sorted(deps.glob(f"{crate}-*.d"), key=lambda info: info.stat().st_mtime)
+            texts = [info.read_text() for info in infos]
+            # A library's tests are built under its name, too, and need more.
+            texts = [text for text in texts if crate in binaries or f"/lib{crate}-" in text]
+            if not texts:
+                problem(f"context: {deps} has no {crate}: build the binaries, or say by DUNLIN_BIN where they are")
+            found += texts[-1:]
+    return found
+
+
+def context(root: pathlib.Path, folder: pathlib.Path, deps: pathlib.Path) -> None:
     """What a build is given has no secrets, nothing that the sources do not need, and every file that the binaries were made of here."""
     allowed = {"Cargo.toml", "Cargo.lock"}
     members = tomllib.loads((root / "Cargo.toml").read_text())["workspace"]["members"]
@@ -172,17 +190,14 @@ def context(root: pathlib.Path, folder: pathlib.Path, dep_infos: list[pathlib.Pa
             problem(f"context: {name} is missing: .dockerignore must let it in")
     secrets_in(folder, "context")
     missing = set()
-    for info in dep_infos:
-        _, _, files = info.read_text().replace("\\ ", "\0").partition(": ")
-        if str(built_in) not in files:
-            problem(f"context: {info.with_suffix('')} was not built in {built_in}: what it is made of cannot be looked for")
+    for account in accounts(root, members, deps):
+        # Its first rule names the files, as seen from the workspace.
+        _, _, files = account.partition("\n")[0].replace("\\ ", "\0").partition(": ")
         for file in files.split():
             path = pathlib.Path(file.replace("\0", " "))
-            # Files that another checkout, or the build itself, has made are not of this tree.
-            if path.is_relative_to(built_in) and not path.is_relative_to(built_in / "target"):
-                name = path.relative_to(built_in)
-                if (root / name).exists() and not (folder / name).exists():
-                    missing.add(str(name))
+            # What the build itself has made is not of this tree.
+            if not path.is_absolute() and (root / path).exists() and not (folder / path).exists():
+                missing.add(str(path))
     for name in sorted(missing):
         problem(f"context: {name} is missing, and a binary is made of it")
 
@@ -251,8 +266,7 @@ def main() -> None:
     commands.add_parser("lint")
     command = commands.add_parser("context")
     command.add_argument("folder", type=pathlib.Path)
-    command.add_argument("built_in", type=pathlib.Path)
-    command.add_argument("dep_infos", type=pathlib.Path, nargs="*")
+    command.add_argument("deps", type=pathlib.Path)
     command = commands.add_parser("substitute")
     command.add_argument("out", type=pathlib.Path)
     command = commands.add_parser("built")
@@ -265,7 +279,7 @@ def main() -> None:
         case "lint":
             lint(given.root)
         case "context":
-            context(given.root, given.folder, given.dep_infos, given.built_in)
+            context(given.root, given.folder, given.deps)
         case "substitute":
             substitute(given.root, given.out)
         case "built":
