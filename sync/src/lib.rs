@@ -23,6 +23,7 @@ mod message;
 mod op;
 mod pipeline;
 mod record;
+pub mod records;
 mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -13,6 +13,8 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use crate::pipeline::{Backend, Next, Pipeline};
+use crate::records::Records;
+use crate::records::memory::{Handle, MemoryRecords};
 use crate::{
     Appended, Batch, BoxFuture, Delivery, Message, Op, QueueEntry, QueueState, Recovered,
     SessionId, Store, StoreError, Ticket,
@@ -22,6 +24,7 @@ use crate::{
 pub struct MemoryStore {
     pipeline: Pipeline,
     state: Arc<RwLock<State>>,
+    records: Arc<Handle>,
     next_session: AtomicU64,
     recovered: AtomicBool,
 }
@@ -34,17 +37,24 @@ impl MemoryStore {
     /// The operating system gives no thread.
     pub fn new() -> Result<Self, StoreError> {
         let state = Arc::new(RwLock::new(State::default()));
+        let records = Arc::new(MemoryRecords::default());
         let backend = MemoryBackend {
             state: Arc::clone(&state),
+            records: Arc::clone(&records),
         };
         let pipeline =
             Pipeline::start("store-memory", backend).map_err(|error| StoreError::WriteFailed {
                 path: "memory".into(),
                 reason: format!("no thread for its writer: {error}"),
             })?;
+        let records = Arc::new(Handle {
+            submitter: pipeline.submitter(),
+            records,
+        });
         Ok(Self {
             pipeline,
             state,
+            records,
             next_session: AtomicU64::new(1),
             recovered: AtomicBool::new(false),
         })
@@ -93,6 +103,10 @@ impl Store for MemoryStore {
         Ok(Recovered::default())
     }
 
+    fn records(&self) -> Arc<dyn Records> {
+        Arc::clone(&self.records) as Arc<dyn Records>
+    }
+
     fn health(&self) -> Result<(), StoreError> {
         self.pipeline.health()
     }
@@ -104,6 +118,7 @@ impl Store for MemoryStore {
 
 struct MemoryBackend {
     state: Arc<RwLock<State>>,
+    records: Arc<MemoryRecords>,
 }
 
 impl Backend for MemoryBackend {
@@ -111,17 +126,21 @@ impl Backend for MemoryBackend {
         let mut appended = Vec::new();
         let mut state = self.state.write();
         for op in ops {
-            state.apply(op, &mut appended);
+            match op {
+                Op::Records(batch) => self.records.apply(&batch),
+                op => state.apply(op, &mut appended),
+            }
         }
         Ok(appended)
     }
 
     fn commit(&mut self) -> Result<(), StoreError> {
+        self.records.tell();
         Ok(())
     }
 
     fn background(&mut self) -> Result<Next, StoreError> {
-        Ok(Next::AfterCommit)
+        Ok(self.records.sweep())
     }
 
     fn close(&mut self) -> Result<(), StoreError> {
@@ -129,7 +148,7 @@ impl Backend for MemoryBackend {
     }
 }
 
-/// Only queues are ever read back from a store that does not outlive its process, so only queues
+/// Only queues and records are ever read back from a store that does not outlive its process, so only these
 /// are kept.
 #[derive(Default)]
 struct State {
@@ -176,7 +195,8 @@ impl State {
             | Op::ReleaseClaim(_)
             | Op::DeleteWillOf { .. }
             | Op::Tap { .. }
-            | Op::TapKnown { .. } => {}
+            | Op::TapKnown { .. }
+            | Op::Records(_) => {}
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::cluster::tap::Definition;
 use crate::cluster::{Epoch, ReleaseRequest, ReplicaId, Route};
+use crate::records::RecordBatch;
 use crate::{
     Appended, Delivery, Message, SessionId, SessionRecord, StoreError, SubscriptionRecord,
     WillRecord,
@@ -131,6 +132,8 @@ pub enum Op {
         /// Of [`Definition`].
         revision: u64,
     },
+    /// Changes records. What becomes of each is left in it.
+    Records(Arc<RecordBatch>),
 }
 
 impl Op {
@@ -154,6 +157,7 @@ impl Op {
             Self::PutRoute { filter, .. } => filter.len(),
             Self::ReleaseClaim(release) => release.client_id.len(),
             Self::TapKnown { tap, .. } => tap.len(),
+            Self::Records(records) => records.weight(),
             Self::DeleteSession(_)
             | Self::Release { .. }
             | Self::Dequeue { .. }
@@ -197,6 +201,7 @@ impl Op {
             Self::PutRoute { filter, .. } => check_text("topic filter", filter),
             Self::Tap { message, .. } => check_message(message),
             Self::TapKnown { tap, .. } => check_text("tap", tap),
+            Self::Records(records) => records.check(),
             Self::DeleteSession(_)
             | Self::Release { .. }
             | Self::Dequeue { .. }

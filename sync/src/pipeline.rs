@@ -108,26 +108,12 @@ impl Pipeline {
     }
 
     pub(crate) fn submit(&self, batch: Batch) -> Ticket {
-        let weight = batch.weight();
-        let shared = &*self.shared;
-        shared.pending.fetch_add(weight, Ordering::Relaxed);
-        let mut inbox = shared.inbox.lock();
-        inbox.last_ticket += 1;
-        let ticket = inbox.last_ticket;
-        let pending = Pending {
-            ticket,
-            weight,
-            batch,
-        };
-        if inbox.closed {
-            drop(inbox);
-            shared.answer_closed(pending);
-        } else {
-            inbox.batches.push_back(pending);
-            drop(inbox);
-            shared.wake.notify_one();
-        }
-        Ticket(ticket)
+        self.shared.submit(batch)
+    }
+
+    /// For those who submit and may outlive the store.
+    pub(crate) fn submitter(&self) -> Submitter {
+        Submitter(Arc::clone(&self.shared))
     }
 
     pub(crate) fn durable(&self) -> Ticket {
@@ -176,7 +162,39 @@ impl Drop for Pipeline {
     }
 }
 
+/// Hands in batches; keeps nothing open.
+#[derive(Clone)]
+pub(crate) struct Submitter(Arc<Shared>);
+
+impl Submitter {
+    pub(crate) fn submit(&self, batch: Batch) -> Ticket {
+        self.0.submit(batch)
+    }
+}
+
 impl Shared {
+    fn submit(&self, batch: Batch) -> Ticket {
+        let weight = batch.weight();
+        self.pending.fetch_add(weight, Ordering::Relaxed);
+        let mut inbox = self.inbox.lock();
+        inbox.last_ticket += 1;
+        let ticket = inbox.last_ticket;
+        let pending = Pending {
+            ticket,
+            weight,
+            batch,
+        };
+        if inbox.closed {
+            drop(inbox);
+            self.answer_closed(pending);
+        } else {
+            inbox.batches.push_back(pending);
+            drop(inbox);
+            self.wake.notify_one();
+        }
+        Ticket(ticket)
+    }
+
     /// Remembers the first failure.
     fn fail(&self, error: &StoreError) {
         self.failure.lock().get_or_insert_with(|| error.clone());

@@ -2,10 +2,12 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::records::Records;
 use crate::{Batch, QueueEntry, Recovered, SessionId, StoreError};
 
 /// A boxed future, so that `Store` can be a trait object.
@@ -83,6 +85,9 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// [`StoreError::AlreadyRecovered`] on the second call.
     fn recover(&self) -> Result<Recovered, StoreError>;
+
+    /// The records that it keeps, besides.
+    fn records(&self) -> Arc<dyn Records>;
 
     /// Whether the store still takes changes.
     ///

@@ -62,3 +62,4 @@ dunlin_sync::store_conformance!(embedded_with_interval => Embedded::lasting(Dura
 dunlin_sync::store_reopen_conformance!(embedded_with_interval_reopened => Embedded::lasting(Durability::Interval(Duration::from_millis(5))));
 dunlin_sync::store_conformance!(embedded_with_small_tables => Embedded::busy());
 dunlin_sync::store_reopen_conformance!(embedded_with_small_tables_reopened => Embedded::busy());
+dunlin_sync::records_conformance!(memory_records => memory);

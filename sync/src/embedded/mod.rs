@@ -203,6 +203,10 @@ impl Store for EmbeddedStore {
             .ok_or(StoreError::AlreadyRecovered)
     }
 
+    fn records(&self) -> Arc<dyn crate::records::Records> {
+        Arc::new(crate::records::none::NoRecords::default())
+    }
+
     fn health(&self) -> Result<(), StoreError> {
         self.pipeline.health()
     }

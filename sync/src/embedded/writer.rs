@@ -158,7 +158,8 @@ impl Writer {
             | Op::ReleaseClaim(_)
             | Op::DeleteWillOf { .. }
             | Op::Tap { .. }
-            | Op::TapKnown { .. } => Ok(()),
+            | Op::TapKnown { .. }
+            | Op::Records(_) => Ok(()),
         }
     }
 

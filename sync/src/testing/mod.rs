@@ -10,6 +10,7 @@
 )]
 
 pub mod cases;
+pub mod records;
 pub mod reopen;
 pub mod samples;
 
@@ -142,6 +143,11 @@ impl Driver {
             .collect()
     }
 
+    /// Waits for anything.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.runtime.block_on(future)
+    }
+
     /// Waits until a ticket is durable or has failed.
     pub fn wait(&self, ticket: Ticket) {
         let waited = self.runtime.block_on(async {
@@ -200,6 +206,34 @@ macro_rules! store_reopen_conformance {
             the_longest_texts_are_kept,
             a_store_that_was_dropped_without_close_has_everything,
         ]);
+    };
+}
+
+/// Runs the part of the suite that is about [`Records`](crate::records::Records). Not for stores that wait for other replicas.
+#[macro_export]
+macro_rules! records_conformance {
+    ($name:ident => $place:expr) => {
+        $crate::store_cases!($name, records, $place => [
+            a_record_is_what_was_put_last,
+            a_record_changes_only_if_what_is_expected_is_there,
+            a_revision_of_a_record_is_not_used_again_after_it_was_removed,
+            each_of_many_records_has_an_outcome_of_its_own,
+            changes_of_one_record_in_one_call_are_made_in_order,
+            of_two_who_make_the_same_record_one_succeeds,
+            a_scan_gives_each_record_of_a_table_once,
+            a_record_whose_time_is_over_is_not_there,
+            the_longest_record_is_kept_and_a_longer_one_is_refused,
+            listeners_are_told_of_changes_before_a_put_everywhere_resolves,
+            the_end_of_a_records_time_is_told,
+        ]);
+    };
+}
+
+/// The part of it that opens a store again.
+#[macro_export]
+macro_rules! records_reopen_conformance {
+    ($name:ident => $place:expr) => {
+        $crate::store_cases!($name, records, $place => [records_are_found_again]);
     };
 }
 

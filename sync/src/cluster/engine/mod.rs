@@ -264,6 +264,10 @@ impl Store for ClusterStore {
         Ok(found.recovered)
     }
 
+    fn records(&self) -> Arc<dyn crate::records::Records> {
+        Arc::new(crate::records::none::NoRecords::default())
+    }
+
     fn health(&self) -> Result<(), StoreError> {
         self.shared.failure().map_or(Ok(()), Err)
     }

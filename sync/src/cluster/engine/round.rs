@@ -477,6 +477,7 @@ impl<'a> Builder<'a> {
                 message,
                 once,
             } => self.tap(batch, &tap, partition, &message, once),
+            Op::Records(_) => {}
             Op::TapKnown { tap, revision } => {
                 let request = TapRequest::Known {
                     tap,
