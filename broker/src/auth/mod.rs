@@ -18,10 +18,12 @@ use dunlin_protocol::{QoS, ReasonCode};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 pub mod password;
+pub mod principal;
 pub mod rules;
 pub mod users;
 
 use crate::net::ListenerInfo;
+pub use principal::{Credential, Method, Principal};
 pub use rules::Rules;
 pub use users::Users;
 
@@ -40,13 +42,6 @@ pub struct Credentials {
     pub peer: SocketAddr,
     /// Where it came in.
     pub listener: Arc<ListenerInfo>,
-}
-
-/// A client whose name is settled.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Principal {
-    /// The verified name; `None` is anonymous.
-    pub username: Option<Arc<str>>,
 }
 
 /// What a client wants to do.
@@ -147,11 +142,12 @@ impl Auth {
     /// # Errors
     /// The reason for CONNACK: 0x86 for a wrong name or password, 0x87 where a name is needed, 0x89
     /// when so many checks wait that its own would come too late, 0x80 when the check itself failed.
-    pub async fn authenticate(&self, credentials: Credentials) -> Result<Principal, ReasonCode> {
+    pub async fn authenticate(
+        &self,
+        credentials: Credentials,
+    ) -> Result<Arc<Principal>, ReasonCode> {
         if let Some(name) = credentials.tls_name {
-            return Ok(Principal {
-                username: Some(name),
-            });
+            return Ok(Arc::new(Principal::new(Method::Certificate, Some(name))));
         }
         let anonymous = credentials.listener.anonymous;
         match (credentials.username, self.users.load_full()) {
@@ -160,14 +156,12 @@ impl Auth {
                     .password
                     .ok_or(ReasonCode::BAD_USER_NAME_OR_PASSWORD)?;
                 self.check(users, Arc::clone(&name), password).await?;
-                Ok(Principal {
-                    username: Some(name),
-                })
+                Ok(Arc::new(Principal::new(Method::Users, Some(name))))
             }
             // Nobody can verify the name, so it is none.
-            (Some(_), None) if anonymous => Ok(Principal { username: None }),
+            (Some(_), None) if anonymous => Ok(Principal::anonymous()),
             (Some(_), None) => Err(ReasonCode::BAD_USER_NAME_OR_PASSWORD),
-            (None, _) if anonymous => Ok(Principal { username: None }),
+            (None, _) if anonymous => Ok(Principal::anonymous()),
             (None, _) => Err(ReasonCode::NOT_AUTHORIZED),
         }
     }

@@ -59,7 +59,7 @@ pub(super) struct Established {
     pub(super) max_packet: u32,
     pub(super) problem_information: bool,
     pub(super) expiry_interval: u32,
-    pub(super) principal: Principal,
+    pub(super) principal: Arc<Principal>,
 }
 
 /// A connected client.
@@ -80,7 +80,7 @@ pub(super) struct Connection {
     /// Session Expiry Interval of CONNECT.
     pub(super) expiry_interval: u32,
     pub(super) keep_alive_seconds: u16,
-    pub(super) principal: Principal,
+    pub(super) principal: Arc<Principal>,
     /// Answers, before what others deliver.
     pub(super) local: OutBuffer,
     /// What is being written.
