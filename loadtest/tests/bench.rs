@@ -35,35 +35,41 @@ fn saved(folder: &Path) -> serde_json::Value {
     serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
 }
 
+/// The report of a short run of everything against the broker of a file.
+fn smoke(broker: &str, more: &[&str]) -> serde_json::Value {
+    let folder = tempfile::TempDir::new().unwrap();
+    let output = loadtest()
+        .args(["bench", "--smoke", "--broker", broker, "--save"])
+        .arg(folder.path())
+        .args(more)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text_of(&output));
+    saved(folder.path())
+}
+
+fn outcomes(report: &serde_json::Value) -> &[serde_json::Value] {
+    let outcomes = report["outcomes"].as_array().unwrap();
+    assert_eq!(outcomes.len(), 10, "three shapes at three QoS, and idle");
+    outcomes
+}
+
+fn assert_nothing_lost_or_repeated(outcome: &serde_json::Value) {
+    assert_eq!(
+        (&outcome["lost"], &outcome["duplicated"]),
+        (&0.into(), &0.into()),
+        "{outcome}"
+    );
+}
+
 #[test]
 fn every_workload_loses_and_repeats_nothing_and_has_a_cost() {
     for protocol in ["3.1.1", "5"] {
-        let folder = tempfile::TempDir::new().unwrap();
-        let output = loadtest()
-            .args([
-                "bench",
-                "--smoke",
-                "--protocol",
-                protocol,
-                "--broker",
-                &mosquitto_file(),
-                "--save",
-            ])
-            .arg(folder.path())
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", text_of(&output));
-        let report = saved(folder.path());
-        let outcomes = report["outcomes"].as_array().unwrap();
-        assert_eq!(outcomes.len(), 10, "three shapes at three QoS, and idle");
-        for outcome in outcomes {
+        let report = smoke(&broker_file("mosquitto.toml"), &["--protocol", protocol]);
+        for outcome in outcomes(&report) {
             let idle = outcome["workload"]["shape"] == "idle";
             assert!(idle || outcome["sent"].as_u64() > Some(0), "{outcome}");
-            assert_eq!(
-                (&outcome["lost"], &outcome["duplicated"]),
-                (&0.into(), &0.into()),
-                "{outcome}"
-            );
+            assert_nothing_lost_or_repeated(outcome);
             assert!(outcome["cpu_us"].as_f64() > Some(0.0), "{outcome}");
         }
         assert!(
@@ -76,39 +82,17 @@ fn every_workload_loses_and_repeats_nothing_and_has_a_cost() {
 
 #[test]
 fn a_broker_that_wants_tls_is_measured_over_tls() {
-    let folder = tempfile::TempDir::new().unwrap();
-    let output = loadtest()
-        .args(["bench", "--smoke", "--save"])
-        .arg(folder.path())
-        .args(["--broker", &broker_file("mosquitto-tls.toml")])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", text_of(&output));
-    let report = saved(folder.path());
-    let outcomes = report["outcomes"].as_array().unwrap();
-    assert_eq!(outcomes.len(), 10, "three shapes at three QoS, and idle");
-    for outcome in outcomes {
-        assert_eq!(
-            (&outcome["lost"], &outcome["duplicated"]),
-            (&0.into(), &0.into()),
-            "{outcome}"
-        );
-    }
-    let idle = |report: &serde_json::Value| {
-        let outcomes = report["outcomes"].as_array().unwrap();
+    let cost_of_connecting = |report: &serde_json::Value| {
         let idle = |outcome: &&serde_json::Value| outcome["workload"]["shape"] == "idle";
-        let idle = outcomes.iter().find(idle).unwrap();
+        let idle = outcomes(report).iter().find(idle).unwrap();
         idle["cpu_us"].as_f64().unwrap_or_else(|| panic!("{idle}"))
     };
-    let plain = tempfile::TempDir::new().unwrap();
-    let output = loadtest()
-        .args(["bench", "--smoke", "--save"])
-        .arg(plain.path())
-        .args(["--broker", &mosquitto_file()])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", text_of(&output));
-    let (tls, plain) = (idle(&report), idle(&saved(plain.path())));
+    let tls = smoke(&broker_file("mosquitto-tls.toml"), &[]);
+    outcomes(&tls)
+        .iter()
+        .for_each(assert_nothing_lost_or_repeated);
+    let plain = smoke(&broker_file("mosquitto.toml"), &[]);
+    let (tls, plain) = (cost_of_connecting(&tls), cost_of_connecting(&plain));
     assert!(
         tls > 2.0 * plain,
         "a handshake is dear: {tls} and {plain} us"

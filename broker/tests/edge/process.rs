@@ -77,16 +77,23 @@ impl Running {
             _folder: folder,
         };
         running.wait_for("\"message\":\"ready\"");
-        let text = running.log();
-        let address = text
-            .split("\"address\":\"")
-            .nth(1)
-            .unwrap()
-            .split('"')
-            .next()
-            .unwrap();
-        running.address = address.parse().unwrap();
+        running.address = address_in(&running.log());
         running
+    }
+
+    /// What a CONNECT of 3.1.1 with this user name is answered.
+    pub fn log_in(&self, user: &str, password: &str) -> [u8; 4] {
+        let mut bytes = b"\x10\x00\x00\x04MQTT\x04\xc2\x00\x3c\x00\x01c".to_vec();
+        for text in [user, password] {
+            bytes.extend_from_slice(&u16::try_from(text.len()).unwrap().to_be_bytes());
+            bytes.extend_from_slice(text.as_bytes());
+        }
+        bytes[1] = u8::try_from(bytes.len() - 2).unwrap();
+        let mut stream = self.connect();
+        stream.write_all(&bytes).unwrap();
+        let mut answer = [0; 4];
+        stream.read_exact(&mut answer).unwrap();
+        answer
     }
 
     pub fn log(&self) -> String {
@@ -280,6 +287,12 @@ pub fn passwd(file: &Path, user: &str, password: &str) -> Output {
     child.wait_with_output().unwrap()
 }
 
+/// The first address in lines of the log.
+fn address_in(log: &str) -> SocketAddr {
+    let after = log.split("\"address\":\"").nth(1).unwrap();
+    after.split('"').next().unwrap().parse().unwrap()
+}
+
 #[test]
 fn a_password_that_was_set_is_asked_for() {
     let folder = tempfile::tempdir().unwrap();
@@ -292,20 +305,9 @@ fn a_password_that_was_set_is_asked_for() {
     let mut command = broker();
     command.args(["--set", &format!("auth.users={}", users.display())]);
     let running = Running::start(command);
-    let connect = |password: &[u8]| {
-        let mut bytes =
-            b"\x10\x00\x00\x04MQTT\x04\xc2\x00\x3c\x00\x01c\x00\x03ann\x00\x05".to_vec();
-        bytes.extend_from_slice(password);
-        bytes[1] = u8::try_from(bytes.len() - 2).unwrap();
-        let mut stream = running.connect();
-        stream.write_all(&bytes).unwrap();
-        let mut answer = [0; 4];
-        stream.read_exact(&mut answer).unwrap();
-        answer
-    };
-    assert_eq!(connect(b"right"), CONNACK);
-    assert_eq!(connect(b"first"), [0x20, 2, 0, 4]);
-    assert_eq!(connect(b"wrong"), [0x20, 2, 0, 4]);
+    assert_eq!(running.log_in("ann", "right"), CONNACK);
+    assert_eq!(running.log_in("ann", "first"), [0x20, 2, 0, 4]);
+    assert_eq!(running.log_in("ann", "wrong"), [0x20, 2, 0, 4]);
     let mut nameless = running.connect();
     nameless.write_all(CONNECT).unwrap();
     let mut answer = [0; 4];
@@ -404,17 +406,8 @@ fn the_health_command_asks_the_running_broker() {
     command.args(["--set", "ops.listen=127.0.0.1:0"]);
     let running = Running::start_with(command, &[]);
     let log = running.log();
-    let line = log
-        .lines()
-        .find(|line| line.contains("health and metrics"))
-        .unwrap();
-    let address = line
-        .split("\"address\":\"")
-        .nth(1)
-        .unwrap()
-        .split('"')
-        .next()
-        .unwrap();
+    let line = log.lines().find(|line| line.contains("health and metrics"));
+    let address = &address_in(line.unwrap()).to_string();
     for (question, words) in [
         ("started", "started\n"),
         ("ready", "ready\n"),

@@ -158,21 +158,6 @@ fn another_authority_for_clients_holds_without_a_restart() {
     assert!(served(&running));
 }
 
-/// What the broker says to a CONNECT of 3.1.1 with this user name.
-fn answer(running: &Running, user: &str, password: &str) -> [u8; 4] {
-    let mut bytes = b"\x10\x00\x00\x04MQTT\x04\xc2\x00\x3c\x00\x01c".to_vec();
-    for text in [user, password] {
-        bytes.extend_from_slice(&u16::try_from(text.len()).unwrap().to_be_bytes());
-        bytes.extend_from_slice(text.as_bytes());
-    }
-    bytes[1] = u8::try_from(bytes.len() - 2).unwrap();
-    let mut stream = running.connect();
-    stream.write_all(&bytes).unwrap();
-    let mut answer = [0; 4];
-    stream.read_exact(&mut answer).unwrap();
-    answer
-}
-
 #[test]
 fn a_changed_users_file_is_noticed() {
     let folder = tempfile::tempdir().unwrap();
@@ -181,15 +166,15 @@ fn a_changed_users_file_is_noticed() {
     let mut command = broker();
     command.args(["--set", &format!("auth.users={}", users.display())]);
     let mut running = Running::start_with(command, &["--no-ops", "--set", "watch_files_ms=50"]);
-    assert_eq!(answer(&running, "ann", "first"), CONNACK);
-    assert_eq!(answer(&running, "bob", "his"), [0x20, 2, 0, 4]);
+    assert_eq!(running.log_in("ann", "first"), CONNACK);
+    assert_eq!(running.log_in("bob", "his"), [0x20, 2, 0, 4]);
     assert!(passwd(&users, "bob", "his\n").status.success());
     running.wait_for("the users file was read again");
-    assert_eq!(answer(&running, "bob", "his"), CONNACK);
+    assert_eq!(running.log_in("bob", "his"), CONNACK);
     std::fs::write(&users, "no colon in this line\n").unwrap();
     running.wait_for("the users stay as they were");
     assert!(running.log().contains("DUN-0302"), "{}", running.log());
-    assert_eq!(answer(&running, "bob", "his"), CONNACK);
+    assert_eq!(running.log_in("bob", "his"), CONNACK);
 }
 
 #[test]
