@@ -509,6 +509,7 @@ fn bind(config: &Config, tls: Tls, metrics: &Arc<Metrics>) -> Result<Doors, Fail
             kind: listener.kind,
             address,
             anonymous: config.anonymous_allowed(listener),
+            auth: config.methods_of(listener),
             websocket_hint: Arc::clone(&hint),
         };
         let own = listener.max_connections.map(Slots::new);

@@ -60,6 +60,7 @@ impl InProcess {
             kind: ListenerKind::Tcp,
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 1883)),
             anonymous: true,
+            auth: Arc::new([]),
             websocket_hint: Arc::from(""),
         });
         Ok(Self {
@@ -80,6 +81,8 @@ impl InProcess {
             peer: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
             listener: self.listener.clone(),
             tls_name: None,
+            certificate: None,
+            sni: None,
             accepted_at: tokio::time::Instant::now().into_std(),
             admission: Admission {
                 slot: Slot::take(&[Slots::new(1)]),

@@ -27,6 +27,25 @@ pub enum Method {
 }
 
 impl Method {
+    /// Those that can be asked, in the order in which they are if nothing else is said: what needs no password first, what leaves
+    /// this process last.
+    pub const ASKED: [Self; 7] = [
+        Self::Certificate,
+        Self::Registry,
+        Self::Provisioning,
+        Self::Jwt,
+        Self::Scram,
+        Self::Users,
+        Self::Http,
+    ];
+
+    /// The method of a word; `None`: there is none, or it cannot be asked.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        let mut asked = Self::ASKED.into_iter();
+        asked.find(|method| method.as_str() == word)
+    }
+
     /// The word used in the configuration, in logs and in metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {

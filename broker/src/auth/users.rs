@@ -50,6 +50,12 @@ impl Users {
         }
     }
 
+    /// Whether there is a user of that name.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
+    }
+
     /// How many users there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -1,9 +1,50 @@
 //! Who may connect, and what they may do: the raw form of `[auth]`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use super::{reader::Section, setting::word_setting};
+use config::ValueKind;
+
+use super::{
+    reader::Section,
+    setting::{Setting, word_setting},
+};
+use crate::auth::Method;
 use crate::error::Code;
+
+/// Methods that are asked who a client is, in order; none stands twice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Methods(pub Arc<[Method]>);
+
+impl Default for Methods {
+    fn default() -> Self {
+        Self(Arc::new(Method::ASKED))
+    }
+}
+
+impl Setting for Methods {
+    type Bounds = ();
+    fn parse(kind: &ValueKind, text: bool, (): &()) -> Result<Self, String> {
+        let fault = || {
+            let words = Method::ASKED.map(|method| format!("\"{}\"", method.as_str()));
+            format!("a list of methods, each once, out of {}", words.join(", "))
+        };
+        let words = Vec::<String>::parse(kind, text, &()).map_err(|_| fault())?;
+        let mut methods = Vec::with_capacity(words.len());
+        for word in words {
+            let method = Method::from_word(&word).ok_or_else(fault)?;
+            if methods.contains(&method) {
+                return Err(fault());
+            }
+            methods.push(method);
+        }
+        Ok(Self(methods.into()))
+    }
+    fn show(&self) -> toml::Value {
+        let words = self.0.iter().map(|method| method.as_str().to_owned());
+        words.collect::<Vec<_>>().show()
+    }
+}
 
 /// What a rule says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +96,8 @@ pub struct AccessRule {
 pub struct AuthConfig {
     /// Whether clients without a name are accepted; `None` when nothing is said.
     pub anonymous: Option<bool>,
+    /// The methods that are asked who a client is, in order, where its listener says nothing else.
+    pub methods: Option<Methods>,
     /// The users file.
     pub users: Option<PathBuf>,
     /// What holds when no rule fits.
@@ -66,6 +109,7 @@ pub struct AuthConfig {
 impl AuthConfig {
     pub(super) fn read(section: &mut Section<'_>) -> Self {
         let anonymous = section.optional("anonymous", &());
+        let methods = section.optional("methods", &());
         let users = section.optional::<String>("users", &()).map(PathBuf::from);
         let rules: Vec<_> = section.tables("rules", read_rule).unwrap_or_default();
         let default = if section.has("rules") {
@@ -76,10 +120,29 @@ impl AuthConfig {
         let default = section.get("default", default, &());
         Self {
             anonymous,
+            methods,
             users,
             default,
             rules,
         }
+    }
+}
+
+impl AuthConfig {
+    /// The key without which a method that verifies what CONNECT says has nothing to go by; `None`: it is there.
+    pub(super) fn lacks(&self, method: Method) -> Option<&'static str> {
+        let (there, key) = match method {
+            Method::Users => (self.users.is_some(), "auth.users"),
+            // Its names come with the listener's tls.name_from.
+            Method::Certificate | Method::Anonymous => return None,
+            _ => (false, "what this version does not have"),
+        };
+        (!there).then_some(key)
+    }
+
+    /// Whether a method can verify what a client says in CONNECT.
+    pub(super) fn verifies(&self, method: Method) -> bool {
+        method != Method::Certificate && self.lacks(method).is_none()
     }
 }
 

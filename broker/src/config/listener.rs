@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use super::{reader::Section, setting::word_setting};
+use super::{access::Methods, reader::Section, setting::word_setting};
 use crate::error::Code;
 
 /// What is spoken below MQTT on a listener.
@@ -128,6 +128,8 @@ pub struct ListenerConfig {
     pub max_connections: Option<usize>,
     /// Whether clients without a name are accepted here; `None` leaves it to `[auth]`.
     pub anonymous: Option<bool>,
+    /// The methods that are asked who a client is, in order; `None` leaves it to `[auth]`.
+    pub auth: Option<Methods>,
     /// Its place in the configuration, such as `listener[0]`.
     pub(crate) key: String,
 }
@@ -145,6 +147,7 @@ impl ListenerConfig {
             path: "/mqtt".to_owned(),
             max_connections: None,
             anonymous: None,
+            auth: None,
             key: "listen".to_owned(),
         }
     }
@@ -188,6 +191,7 @@ impl ListenerConfig {
         let proxy_protocol = section.get("proxy_protocol", ProxyProtocol::Off, &());
         let max_connections = section.optional("max_connections", &(1..=10_000_000));
         let anonymous = section.optional("anonymous", &());
+        let auth = section.optional("auth", &());
         let tls = Self::read_tls(section, kind, &name);
         let key = section.path("address");
         let key = key.trim_end_matches(".address").to_owned();
@@ -200,6 +204,7 @@ impl ListenerConfig {
             path,
             max_connections,
             anonymous,
+            auth,
             key,
         })
     }

@@ -17,7 +17,7 @@ mod redis;
 pub(crate) mod report;
 pub(crate) mod setting;
 
-pub use access::{AccessRule, AuthConfig, Effect, RuleAction};
+pub use access::{AccessRule, AuthConfig, Effect, Methods, RuleAction};
 pub use features::Features;
 pub use layers::{Override, OverrideValue, Sources};
 pub use limits::{Limits, QueueFull};
@@ -199,6 +199,7 @@ impl Config {
 
     /// Checks what one key alone cannot show.
     fn check(&self, report: &mut Report) {
+        self.check_methods("auth.methods", self.auth.methods.as_ref(), report);
         for (index, listener) in self.listeners.iter().enumerate() {
             let earlier = &self.listeners[..index];
             if earlier.iter().any(|other| other.name == listener.name) {
@@ -226,7 +227,22 @@ impl Config {
                 );
                 report.problem_at(Code::ListenerConflict, &listener.key, text);
             }
+            let key = format!("{}.auth", listener.key);
+            self.check_methods(&key, listener.auth.as_ref(), report);
             self.check_who_may_connect(listener, report);
+        }
+    }
+
+    /// A method that is asked must have been told what it needs.
+    fn check_methods(&self, key: &str, methods: Option<&Methods>, report: &mut Report) {
+        for method in methods.iter().flat_map(|methods| methods.0.iter()) {
+            if let Some(needed) = self.auth.lacks(*method) {
+                let text = format!(
+                    "{key} has \"{}\", which needs {needed}: add it, or take the method out",
+                    method.as_str()
+                );
+                report.problem_at(Code::Contradiction, key, text);
+            }
         }
     }
 
@@ -237,7 +253,7 @@ impl Config {
             .as_ref()
             .is_some_and(|tls| tls.client_auth == ClientAuth::Required);
         let said =
-            listener.anonymous.or(self.auth.anonymous).is_some() || self.auth.users.is_some();
+            listener.anonymous.or(self.auth.anonymous).is_some() || self.verifies_names(listener);
         if !said && !by_certificate && !listener.address.ip().is_loopback() {
             let text = format!(
                 "listener {:?} on {} can be reached from other machines, and nothing says who may connect: \
@@ -248,7 +264,7 @@ impl Config {
             report.problem_at(Code::WhoMayConnect, &listener.key, text);
         }
         if listener.anonymous.or(self.auth.anonymous) == Some(false)
-            && self.auth.users.is_none()
+            && !self.verifies_names(listener)
             && listener
                 .tls
                 .as_ref()
@@ -271,14 +287,27 @@ impl Config {
     }
 
     /// Whether a client without a name may use a listener: what the listener says, else what `[auth]`
-    /// says, else yes when there is no users file (the check has made sure that only this machine
+    /// says, else yes when nothing can verify a name (the check has made sure that only this machine
     /// can reach the listener, or that certificates are required).
     #[must_use]
     pub fn anonymous_allowed(&self, listener: &ListenerConfig) -> bool {
         listener
             .anonymous
             .or(self.auth.anonymous)
-            .unwrap_or(self.auth.users.is_none())
+            .unwrap_or(!self.verifies_names(listener))
+    }
+
+    /// The methods that are asked who a client of a listener is, in order.
+    #[must_use]
+    pub fn methods_of(&self, listener: &ListenerConfig) -> std::sync::Arc<[crate::auth::Method]> {
+        let said = listener.auth.as_ref().or(self.auth.methods.as_ref());
+        said.cloned().unwrap_or_default().0
+    }
+
+    /// Whether there is a method that verifies what clients of a listener say in CONNECT.
+    fn verifies_names(&self, listener: &ListenerConfig) -> bool {
+        let methods = self.methods_of(listener);
+        methods.iter().any(|method| self.auth.verifies(*method))
     }
 }
 

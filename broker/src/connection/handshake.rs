@@ -9,6 +9,7 @@ use dunlin_protocol::{
 };
 use dunlin_sync::Message;
 use tokio::io::AsyncReadExt;
+use zeroize::Zeroizing;
 
 use super::close::say_goodbye;
 use super::run::{Connection, Established};
@@ -241,16 +242,21 @@ async fn establish(
     let credentials = Credentials {
         client_id: client_id.clone(),
         username: connect.username.map(Arc::from),
-        password: connect.password.map(<[u8]>::to_vec),
+        password: connect
+            .password
+            .map(|password| Zeroizing::new(password.to_vec())),
         tls_name: accepted.tls_name.clone(),
+        certificate: accepted.certificate.clone(),
+        sni: accepted.sni.clone(),
+        version,
         peer: accepted.peer,
         listener: accepted.listener.clone(),
     };
     let principal = hub
         .auth
-        .authenticate(credentials)
+        .authenticate(&credentials)
         .await
-        .map_err(|reason| Refusal::new(version, reason, "the credentials were not accepted"))?;
+        .map_err(|refused| Refusal::new(version, refused.reason, refused.why))?;
     let will = will(hub, &connect, &client_id, &principal)?;
     let request = request(hub, &connect, client_id, will);
     let expiry_interval = request.expiry_interval;

@@ -16,12 +16,13 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
-    Accepted, Admission, ListenerInfo, Transport,
+    Accepted, Admission, ClientCertificate, ListenerInfo, Transport,
     proxy::{self, ProxyError},
     sniff::{Sniffed, sniff},
     tls, websocket,
 };
 use crate::{
+    auth::Method,
     config::{ListenerKind, NameFrom, ProxyProtocol},
     ops::Metrics,
 };
@@ -46,6 +47,14 @@ pub struct Acceptor {
     pub max_message: usize,
     /// Where refusals are counted.
     pub metrics: Arc<Metrics>,
+}
+
+/// What a client has shown of itself below MQTT.
+#[derive(Debug, Default)]
+struct Shown {
+    name: Option<Arc<str>>,
+    certificate: Option<Arc<ClientCertificate>>,
+    sni: Option<Arc<str>>,
 }
 
 /// TLS as new connections get it.
@@ -108,13 +117,16 @@ impl Acceptor {
         self.info.load_full()
     }
 
-    /// Whether clients without a name are accepted, of those who come from now on.
-    pub fn set_anonymous(&self, anonymous: bool) {
+    /// Whether clients without a name are accepted, and who is asked for the others, of those who come from now on.
+    pub fn set_access(&self, anonymous: bool, auth: Arc<[Method]>) {
         let info = self.info();
-        if info.anonymous != anonymous {
+        if info.anonymous != anonymous || info.auth != auth {
             let info = ListenerInfo::clone(&info);
-            self.info
-                .store(Arc::new(ListenerInfo { anonymous, ..info }));
+            self.info.store(Arc::new(ListenerInfo {
+                anonymous,
+                auth,
+                ..info
+            }));
         }
     }
 
@@ -148,13 +160,15 @@ impl Acceptor {
             Err(_) => Err(Refused::Timeout(self.connect_timeout)),
         };
         match result {
-            Ok((transport, tls_name)) => {
+            Ok((transport, shown)) => {
                 let listener = info;
                 Some(Accepted {
                     transport,
                     peer: from,
                     listener,
-                    tls_name,
+                    tls_name: shown.name,
+                    certificate: shown.certificate,
+                    sni: shown.sni,
                     accepted_at,
                     admission,
                 })
@@ -181,7 +195,7 @@ impl Acceptor {
         socket: std::net::TcpStream,
         peer: &mut SocketAddr,
         info: &ListenerInfo,
-    ) -> Result<(Transport, Option<Arc<str>>), Refused> {
+    ) -> Result<(Transport, Shown), Refused> {
         let mut tcp = TcpStream::from_std(socket)?;
         tcp.set_nodelay(true)?;
         if self.proxy != ProxyProtocol::Off
@@ -191,24 +205,23 @@ impl Acceptor {
         }
         match info.kind {
             // What does not begin with CONNECT is noticed when it is read.
-            ListenerKind::Tcp => Ok((Transport::Tcp(tcp), None)),
+            ListenerKind::Tcp => Ok((Transport::Tcp(tcp), Shown::default())),
             ListenerKind::Ws => {
                 self.look(&mut tcp, info, |found| {
                     matches!(found, Sniffed::Mqtt | Sniffed::Tls | Sniffed::Proxy)
                 })
                 .await?;
-                Ok((Transport::Ws(Box::new(self.websocket(tcp).await?)), None))
+                let stream = Box::new(self.websocket(tcp).await?);
+                Ok((Transport::Ws(stream), Shown::default()))
             }
             ListenerKind::Tls => {
-                let (stream, name) = self.tls(tcp, info).await?;
-                Ok((Transport::Tls(Box::new(stream)), name))
+                let (stream, shown) = self.tls(tcp, info).await?;
+                Ok((Transport::Tls(Box::new(stream)), shown))
             }
             ListenerKind::Wss => {
-                let (stream, name) = self.tls(tcp, info).await?;
-                Ok((
-                    Transport::Wss(Box::new(self.websocket(stream).await?)),
-                    name,
-                ))
+                let (stream, shown) = self.tls(tcp, info).await?;
+                let stream = Box::new(self.websocket(stream).await?);
+                Ok((Transport::Wss(stream), shown))
             }
         }
     }
@@ -240,7 +253,7 @@ impl Acceptor {
         &self,
         mut tcp: TcpStream,
         info: &ListenerInfo,
-    ) -> Result<(TlsStream<TcpStream>, Option<Arc<str>>), Refused> {
+    ) -> Result<(TlsStream<TcpStream>, Shown), Refused> {
         self.look(&mut tcp, info, |found| found != Sniffed::Tls)
             .await?;
         let Some(serving) = &self.tls else {
@@ -252,18 +265,20 @@ impl Acceptor {
             .accept(tcp)
             .await
             .map_err(Refused::Tls)?;
-        let certificate = stream
-            .get_ref()
-            .1
-            .peer_certificates()
-            .and_then(|chain| chain.first());
-        let name = match (certificate, self.name_from) {
-            (Some(certificate), Some(from)) => {
-                Some(tls::peer_name(certificate, from).map_err(Refused::Name)?)
-            }
-            _ => None,
+        let mut shown = Shown {
+            sni: stream.get_ref().1.server_name().map(Arc::from),
+            ..Shown::default()
         };
-        Ok((stream, name))
+        if let Some(chain) = stream.get_ref().1.peer_certificates()
+            && let Some(certificate) = chain.first()
+        {
+            if let Some(from) = self.name_from {
+                shown.name = Some(tls::peer_name(certificate, from).map_err(Refused::Name)?);
+            }
+            let read = ClientCertificate::read(chain).map_err(Refused::Name)?;
+            shown.certificate = Some(Arc::new(read));
+        }
+        Ok((stream, shown))
     }
 
     async fn websocket<S>(&self, stream: S) -> Result<websocket::WsStream<S>, Refused>

@@ -9,6 +9,7 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 use futures_util::future::BoxFuture;
 
 pub mod acceptor;
+mod certificate;
 pub mod gate;
 pub mod listener;
 mod proxy;
@@ -18,7 +19,9 @@ pub mod tls;
 mod transport;
 pub mod websocket;
 
+use crate::auth::Method;
 use crate::config::ListenerKind;
+pub use certificate::ClientCertificate;
 pub use slots::Slot;
 pub use transport::Transport;
 
@@ -33,6 +36,8 @@ pub struct ListenerInfo {
     pub address: SocketAddr,
     /// Whether clients without a name are accepted.
     pub anonymous: bool,
+    /// The methods that are asked who a client is, in order.
+    pub auth: Arc<[Method]>,
     /// Where the WebSocket listeners are, in words for a person; empty when there are none.
     pub websocket_hint: Arc<str>,
 }
@@ -48,6 +53,10 @@ pub struct Accepted {
     pub listener: Arc<ListenerInfo>,
     /// The name in the client's certificate, where the listener takes one from it.
     pub tls_name: Option<Arc<str>>,
+    /// The client's certificate, if it has shown one.
+    pub certificate: Option<Arc<ClientCertificate>>,
+    /// The host name that it asked for in its TLS handshake.
+    pub sni: Option<Arc<str>>,
     /// When the socket was accepted: the connect timeout runs from here to the end of CONNECT.
     pub accepted_at: Instant,
     /// What it holds of the bounds.

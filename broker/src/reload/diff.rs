@@ -25,6 +25,7 @@ pub(super) const LIVE: &[&str] = &[
     "limits.max_subscriptions_per_client",
     "limits.publish_rate",
     "listener.anonymous",
+    "listener.auth",
     "listener.tls.certificate",
     "listener.tls.client_auth",
     "listener.tls.client_ca",

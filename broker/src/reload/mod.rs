@@ -171,7 +171,10 @@ impl Reloader {
             let Some(acceptor) = self.acceptor_of(listener) else {
                 continue;
             };
-            acceptor.set_anonymous(config.anonymous_allowed(listener));
+            acceptor.set_access(
+                config.anonymous_allowed(listener),
+                config.methods_of(listener),
+            );
             if let Some(tls) = tls {
                 self.renew(acceptor, tls);
             }

@@ -50,6 +50,7 @@ fn a_browser_is_told_where_it_is_and_where_websocket_is() {
         kind: ListenerKind::Tcp,
         address: SocketAddr::from(([127, 0, 0, 1], 1883)),
         anonymous: true,
+        auth: [].into(),
         websocket_hint: "MQTT over WebSocket is at ws://127.0.0.1:8083/mqtt.".into(),
     };
     let answer = String::from_utf8(Sniffed::Http.answer(&listener)).unwrap();

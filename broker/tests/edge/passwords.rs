@@ -3,25 +3,29 @@
 use std::{net::SocketAddr, path::Path, process::Command, sync::Arc, time::Duration};
 
 use dunlin_broker::{
-    auth::{Auth, Credentials, Rules, Users, password, users},
+    auth::{Auth, Credentials, Method, Rules, Users, password, users},
     config::ListenerKind,
     net::ListenerInfo,
 };
-use dunlin_protocol::ReasonCode;
+use dunlin_protocol::{ReasonCode, Version};
 
 fn credentials(username: Option<&str>, password: Option<&str>, anonymous: bool) -> Credentials {
     let address = SocketAddr::from(([127, 0, 0, 1], 1883));
     Credentials {
         client_id: "c".into(),
         username: username.map(Into::into),
-        password: password.map(|password| password.as_bytes().to_vec()),
+        password: password.map(|password| password.as_bytes().to_vec().into()),
         tls_name: None,
+        certificate: None,
+        sni: None,
+        version: Version::V5,
         peer: address,
         listener: Arc::new(ListenerInfo {
             name: "tcp-1883".into(),
             kind: ListenerKind::Tcp,
             address,
             anonymous,
+            auth: Arc::new(Method::ASKED),
             websocket_hint: "".into(),
         }),
     }
@@ -31,19 +35,21 @@ fn auth(users: Option<Users>) -> Auth {
     Auth::new(users, Rules::default(), 2, Duration::from_secs(10))
 }
 
-/// The name that was found, or the refusal.
-type Outcome = Result<Option<Arc<str>>, ReasonCode>;
+/// The name for which a client is let in.
+type Outcome = Result<Option<String>, ReasonCode>;
+
+async fn ask(auth: &Auth, credentials: Credentials) -> Outcome {
+    match auth.authenticate(&credentials).await {
+        Ok(principal) => Ok(principal.username.as_deref().map(str::to_owned)),
+        Err(refused) => Err(refused.reason),
+    }
+}
 
 fn named(name: &str) -> Outcome {
-    Ok(Some(name.into()))
+    Ok(Some(name.to_owned()))
 }
 
 const NOBODY: Outcome = Ok(None);
-
-async fn outcome(auth: &Auth, credentials: Credentials) -> Outcome {
-    let principal = auth.authenticate(credentials).await?;
-    Ok(principal.username.clone())
-}
 
 fn read(path: &Path) -> Users {
     let (users, faults) = Users::parse(&std::fs::read_to_string(path).unwrap());
@@ -72,7 +78,7 @@ async fn a_name_is_checked_against_the_users_file() {
         (None, None, false, Err(ReasonCode::NOT_AUTHORIZED)),
         (None, Some("right"), false, Err(ReasonCode::NOT_AUTHORIZED)),
     ] {
-        let outcome = outcome(&auth, credentials(name, password, anonymous)).await;
+        let outcome = ask(&auth, credentials(name, password, anonymous)).await;
         assert_eq!(outcome, expected, "{name:?} {password:?} {anonymous}");
     }
 }
@@ -80,11 +86,9 @@ async fn a_name_is_checked_against_the_users_file() {
 #[tokio::test]
 async fn without_a_users_file_a_name_is_none() {
     let auth = auth(None);
-    assert_eq!(
-        outcome(&auth, credentials(Some("ann"), Some("x"), true)).await,
-        NOBODY
-    );
-    let refused = outcome(&auth, credentials(Some("ann"), Some("x"), false)).await;
+    let outcome = ask(&auth, credentials(Some("ann"), Some("x"), true)).await;
+    assert_eq!(outcome, NOBODY);
+    let refused = ask(&auth, credentials(Some("ann"), Some("x"), false)).await;
     assert_eq!(refused, Err(ReasonCode::BAD_USER_NAME_OR_PASSWORD));
 }
 
@@ -92,10 +96,8 @@ async fn without_a_users_file_a_name_is_none() {
 async fn the_name_of_a_certificate_takes_the_place_of_the_one_in_connect() {
     let mut credentials = credentials(Some("ann"), Some("wrong"), false);
     credentials.tls_name = Some("sensor-7".into());
-    assert_eq!(
-        outcome(&auth(Some(Users::default())), credentials).await,
-        named("sensor-7")
-    );
+    let outcome = ask(&auth(Some(Users::default())), credentials).await;
+    assert_eq!(outcome, named("sensor-7"));
 }
 
 #[tokio::test]
@@ -111,9 +113,8 @@ async fn many_checks_wait_for_their_turn() {
     let mut checks = tokio::task::JoinSet::new();
     for _ in 0..4 {
         let auth = Arc::clone(&auth);
-        checks.spawn(async move {
-            outcome(&auth, credentials(Some("ann"), Some("right"), false)).await
-        });
+        checks
+            .spawn(async move { ask(&auth, credentials(Some("ann"), Some("right"), false)).await });
     }
     while let Some(outcome) = checks.join_next().await {
         assert_eq!(outcome.unwrap(), named("ann"));
@@ -128,9 +129,8 @@ async fn a_check_that_does_not_get_its_turn_says_busy() {
     let mut checks = tokio::task::JoinSet::new();
     for _ in 0..8 {
         let auth = Arc::clone(&auth);
-        checks.spawn(async move {
-            outcome(&auth, credentials(Some("ann"), Some("right"), false)).await
-        });
+        checks
+            .spawn(async move { ask(&auth, credentials(Some("ann"), Some("right"), false)).await });
     }
     let outcomes = checks.join_all().await;
     assert!(outcomes.contains(&named("ann")), "{outcomes:?}");
@@ -151,8 +151,8 @@ async fn in_a_storm_those_who_wait_are_checked_and_the_others_know_it_at_once() 
     let patience = began.elapsed() * 20;
     let auth = Auth::new(Some(users), Rules::default(), 1, patience);
     let ann = || credentials(Some("ann"), Some("right"), false);
-    assert_eq!(outcome(&auth, ann()).await, named("ann"));
-    let storm = (0..100).map(|_| outcome(&auth, ann()));
+    assert_eq!(ask(&auth, ann()).await, named("ann"));
+    let storm = (0..100).map(|_| ask(&auth, ann()));
     let outcomes = futures_util::future::join_all(storm).await;
     let accepted = outcomes
         .iter()

@@ -8,6 +8,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use dunlin_broker::{
+    auth::Method,
     config::{ListenerKind, ProxyProtocol, TlsConfig},
     net::{
         Accepted, Admission, ListenerInfo, Serve,
@@ -97,6 +98,7 @@ impl Setup {
             kind: self.kind,
             address,
             anonymous: true,
+            auth: Arc::new(Method::ASKED),
             websocket_hint: "MQTT over WebSocket is at ws://elsewhere/mqtt.".into(),
         };
         let name_from = self.tls.as_ref().and_then(|tls| tls.name_from);

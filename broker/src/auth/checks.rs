@@ -1,0 +1,102 @@
+//! Password checks take long on purpose; here they stand in line.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// Counts one that waits.
+struct Waiting<'a> {
+    count: &'a AtomicUsize,
+    ahead: usize,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        let ahead = count.fetch_add(1, Ordering::Relaxed);
+        Self { count, ahead }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Runs slow checks, a bounded number at once, on threads that have no other work.
+#[derive(Debug)]
+pub struct Checks {
+    turns: Semaphore,
+    max: usize,
+    /// Checks that wait for their turn.
+    waiting: AtomicUsize,
+    /// What one takes, in microseconds: seven parts of what was known, one of the newest.
+    takes_us: AtomicU64,
+    patience: Duration,
+}
+
+/// Why a check gave no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// So many wait that it would have come too late.
+    Busy,
+    /// The check itself has failed.
+    Failed,
+}
+
+impl Checks {
+    /// `max` checks run at once; each waits for its turn at most `patience`.
+    #[must_use]
+    pub fn new(max: usize, patience: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            turns: Semaphore::new(max.max(1)),
+            max: max.max(1),
+            waiting: AtomicUsize::new(0),
+            takes_us: AtomicU64::new(0),
+            patience,
+        })
+    }
+
+    /// Runs a check. Cancel safe: one that has begun goes on by itself.
+    ///
+    /// # Errors
+    /// When there was no turn for it in time, or it has panicked.
+    pub async fn run(
+        &self,
+        check: impl FnOnce() -> bool + Send + 'static,
+    ) -> Result<bool, NoAnswer> {
+        let _turn = self.turn().await.ok_or(NoAnswer::Busy)?;
+        let began = Instant::now();
+        let answer = tokio::task::spawn_blocking(check).await;
+        let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let known = self.takes_us.load(Ordering::Relaxed);
+        let newer = if known == 0 {
+            took
+        } else {
+            known / 8 * 7 + took / 8
+        };
+        self.takes_us.store(newer, Ordering::Relaxed);
+        answer.map_err(|error| {
+            tracing::error!(%error, "a password check failed to run");
+            NoAnswer::Failed
+        })
+    }
+
+    /// The permission to check; `None` when it would come too late. Who would wait for longer than half the patience is
+    /// refused at once, and knows it: in a storm the others are checked in time, instead of all just too late.
+    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        if let Ok(permit) = self.turns.try_acquire() {
+            return Some(permit);
+        }
+        let waiting = Waiting::new(&self.waiting);
+        let ahead = u64::try_from(waiting.ahead / self.max).unwrap_or(u64::MAX);
+        let wait = ahead.saturating_mul(self.takes_us.load(Ordering::Relaxed));
+        if Duration::from_micros(wait) > self.patience / 2 {
+            return None;
+        }
+        let turn = tokio::time::timeout(self.patience, self.turns.acquire());
+        turn.await.ok()?.ok()
+    }
+}

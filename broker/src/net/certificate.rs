@@ -1,0 +1,52 @@
+//! What is kept of a client's certificate.
+
+use ::ring::digest::{SHA256, digest};
+use rustls::pki_types::CertificateDer;
+use x509_parser::{certificate::X509Certificate, prelude::FromDer};
+
+/// A certificate that a client has shown, and that the TLS handshake has found good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The client's own first, then those of the authorities in between, as DER.
+    pub chain: Box<[CertificateDer<'static>]>,
+    /// SHA-256 of the client's own.
+    pub sha256: [u8; 32],
+    /// Its serial number, in hexadecimal digits.
+    pub serial: Box<str>,
+    /// The name of the authority that has signed it, as DER.
+    pub issuer: Box<[u8]>,
+    /// When it expires, in Unix seconds.
+    pub not_after: i64,
+}
+
+impl ClientCertificate {
+    /// Reads the first of a chain.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read.
+    pub fn read(chain: &[CertificateDer<'_>]) -> Result<Self, String> {
+        let first = chain.first().ok_or("there is no certificate")?;
+        let (_, read) = X509Certificate::from_der(first)
+            .map_err(|error| format!("the certificate cannot be read: {error}"))?;
+        let mut sha256 = [0; 32];
+        sha256.copy_from_slice(digest(&SHA256, first).as_ref());
+        Ok(Self {
+            sha256,
+            serial: hex(read.raw_serial()),
+            issuer: read.issuer().as_raw().into(),
+            not_after: read.validity().not_after.timestamp(),
+            chain: chain.iter().map(|der| der.clone().into_owned()).collect(),
+        })
+    }
+}
+
+/// The digits of bytes, two for each.
+pub(crate) fn hex(bytes: &[u8]) -> Box<str> {
+    use std::fmt::Write as _;
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        // Writing to a text does not fail.
+        let _written = write!(text, "{byte:02x}").is_ok();
+    }
+    text.into()
+}
