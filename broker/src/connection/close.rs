@@ -68,7 +68,12 @@ impl Closing {
                 Some(ReasonCode::SERVER_BUSY)
             }
             Self::Asked(CloseRequest::ServerShutdown) => Some(ReasonCode::SERVER_SHUTTING_DOWN),
-            Self::Asked(CloseRequest::MemoryShort) => Some(ReasonCode::QUOTA_EXCEEDED),
+            Self::Asked(CloseRequest::MemoryShort | CloseRequest::Quota) => {
+                Some(ReasonCode::QUOTA_EXCEEDED)
+            }
+            Self::Asked(CloseRequest::NotAuthorized) => Some(ReasonCode::NOT_AUTHORIZED),
+            Self::Asked(CloseRequest::Expired) => Some(ReasonCode::MAXIMUM_CONNECT_TIME),
+            Self::Asked(CloseRequest::Administrative) => Some(ReasonCode::ADMINISTRATIVE_ACTION),
             Self::Asked(CloseRequest::StoreFailed) => Some(ReasonCode::UNSPECIFIED_ERROR),
         }
     }
@@ -180,21 +185,21 @@ impl Connection {
         let client = &*self.session.client_id;
         match closing {
             Closing::Disconnected { .. } => {
-                tracing::debug!(client, peer = %self.peer, "client disconnected")
+                tracing::debug!(client, peer = %self.wake.about.address(), "client disconnected")
             }
             Closing::Lost(why) => {
-                tracing::debug!(client, peer = %self.peer, why, "connection lost")
+                tracing::debug!(client, peer = %self.wake.about.address(), why, "connection lost")
             }
             Closing::KeepAlive => {
                 self.hub.metrics.keep_alive_timeout();
-                tracing::info!(client, peer = %self.peer, keep_alive_s = self.keep_alive_seconds, "client silent for one and a half times its keep alive");
+                tracing::info!(client, peer = %self.wake.about.address(), keep_alive_s = self.keep_alive_seconds, "client silent for one and a half times its keep alive");
             }
             Closing::Violation(reason, why) => {
                 self.hub.metrics.protocol_error(*reason);
-                tracing::info!(client, peer = %self.peer, reason = %format_args!("{:#04x} {}", reason.0, reason.name()), why, "client broke the protocol");
+                tracing::info!(client, peer = %self.wake.about.address(), reason = %format_args!("{:#04x} {}", reason.0, reason.name()), why, "client broke the protocol");
             }
             Closing::Asked(request) => {
-                tracing::debug!(client, peer = %self.peer, ?request, "connection closed by the broker")
+                tracing::debug!(client, peer = %self.wake.about.address(), ?request, "connection closed by the broker")
             }
         }
     }

@@ -16,7 +16,8 @@ use super::run::{Connection, Established};
 use crate::auth::{Action, Credentials, Principal};
 use crate::core::frames::{Forwarded, Incoming, Origin, Topic, keep};
 use crate::core::link::LinkOptions;
-use crate::hub::{ConnectRequest, Hub, WillRequest};
+use crate::hub::live::Peer;
+use crate::hub::{ConnectRequest, Departure, Hub, WillRequest};
 use crate::net::{Accepted, sniff};
 
 /// Bytes read at a time before CONNECT is whole.
@@ -252,18 +253,28 @@ async fn establish(
         peer: accepted.peer,
         listener: accepted.listener.clone(),
     };
+    let changes = hub.changes();
     let principal = hub
         .auth
         .authenticate(&credentials)
         .await
         .map_err(|refused| Refusal::new(version, refused.reason, refused.why))?;
     let will = will(hub, &connect, &client_id, &principal)?;
-    let request = request(hub, &connect, client_id, will);
+    let peer = Peer {
+        principal,
+        address: accepted.peer,
+        listener: accepted.listener.clone(),
+    };
+    let request = request(hub, &connect, client_id, will, peer);
     let expiry_interval = request.expiry_interval;
     let attached = hub
         .attach(request)
         .await
         .map_err(|error| Refusal::new(version, error.reason_code(), error.to_string()))?;
+    look_again(hub, &attached, changes).map_err(|(reason, why)| {
+        hub.detach(&attached.session, &attached.wake, UNTOLD);
+        Refusal::new(version, reason, why)
+    })?;
 
     let server_keep_alive = server_keep_alive(hub, &connect);
     let connack = connack(
@@ -284,9 +295,35 @@ async fn establish(
             .request_problem_information()
             .unwrap_or(true),
         expiry_interval,
-        principal,
     };
     Ok((established, connack))
+}
+
+/// How a session is let go of whose client has got no CONNACK.
+const UNTOLD: Departure = Departure {
+    will: false,
+    expiry_interval: None,
+    claimed_elsewhere: false,
+};
+
+/// What the client may do is looked at once more now that it can be found: its rights may have changed since its session was
+/// last used, or since it was asked who it is.
+fn look_again(
+    hub: &Arc<Hub>,
+    attached: &crate::hub::Attached,
+    changes: u64,
+) -> Result<(), (ReasonCode, &'static str)> {
+    let principal = attached.wake.about.principal();
+    if changes != hub.changes() && !hub.auth.holds(&principal) {
+        return Err((
+            ReasonCode::NOT_AUTHORIZED,
+            "the credentials were withdrawn while they were checked",
+        ));
+    }
+    if attached.present || changes != hub.changes() {
+        hub.take_away(&attached.session, &principal);
+    }
+    Ok(())
 }
 
 fn refuse_malformed(claimed: Version, error: DecodeError) -> Refusal {
@@ -418,6 +455,7 @@ fn request(
     connect: &Connect<'_>,
     client_id: Arc<str>,
     will: Option<WillRequest>,
+    peer: Peer,
 ) -> ConnectRequest {
     let limits = &hub.limits;
     let asked = match connect.version {
@@ -440,6 +478,7 @@ fn request(
         },
         quota: receive_maximum.min(limits.max_inflight),
         will,
+        peer,
     }
 }
 

@@ -173,6 +173,18 @@ impl Connection {
         }
     }
 
+    /// Whether the client may do something with a topic name or filter.
+    fn may(&self, action: Action, topic: &str) -> bool {
+        let auth = &self.hub.auth;
+        auth.allows_all()
+            || auth.allows(
+                &self.wake.about.principal(),
+                &self.session.client_id,
+                action,
+                topic,
+            )
+    }
+
     /// Delivers the publishes collected so far.
     pub(super) fn end_run(&mut self, batch: &mut Batch<'_>) {
         let Some(routes) = batch.run.routes.take() else {

@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::IoSlice;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,7 +20,6 @@ use super::close::Closing;
 use super::handshake::keep_alive_limit;
 use super::held::Held;
 use super::throttle::Throttle;
-use crate::auth::Principal;
 use crate::core::out_buffer::OutBuffer;
 use crate::core::outbound::Tally;
 use crate::hub::publish::Waiting;
@@ -59,7 +57,6 @@ pub(super) struct Established {
     pub(super) max_packet: u32,
     pub(super) problem_information: bool,
     pub(super) expiry_interval: u32,
-    pub(super) principal: Arc<Principal>,
 }
 
 /// A connected client.
@@ -72,7 +69,6 @@ pub(super) struct Connection {
     _slot: Option<Slot>,
     /// Counts the clients of this listener and version.
     pub(super) here: Gauge,
-    pub(super) peer: SocketAddr,
     pub(super) version: Version,
     pub(super) max_packet: u32,
     /// Reason strings may be sent. [MQTT-3.1.2-29]
@@ -80,7 +76,6 @@ pub(super) struct Connection {
     /// Session Expiry Interval of CONNECT.
     pub(super) expiry_interval: u32,
     pub(super) keep_alive_seconds: u16,
-    pub(super) principal: Arc<Principal>,
     /// Answers, before what others deliver.
     pub(super) local: OutBuffer,
     /// What is being written.
@@ -153,7 +148,6 @@ impl Connection {
             max_packet,
             problem_information,
             expiry_interval,
-            principal,
         } = established;
         let now = Instant::now();
         let mut local = OutBuffer::default();
@@ -169,13 +163,11 @@ impl Connection {
             transport,
             _slot: admission.slot,
             here,
-            peer,
             version,
             max_packet,
             problem_information,
             expiry_interval,
             keep_alive_seconds,
-            principal,
             local,
             writing: OutBuffer::default(),
             acks: Acks::default(),

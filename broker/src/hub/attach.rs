@@ -13,6 +13,7 @@ use dunlin_sync::{Message, Op, SessionRecord, WillRecord, wait_durable};
 
 use super::Hub;
 use super::detach::Ending;
+use super::live::{About, Peer};
 use super::session::{NEVER_EXPIRES, Session, SessionState, Will};
 use super::wake::{CloseRequest, Wake};
 use crate::core::link::{Link, LinkOptions};
@@ -32,6 +33,7 @@ pub(crate) struct ConnectRequest {
     /// Unacknowledged QoS 1 and 2 messages that the client takes.
     pub(crate) quota: u16,
     pub(crate) will: Option<WillRequest>,
+    pub(crate) peer: Peer,
 }
 
 /// A will from CONNECT.
@@ -111,7 +113,8 @@ impl Hub {
             return Err(AttachError::Unavailable);
         }
 
-        let wake = Arc::new(Wake::new());
+        let about = About::new(&session, request.peer.clone(), request.link.version);
+        let wake = Arc::new(Wake::new(about));
         let must_wait = !present && session.store_id.is_some() || request.will.is_some();
         {
             let mut state = session.lock();

@@ -10,6 +10,7 @@ pub(crate) mod cluster;
 mod detach;
 pub(crate) mod directory;
 mod drain;
+pub(crate) mod live;
 mod moving;
 pub(crate) mod publish;
 mod recovery;
@@ -163,6 +164,7 @@ pub struct Hub {
     sessions: AtomicUsize,
     /// Connections that hold a session, by the number of their session.
     connections: Mutex<HashMap<u64, Arc<wake::Wake>, RandomState>>,
+    changes: live::Changes,
     draining: AtomicBool,
     #[cfg(feature = "testing")]
     pub(crate) planted_early_acknowledgement: bool,
@@ -229,6 +231,7 @@ impl Hub {
             next_session: AtomicU64::new(0),
             sessions: AtomicUsize::new(0),
             connections: Mutex::default(),
+            changes: live::Changes::default(),
             draining: AtomicBool::new(false),
             #[cfg(feature = "testing")]
             planted_early_acknowledgement: config.planted_early_acknowledgement,

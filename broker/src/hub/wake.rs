@@ -6,6 +6,8 @@ use std::task::Waker;
 use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 
+use super::live::About;
+
 /// Why the server ends a connection from outside its own task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -24,6 +26,14 @@ pub(crate) enum CloseRequest {
     TakenForDead = 6,
     /// Memory is short, and much waits for this client: 0x97.
     MemoryShort = 7,
+    /// It may no longer do what it did, or is no longer known: 0x87.
+    NotAuthorized = 8,
+    /// The time of its credential is over: 0xA0.
+    Expired = 9,
+    /// Somebody wants it gone: 0x98.
+    Administrative = 10,
+    /// It is beyond a bound: 0x97.
+    Quota = 11,
 }
 
 /// The mailbox of one connection; costs two atomics while nothing happens.
@@ -38,10 +48,11 @@ pub(crate) struct Wake {
     congested: AtomicBool,
     gone: AtomicBool,
     left: Notify,
+    pub(crate) about: About,
 }
 
 impl Wake {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(about: About) -> Self {
         Self {
             scheduled: AtomicBool::new(false),
             waker: AtomicWaker::new(),
@@ -50,6 +61,7 @@ impl Wake {
             congested: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             left: Notify::new(),
+            about,
         }
     }
 
@@ -85,6 +97,10 @@ impl Wake {
             5 => Some(CloseRequest::Suspended),
             6 => Some(CloseRequest::TakenForDead),
             7 => Some(CloseRequest::MemoryShort),
+            8 => Some(CloseRequest::NotAuthorized),
+            9 => Some(CloseRequest::Expired),
+            10 => Some(CloseRequest::Administrative),
+            11 => Some(CloseRequest::Quota),
             _ => Some(CloseRequest::StoreFailed),
         }
     }

@@ -180,6 +180,13 @@ impl Reloader {
             }
         }
         self.running.auth.renew(users, rules);
+        let told = self.running.hub.recheck_all();
+        if told > 0 {
+            tracing::info!(
+                clients = told,
+                "clients were disconnected: what they had is no longer allowed"
+            );
+        }
         self.running.hub.set_limits(&config.limits);
         self.running.hub.set_farewell(config.farewell());
         self.running

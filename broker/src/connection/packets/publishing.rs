@@ -73,13 +73,7 @@ impl Connection {
         // Whoever subscribes while a run is read does so after its bytes were read.
         let as_before =
             batch.run.routes.is_some() && batch.knows(name) && batch.run.allowed == Some(action);
-        if !as_before
-            && (name.starts_with("$SYS")
-                || !self
-                    .hub
-                    .auth
-                    .allows(&self.principal, &self.session.client_id, action, name))
-        {
+        if !as_before && (name.starts_with("$SYS") || !self.may(action, name)) {
             self.end_run(batch);
             return self.refuse_publish(ack, ReasonCode::NOT_AUTHORIZED, batch);
         }

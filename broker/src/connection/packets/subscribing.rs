@@ -27,6 +27,7 @@ impl Connection {
         if self.hub.known.is_suspended() {
             return self.refuse_all(subscribe);
         }
+        let changes = self.hub.changes();
         let mut codes = Vec::with_capacity(subscribe.filters.len());
         for (filter, options) in subscribe.filters.iter() {
             let mut options = options;
@@ -61,6 +62,10 @@ impl Connection {
                 false if reason.is_error() => 0x80,
                 _ => reason.0,
             });
+        }
+        if changes != self.hub.changes() {
+            // Whoever has changed it may have looked before these were there.
+            self.hub.recheck(&self.wake);
         }
         let suback = SubAck {
             packet_id: subscribe.packet_id,
@@ -108,12 +113,7 @@ impl Connection {
         if !features.wildcard_subscriptions && filter.contains(['+', '#']) {
             return Some(ReasonCode::WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED);
         }
-        if !self.hub.auth.allows(
-            &self.principal,
-            &self.session.client_id,
-            Action::Subscribe { qos },
-            filter,
-        ) {
+        if !self.may(Action::Subscribe { qos }, filter) {
             return Some(match features.reveal_refusals {
                 true => ReasonCode::NOT_AUTHORIZED,
                 false => ReasonCode::UNSPECIFIED_ERROR,

@@ -15,6 +15,7 @@ use dunlin_sync::{Op, WillRecord};
 use crate::core::link::Link;
 use crate::core::outbound::{Outbound, Tally};
 use crate::hub::attach::{AttachError, Attached, ConnectRequest};
+use crate::hub::live::About;
 use crate::hub::moving::is_word;
 use crate::hub::session::{Session, Subscription, Will};
 use crate::hub::wake::{CloseRequest, Wake};
@@ -104,7 +105,8 @@ impl Hub {
             .extract_if(.., |record| is_word(&record.filter));
         let moves: Vec<_> = moves.map(|record| record.filter).collect();
         let session = self.session_of(&request, &claimed);
-        let wake = Arc::new(Wake::new());
+        let about = About::new(&session, request.peer.clone(), request.link.version);
+        let wake = Arc::new(Wake::new(about));
         let subscriptions = self.begin(&session, &wake, request, claimed);
         self.insert_session(&session);
         self.connections.lock().insert(session.number, wake.clone());

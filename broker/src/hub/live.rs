@@ -1,0 +1,277 @@
+//! The connections that are open: who they are, and what is done to many of them at once.
+//!
+//! A connection is in the table from the moment it holds its session to the moment it lets go. Whoever takes a right away
+//! changes first what new connections are judged by, then asks here for those that are there; a connection that is
+//! between the two looks again when it is in the table ([`Hub::changes`]). So nobody slips through, and no lock is held
+//! while principals are looked at.
+
+#![allow(
+    dead_code,
+    reason = "registry, bans and expiry are about to use all of it"
+)]
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use arc_swap::ArcSwap;
+use dunlin_protocol::Version;
+use dunlin_sync::Op;
+use dunlin_sync::cluster::Epoch;
+
+use super::Hub;
+use super::session::Session;
+use super::wake::{CloseRequest, Wake};
+use crate::auth::{Action, Principal};
+use crate::net::ListenerInfo;
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) principal: Arc<Principal>,
+    pub(crate) address: SocketAddr,
+    pub(crate) listener: Arc<ListenerInfo>,
+}
+
+/// The same, as it is kept while the connection is open.
+pub(crate) struct About {
+    session: Weak<Session>,
+    principal: ArcSwap<Principal>,
+    address: SocketAddr,
+    listener: Arc<ListenerInfo>,
+    version: Version,
+}
+
+impl About {
+    pub(super) fn new(session: &Arc<Session>, peer: Peer, version: Version) -> Self {
+        Self {
+            session: Arc::downgrade(session),
+            principal: ArcSwap::new(peer.principal),
+            address: peer.address,
+            listener: peer.listener,
+            version,
+        }
+    }
+
+    /// Who the client is, and what it may do, from now on until it is asked again.
+    pub(crate) fn principal(&self) -> arc_swap::Guard<Arc<Principal>> {
+        self.principal.load()
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl std::fmt::Debug for About {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("About")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A connection that is open.
+#[derive(Clone, Debug)]
+pub(crate) struct LiveClient {
+    pub(crate) client_id: Arc<str>,
+    pub(crate) principal: Arc<Principal>,
+    pub(crate) peer: SocketAddr,
+    pub(crate) listener: Arc<ListenerInfo>,
+    pub(crate) version: Version,
+    pub(crate) wake: Arc<Wake>,
+}
+
+impl LiveClient {
+    fn of(wake: Arc<Wake>) -> Option<Self> {
+        let about = &wake.about;
+        Some(Self {
+            client_id: about.session.upgrade()?.client_id.clone(),
+            principal: about.principal.load_full(),
+            peer: about.address,
+            listener: about.listener.clone(),
+            version: about.version,
+            wake,
+        })
+    }
+}
+
+/// Why connections are ended from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EndReason {
+    /// The credential or the device is no longer good: 0x87.
+    Revoked,
+    /// The credential's time is over: 0xA0.
+    Expired,
+    /// The client, its name or its address is banned: 0x98, as DISCONNECT has no code of its own for it.
+    Banned,
+    /// A human has asked for it: 0x98.
+    Administrative,
+    /// A bound is exceeded: 0x97.
+    Quota,
+}
+
+impl From<EndReason> for CloseRequest {
+    fn from(reason: EndReason) -> Self {
+        match reason {
+            EndReason::Revoked => Self::NotAuthorized,
+            EndReason::Expired => Self::Expired,
+            EndReason::Banned | EndReason::Administrative => Self::Administrative,
+            EndReason::Quota => Self::Quota,
+        }
+    }
+}
+
+/// Counts what may concern connections that are not in the table yet.
+#[derive(Debug, Default)]
+pub(crate) struct Changes(AtomicU64);
+
+impl Hub {
+    /// A number that rises with every call of [`Self::end_where`], [`Self::renew_where`] and [`Self::recheck_all`]. Whoever has
+    /// looked at rights before it was in the table looks again when the number is another one.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.0.load(Ordering::SeqCst)
+    }
+
+    fn open_connections(&self) -> Vec<Arc<Wake>> {
+        self.changes.0.fetch_add(1, Ordering::SeqCst);
+        self.connections.lock().values().cloned().collect()
+    }
+
+    /// The connections for which `wanted` says so.
+    pub(crate) fn live_where(
+        &self,
+        mut wanted: impl FnMut(&LiveClient) -> bool,
+    ) -> Vec<LiveClient> {
+        let open: Vec<_> = self.connections.lock().values().cloned().collect();
+        let live = open.into_iter().filter_map(LiveClient::of);
+        live.filter(|client| wanted(client)).collect()
+    }
+
+    /// Ends the connections for which `wanted` says so; gives back how many. Their sessions stay, as after any lost connection.
+    pub(crate) fn end_where(
+        &self,
+        reason: EndReason,
+        mut wanted: impl FnMut(&LiveClient) -> bool,
+    ) -> usize {
+        let mut ended = 0;
+        for client in self
+            .open_connections()
+            .into_iter()
+            .filter_map(LiveClient::of)
+        {
+            if client.wake.close_request().is_none() && wanted(&client) {
+                client.wake.close(reason.into());
+                ended += 1;
+            }
+        }
+        ended
+    }
+
+    /// Replaces the principals for which `renew` gives a new one, and looks again at what those clients have; gives back how many.
+    pub(crate) fn renew_where(
+        self: &Arc<Self>,
+        mut renew: impl FnMut(&LiveClient) -> Option<Arc<Principal>>,
+    ) -> usize {
+        let mut renewed = 0;
+        for client in self
+            .open_connections()
+            .into_iter()
+            .filter_map(LiveClient::of)
+        {
+            if let Some(principal) = renew(&client) {
+                client.wake.about.principal.store(principal);
+                self.recheck(&client.wake);
+                renewed += 1;
+            }
+        }
+        renewed
+    }
+
+    /// The rules have changed: subscriptions and wills that are no longer allowed are taken away, and those clients told.
+    /// Gives back how many clients have lost something.
+    pub(crate) fn recheck_all(self: &Arc<Self>) -> usize {
+        let open = self.open_connections();
+        open.iter().filter(|wake| self.recheck(wake)).count()
+    }
+
+    /// Looks again at what a client has. If something was taken away, the connection ends with 0x87: the client cannot be
+    /// told otherwise.
+    pub(crate) fn recheck(self: &Arc<Self>, wake: &Wake) -> bool {
+        let Some(session) = wake.about.session.upgrade() else {
+            return false;
+        };
+        let mine = |now: &Arc<Wake>| std::ptr::eq(Arc::as_ptr(now), wake);
+        if !session.lock().wake.as_ref().is_some_and(mine) {
+            return false;
+        }
+        let lost = self.take_away(&session, &wake.about.principal());
+        if lost {
+            wake.close(CloseRequest::NotAuthorized);
+        }
+        lost
+    }
+
+    /// Removes from a session what `who` may not have, in the store too; `true` if there was anything.
+    pub(crate) fn take_away(self: &Arc<Self>, session: &Arc<Session>, who: &Principal) -> bool {
+        if self.auth.allows_all() {
+            return false;
+        }
+        let client_id = &*session.client_id;
+        let subscriptions: Vec<_> = {
+            let state = session.lock();
+            let all = state.subscriptions.iter();
+            all.map(|(filter, subscription)| (filter.clone(), subscription.options.qos))
+                .collect()
+        };
+        let mut ops = Vec::new();
+        let mut lost = 0_usize;
+        for (filter, qos) in subscriptions {
+            if !self
+                .auth
+                .allows(who, client_id, Action::Subscribe { qos }, &filter)
+            {
+                tracing::info!(client = client_id, %filter, "subscription taken away: it is no longer allowed");
+                self.unsubscribe(session, &filter, &mut ops);
+                lost += 1;
+            }
+        }
+        lost += usize::from(self.take_will(session, who, &mut ops));
+        if !ops.is_empty() {
+            let ticket = self.submit(ops);
+            let mut state = session.lock();
+            state.last_ticket = state.last_ticket.max(ticket);
+        }
+        lost > 0
+    }
+
+    /// Forgets a will that may no longer be published.
+    fn take_will(&self, session: &Session, who: &Principal, ops: &mut Vec<Op>) -> bool {
+        let mut state = session.lock();
+        let Some(will) = &state.will else {
+            return false;
+        };
+        let message = &will.message;
+        let action = Action::Publish {
+            qos: message.qos(),
+            retain: message.retain(),
+        };
+        if self
+            .auth
+            .allows(who, &session.client_id, action, message.topic())
+        {
+            return false;
+        }
+        tracing::info!(client = %session.client_id, topic = message.topic(), "will taken away: it is no longer allowed");
+        state.will = None;
+        let client_id = session.client_id.clone();
+        ops.push(match self.cluster {
+            Some(_) => Op::DeleteWillOf {
+                client_id,
+                epoch: Epoch(state.epoch),
+            },
+            None => Op::DeleteWill { client_id },
+        });
+        true
+    }
+}
