@@ -8,7 +8,7 @@ SEEDS ?= 700
 FIRST ?= 1
 FUZZ_SECONDS ?= 60
 
-.PHONY: help deps build run cluster test check-cloud fmt lint doc check-fuzz fuzz bench bench-cluster bench-rollout bench-lag chaos sim instructions paho paho-cluster clean
+.PHONY: help deps build run cluster test check-cloud deny fmt lint doc check-fuzz fuzz bench bench-cluster bench-rollout bench-lag chaos sim instructions paho paho-cluster clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -30,6 +30,9 @@ test: deps ## Everything: unit, property, conformance and end-to-end tests with 
 
 check-cloud: deps ## Image, Terraform, manifests, alerts and dashboards, without a cloud; and that planted mistakes in them are found (CHECKS="terraform")
 	scripts/check-cloud $(CHECKS)
+
+deny: ## Advisories, licences, sources and bans of all dependencies, and that planted faults of each kind are found
+	scripts/deny
 
 fmt: ## Format the code
 	$(CARGO) fmt --all
