@@ -4,7 +4,7 @@
 //! - [`net`]: listeners and what is below MQTT. [`workers`]: the threads that serve connections.
 //! - [`hub`]: what all connections share: sessions, subscriptions, retained messages, the store.
 //! - [`connection`]: one client's task. `core`: the state machines below both, without I/O or clock.
-//! - [`auth`]: who a client is and what it may do.
+//! - [`auth`]: who a client is and what it may do. [`registry`]: the devices.
 //! - [`ops`]: metrics, health, `$SYS`. [`logging`], [`shutdown`], [`error`]: what their names say.
 
 pub mod auth;
@@ -16,12 +16,14 @@ mod core;
 pub mod error;
 mod hash;
 mod health_cli;
+pub mod http;
 pub mod hub;
 pub mod logging;
 mod memory;
 pub mod net;
 pub mod ops;
 mod random;
+pub mod registry;
 mod reload;
 mod replica;
 pub mod server;
