@@ -18,10 +18,12 @@ use parking_lot::Mutex;
 mod chain;
 mod checks;
 mod credentials;
+pub mod jwt;
 pub mod methods;
 pub mod password;
 pub mod principal;
 pub mod rules;
+pub mod scram;
 pub mod users;
 
 pub use chain::{Authenticator, Chain, Refused, Verdict};

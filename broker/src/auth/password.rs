@@ -1,4 +1,4 @@
-//! Password hashes: argon2id, and the two forms of `mosquitto_passwd`.
+//! Password hashes: argon2id, the two forms of `mosquitto_passwd`, and verifiers of SCRAM.
 
 use std::num::NonZeroU32;
 
@@ -6,6 +6,8 @@ use argon2::{Argon2, PasswordHash, PasswordHasher, PasswordVerifier};
 use base64ct::{Base64, Encoding};
 use ring::{digest, pbkdf2};
 use subtle::ConstantTimeEq;
+
+use super::scram::Verifier;
 
 /// More rounds than this would hold up a thread for minutes.
 const MAX_ITERATIONS: u32 = 10_000_000;
@@ -24,6 +26,8 @@ pub enum Hashed {
         /// What must come out.
         hash: Box<[u8]>,
     },
+    /// `SCRAM-SHA-256$…`: a verifier, with which the password need not travel.
+    Scram(Verifier),
     /// `$6$salt$hash`: SHA-512 of password and salt.
     Sha512 {
         /// Salt.
@@ -43,6 +47,9 @@ impl Hashed {
             PasswordHash::new(text)
                 .map_err(|error| format!("the argon2 hash cannot be read: {error}"))?;
             return Ok(Self::Argon2(text.into()));
+        }
+        if text.starts_with("SCRAM-") {
+            return Verifier::parse(text).map(Self::Scram);
         }
         let mut parts = text.split('$').skip(1);
         let kind = parts.next();
@@ -82,6 +89,7 @@ impl Hashed {
                 hash,
             )
             .is_ok(),
+            Self::Scram(verifier) => verifier.verify(password),
             Self::Sha512 { salt, hash } => {
                 let mut context = digest::Context::new(&digest::SHA512);
                 context.update(password);

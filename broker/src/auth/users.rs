@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::password::Hashed;
+use super::scram::Verifier;
 
 /// Names and their hashes.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -14,6 +15,10 @@ pub struct Users {
     by_name: HashMap<Box<str>, Hashed>,
     /// Checked for names that do not exist, so that time does not tell which do.
     decoy: Option<Hashed>,
+    /// One of the verifiers of SCRAM, whose rounds are shown for names that do not exist; `None`: there are none.
+    scram: Option<Verifier>,
+    /// Salts of names that do not exist follow from it; from all verifiers, so it is no better known than they are.
+    secret: [u8; 32],
 }
 
 /// A line that cannot be used: its number from 1, and why.
@@ -44,6 +49,10 @@ impl Users {
         check_name(name)?;
         let hash = Hashed::parse(hash)?;
         self.decoy.get_or_insert_with(|| hash.clone());
+        if let Hashed::Scram(verifier) = &hash {
+            self.scram.get_or_insert_with(|| verifier.clone());
+            verifier.mix(&mut self.secret);
+        }
         match self.by_name.insert(name.into(), hash) {
             None => Ok(()),
             Some(_) => Err(format!("user {name:?} stands twice in the file")),
@@ -54,6 +63,33 @@ impl Users {
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
         self.by_name.contains_key(name)
+    }
+
+    /// Whether there are users that can log in by SCRAM.
+    #[must_use]
+    pub fn has_scram(&self) -> bool {
+        self.scram.is_some()
+    }
+
+    /// The verifier of a name, and whether it is a user's: for other names there is one that nobody has a password for. `None`: nobody can
+    /// log in by SCRAM.
+    #[must_use]
+    pub fn scram(&self, name: &str) -> Option<(Verifier, bool)> {
+        if let Some(Hashed::Scram(verifier)) = self.by_name.get(name) {
+            return Some((verifier.clone(), true));
+        }
+        let shown = self.scram.as_ref()?.iterations();
+        Some((Verifier::decoy(&self.secret, name, shown), false))
+    }
+
+    /// Names that another file does not have, or has with another password.
+    #[must_use]
+    pub fn changed_in(&self, newer: &Self) -> std::collections::HashSet<Box<str>> {
+        let changed = self
+            .by_name
+            .iter()
+            .filter(|(name, hash)| newer.by_name.get(*name) != Some(hash));
+        changed.map(|(name, _)| name.clone()).collect()
     }
 
     /// How many users there are.

@@ -22,6 +22,7 @@ pub mod websocket;
 use crate::auth::Method;
 use crate::config::ListenerKind;
 pub use certificate::ClientCertificate;
+pub(crate) use certificate::hex;
 pub use slots::Slot;
 pub use transport::Transport;
 
