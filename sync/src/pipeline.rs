@@ -52,6 +52,17 @@ pub(crate) enum Next {
     After(Duration),
 }
 
+impl Next {
+    /// Whichever comes first.
+    pub(crate) fn or(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Now, _) | (_, Self::Now) => Self::Now,
+            (Self::AfterCommit, next) | (next, Self::AfterCommit) => next,
+            (Self::After(one), Self::After(other)) => Self::After(one.min(other)),
+        }
+    }
+}
+
 struct Pending {
     ticket: u64,
     weight: usize,

@@ -16,6 +16,7 @@ use dunlin_sync::cluster::{
     AppendFate, Appending, Backplane, BackplaneEvent, Bucket, DueItem, Epoch, Head, RELEASED_ENTRY,
     ReleaseEnd, ReplicaId, Reply, Request, Route, WillFate,
 };
+use dunlin_sync::records::{Expect, PutOutcome, RecordKey, RecordPut, Table};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -160,8 +161,19 @@ fn cases(reply: &Reply) -> Vec<&'static str> {
             .map(|item| match item {
                 DueItem::Session(_) => "session due",
                 DueItem::Will(_) => "will due",
+                DueItem::Record { .. } => "record due",
             })
             .collect(),
+        Reply::RecordsPut { outcomes, .. } => outcomes
+            .iter()
+            .map(|outcome| match outcome {
+                PutOutcome::Done { revision: 0 } => "nothing to remove",
+                PutOutcome::Done { .. } => "put",
+                PutOutcome::Conflict { found: None } => "missing",
+                PutOutcome::Conflict { .. } => "conflict",
+            })
+            .collect(),
+        Reply::Records(records) if records.iter().any(Option::is_some) => vec!["record"],
         Reply::Flag(true) => vec!["yes"],
         Reply::Flag(false) => vec!["no"],
         Reply::Will(Some(_)) => vec!["will"],
@@ -175,8 +187,14 @@ fn cases(reply: &Reply) -> Vec<&'static str> {
     }
 }
 
-const CASES: [&str; 16] = [
+const CASES: [&str; 22] = [
     "appended",
+    "conflict",
+    "missing",
+    "nothing to remove",
+    "put",
+    "record",
+    "record due",
     "dequeued out of order",
     "fenced",
     "full",
@@ -224,10 +242,15 @@ fn normal(reply: Reply) -> Reply {
         }
         Reply::Due(mut due) => {
             due.sort_by_key(|item| match item {
-                DueItem::Session(session) => (0, session.0),
-                DueItem::Will(epoch) => (1, epoch.0),
+                DueItem::Session(session) => (0, session.0, None),
+                DueItem::Will(epoch) => (1, epoch.0, None),
+                DueItem::Record { code, key } => (2, u64::from(*code), Some(Arc::clone(key))),
             });
             Reply::Due(due)
+        }
+        Reply::RecordKeys(mut keys) => {
+            keys.sort();
+            Reply::RecordKeys(keys)
         }
         Reply::Wills(mut wills) => {
             wills.sort();
@@ -560,8 +583,71 @@ impl Draw {
         }
     }
 
+    fn record_key(&mut self) -> RecordKey {
+        let table = self.random.pick(&[Table::Device, Table::Serial]);
+        let names = ["a", "d-1", "with:colon", "ü/∑"];
+        RecordKey::new(table, self.random.pick(&names))
+    }
+
+    /// Of one bucket, each once.
+    fn puts(&mut self) -> Request {
+        let first = self.record_key();
+        let mut keys = vec![first.clone()];
+        if self.random.one_in(3) {
+            let table = match first.table {
+                Table::Device => Table::Serial,
+                _ => Table::Device,
+            };
+            keys.push(RecordKey::new(table, Arc::clone(&first.key)));
+        }
+        let puts = keys.into_iter().map(|key| RecordPut {
+            key,
+            value: (!self.random.one_in(4)).then(|| self.random.bytes()),
+            expect: match self.random.below(6) {
+                0 => Expect::Absent,
+                1 => Expect::Revision(self.random.below(200)),
+                _ => Expect::Any,
+            },
+            // Over on both, or on none: their clocks differ.
+            expires_at_ms: self.random.pick(&[None, None, Some(1), Some(1 << 52)]),
+            hint: self.random.next() as u8,
+        });
+        Request::PutRecords {
+            bucket: first.bucket(),
+            puts: puts.collect(),
+            name: self.nonce(),
+            head: self.head(),
+        }
+    }
+
+    fn of_records(&mut self) -> Request {
+        let key = self.record_key();
+        match self.random.below(8) {
+            0..4 => self.puts(),
+            4 => Request::GetRecords {
+                bucket: key.bucket(),
+                keys: vec![key.clone(), key],
+            },
+            5 => Request::RecordKeys {
+                bucket: key.bucket(),
+                table: key.table,
+            },
+            6 => Request::Due {
+                bucket: key.bucket(),
+                limit: 1_000,
+            },
+            _ => Request::ExpireRecord {
+                key,
+                head: self.head(),
+            },
+        }
+    }
+
     fn next(&mut self) -> Request {
         let limit = 1_000;
+        if self.random.one_in(8) {
+            return self.of_records();
+        }
         match self.random.below(60) {
             0..10 => self.claim(),
             10..14 => self.release(),
@@ -840,6 +926,9 @@ async fn run(seed: u64, url: &str) -> BTreeSet<&'static str> {
     for bucket in Bucket::all() {
         pair.ask(Request::LoadBucket { bucket }).await;
         pair.ask(Request::Wills { bucket }).await;
+        for table in [Table::Device, Table::Serial] {
+            pair.ask(Request::RecordKeys { bucket, table }).await;
+        }
     }
     for session in draw.sessions {
         pair.ask(Request::GetSession { session }).await;

@@ -53,6 +53,10 @@ impl Place for OverModel {
         });
         Arc::new(opened.unwrap())
     }
+
+    fn now_ms(&self) -> u64 {
+        self.redis.now_ms()
+    }
 }
 
 struct OverRedis {
@@ -96,3 +100,7 @@ dunlin_sync::store_conformance!(over_the_model => OverModel::new());
 dunlin_sync::store_reopen_conformance!(over_the_model_reopened => OverModel::new());
 dunlin_sync::store_conformance!(over_redis => OverRedis::new());
 dunlin_sync::store_reopen_conformance!(over_redis_reopened => OverRedis::new());
+dunlin_sync::records_conformance!(records_over_the_model => OverModel::new());
+dunlin_sync::records_reopen_conformance!(records_over_the_model_reopened => OverModel::new());
+dunlin_sync::records_conformance!(records_over_redis => OverRedis::new());
+dunlin_sync::records_reopen_conformance!(records_over_redis_reopened => OverRedis::new());

@@ -149,6 +149,8 @@ pub(crate) enum Change<'a> {
     RecordSet(SessionId, &'a [u8]),
     SessionDeleted(SessionId),
     Owner(SessionId, ReplicaId),
+    /// See [`records`].
+    Records(&'a [u8]),
     /// A newer replica's.
     Unknown(u8),
 }
@@ -211,7 +213,42 @@ fn change<'a>(reader: &mut Reader<'a>) -> Result<Change<'a>, FrameError> {
         3 => Change::RecordSet(session(reader)?, reader.rest()),
         4 => Change::SessionDeleted(session(reader)?),
         5 => Change::Owner(session(reader)?, ReplicaId(reader.u64("owner")?)),
+        6 => Change::Records(reader.rest()),
         other => Change::Unknown(other),
+    })
+}
+
+/// A record that has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ChangedRecord<'a> {
+    /// Number of its table, which a newer version may have made.
+    pub(crate) code: u8,
+    pub(crate) hint: u8,
+    pub(crate) revision: u64,
+    pub(crate) key: &'a str,
+}
+
+/// Those of a [`Change::Records`]. After damage nothing more is read.
+pub(crate) fn records(bytes: &[u8]) -> impl Iterator<Item = Result<ChangedRecord<'_>, FrameError>> {
+    let mut reader = Reader::new(bytes);
+    std::iter::from_fn(move || {
+        if reader.left() == 0 {
+            return None;
+        }
+        let read = changed_record(&mut reader);
+        if read.is_err() {
+            reader.rest();
+        }
+        Some(read.map_err(FrameError::from))
+    })
+}
+
+fn changed_record<'a>(reader: &mut Reader<'a>) -> Result<ChangedRecord<'a>, CodecError> {
+    Ok(ChangedRecord {
+        code: reader.u8("table")?,
+        hint: reader.u8("hint")?,
+        revision: reader.u64("revision")?,
+        key: text16(reader, "key of a record")?,
     })
 }
 

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::tap::{TapReply, TapRequest};
 use super::{Bucket, Epoch, ReplicaId, Route};
 use crate::SessionId;
+use crate::records::{PutOutcome, Record, RecordKey, RecordPut, Table};
 
 /// First bytes of the frames that a step announces on `sync`: see [`super::frame`].
 pub type Head = [u8; 12];
@@ -59,6 +60,13 @@ pub enum DueItem {
     Session(SessionId),
     /// A will is to be published: the epoch that it belongs to.
     Will(Epoch),
+    /// The time of a record is over.
+    Record {
+        /// Number of its table, which a newer version may have made.
+        code: u8,
+        /// Its key.
+        key: Arc<str>,
+    },
 }
 
 /// An atomic step.
@@ -240,6 +248,38 @@ pub enum Request {
         session: SessionId,
         /// The claim.
         epoch: Option<Epoch>,
+        /// For the announcements.
+        head: Head,
+    },
+    /// Changes records, each if what it expects is there. → [`Reply::RecordsPut`]
+    PutRecords {
+        /// All of this bucket, and each key once.
+        bucket: Bucket,
+        /// What, in order.
+        puts: Arc<[RecordPut]>,
+        /// Of this call: a repetition within a minute gets the answer of the first.
+        name: u64,
+        /// For the announcements.
+        head: Head,
+    },
+    /// Reads records. → [`Reply::Records`]
+    GetRecords {
+        /// All of this bucket.
+        bucket: Bucket,
+        /// Which.
+        keys: Vec<RecordKey>,
+    },
+    /// Keys of a table, in any order, those of records whose time is over included. → [`Reply::RecordKeys`]
+    RecordKeys {
+        /// In this bucket.
+        bucket: Bucket,
+        /// Which.
+        table: Table,
+    },
+    /// Removes a record whose time is over. → [`Reply::Flag`]: it is removed now.
+    ExpireRecord {
+        /// Which.
+        key: RecordKey,
         /// For the announcements.
         head: Head,
     },
@@ -512,6 +552,17 @@ pub enum Reply {
         /// Owners of persistent sessions.
         owners: Vec<OwnerEntry>,
     },
+    /// See [`Request::PutRecords`].
+    RecordsPut {
+        /// Of the bucket, after the changes; 0 if there were none.
+        version: u64,
+        /// One for each.
+        outcomes: Vec<PutOutcome>,
+    },
+    /// See [`Request::GetRecords`]; one for each.
+    Records(Vec<Option<Record>>),
+    /// See [`Request::RecordKeys`].
+    RecordKeys(Vec<Arc<str>>),
     /// See [`Request::LoadRoutes`].
     Routes {
         /// Their version; 0: there never were any.

@@ -3,7 +3,9 @@
 use crate::SessionId;
 
 /// Names of the tables, in the order in which they are created: their numbers on disk follow from it.
-pub(crate) const TABLES: [&str; 5] = ["state", "queue", "bodies", "retained", "wills"];
+pub(crate) const TABLES: [&str; 6] = ["state", "queue", "bodies", "retained", "wills", "records"];
+/// So many of them every store has had from its beginning; the others are made when it is opened.
+pub(crate) const FIRST_TABLES: usize = 5;
 /// Number of the `state` table on disk, by the order above.
 pub(crate) const STATE_TABLE_ID: u64 = 1;
 
@@ -11,6 +13,9 @@ pub(crate) const STATE_TABLE_ID: u64 = 1;
 pub(crate) const COMMIT: &[u8] = b"\0commit";
 /// In `state`: session ids from this one on were never stored.
 pub(crate) const SESSION_LIMIT: &[u8] = b"\0session";
+
+/// In `state`: revisions of records above this one were never given. There from the first record on.
+pub(crate) const REVISION_LIMIT: &[u8] = b"\0revision";
 
 /// In `state`: first byte of a key.
 pub(crate) const SESSION: u8 = b's';

@@ -88,6 +88,21 @@ impl Layout {
         sync_directory(&self.root)
     }
 
+    /// How many tables there are: stores of earlier versions lack the last one.
+    pub(crate) fn tables(&self, first: usize, all: usize) -> Result<usize, StoreError> {
+        let data = self.data();
+        for table in first + 1..=all {
+            let current = table_file(&data, table);
+            let found = current
+                .try_exists()
+                .map_err(|error| StoreError::io("read", &current, &error))?;
+            if !found {
+                return Ok(table - 1);
+            }
+        }
+        Ok(all)
+    }
+
     /// Checks that nothing the engine would silently create anew or drop is missing.
     pub(crate) fn check_data(&self, tables: usize) -> Result<(), StoreError> {
         let data = self.data();
@@ -95,15 +110,17 @@ impl Layout {
         require(&data.join("lock"))?;
         // Number 0 is the engine's own; ours follow.
         for table in 0..=tables {
-            require(
-                &data
-                    .join("keyspaces")
-                    .join(table.to_string())
-                    .join("current"),
-            )?;
+            require(&table_file(&data, table))?;
         }
         Ok(())
     }
+}
+
+/// The file without which the engine takes a table for missing.
+fn table_file(data: &Path, table: usize) -> PathBuf {
+    data.join("keyspaces")
+        .join(table.to_string())
+        .join("current")
 }
 
 fn require(path: &Path) -> Result<(), StoreError> {

@@ -10,6 +10,7 @@ mod journal;
 mod keys;
 mod layout;
 mod manifest;
+mod records;
 mod recover;
 mod sweep;
 mod tables;
@@ -31,6 +32,7 @@ use self::tables::{Tables, read_error};
 use self::values::StoredEntry;
 use self::writer::Writer;
 use crate::pipeline::Pipeline;
+use crate::records::{Listeners, Records};
 use crate::{
     Batch, BoxFuture, Delivery, Durability, Message, QueueEntry, QueueState, Recovered, SessionId,
     Store, StoreError, Ticket,
@@ -44,8 +46,8 @@ pub struct EmbeddedOptions {
     /// Bytes of table blocks that are kept in memory for reading. Default 16 MiB.
     pub cache_bytes: u64,
     /// Bytes of changes to queues that gather in memory before they are written as a table, and a
-    /// quarter of it for changes to sessions, retained messages, wills and shared messages each. Default
-    /// 32 MiB. Worst memory, when the disk is slow: about four times this for each of the five.
+    /// quarter of it for changes to sessions, retained messages, wills, shared messages and records each. Default
+    /// 32 MiB. Worst memory, when the disk is slow: about four times this for each of the six.
     /// Takes effect when the store is created.
     pub write_buffer_bytes: u64,
 }
@@ -65,6 +67,7 @@ pub struct EmbeddedStore {
     // Ends before the tables and the lock go.
     pipeline: Pipeline,
     tables: Tables,
+    records: Arc<records::Handle>,
     next_session: AtomicU64,
     recovered: Mutex<Option<Recovered>>,
     _layout: Layout,
@@ -94,8 +97,10 @@ impl EmbeddedStore {
         let always = options.durability == Durability::Always;
         let acknowledged = Acknowledged::open(&layout.acknowledged(), state.commit, always)?;
         let next_session = AtomicU64::new(state.session_limit);
+        let listeners = Arc::new(Listeners::default());
         let writer = Writer::new(
             tables.clone(),
+            Arc::clone(&listeners),
             layout.root().to_path_buf(),
             options.durability,
             acknowledged,
@@ -103,9 +108,15 @@ impl EmbeddedStore {
         );
         let pipeline = Pipeline::start("store-writer", writer)
             .map_err(|error| StoreError::io("start the writer of", layout.root(), &error))?;
+        let records = Arc::new(records::Handle {
+            submitter: pipeline.submitter(),
+            tables: tables.clone(),
+            listeners,
+        });
         Ok(Self {
             pipeline,
             tables,
+            records,
             next_session,
             recovered: Mutex::new(Some(recovered)),
             _layout: layout,
@@ -131,8 +142,9 @@ fn open_tables(
         Tables::create(&layout.data_new(), options)?;
         layout.adopt_new_data()?;
     }
-    layout.check_data(keys::TABLES.len())?;
-    manifest::verify(&data, keys::TABLES.len())?;
+    let present = layout.tables(keys::FIRST_TABLES, keys::TABLES.len())?;
+    layout.check_data(present)?;
+    manifest::verify(&data, present)?;
     let summary = journal::verify(&data, mark)?;
     if summary.torn_bytes > 0 {
         warn!(
@@ -141,6 +153,7 @@ fn open_tables(
         );
     }
     let tables = Tables::open(&data, options)?;
+    recover::check_upgrade(&tables, present)?;
     let found = recover::last_commit(&tables)?;
     let required = mark.map_or(0, Mark::required);
     let required = required.max(summary.last_commit.unwrap_or(0));
@@ -203,8 +216,8 @@ impl Store for EmbeddedStore {
             .ok_or(StoreError::AlreadyRecovered)
     }
 
-    fn records(&self) -> Arc<dyn crate::records::Records> {
-        Arc::new(crate::records::none::NoRecords::default())
+    fn records(&self) -> Arc<dyn Records> {
+        Arc::clone(&self.records) as Arc<dyn Records>
     }
 
     fn health(&self) -> Result<(), StoreError> {

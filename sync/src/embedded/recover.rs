@@ -10,6 +10,7 @@ use std::sync::Arc;
 use fjall::{Guard, Keyspace, Readable, Snapshot};
 
 use super::keys;
+use super::records::{self, RecordState};
 use super::tables::{Tables, read_error};
 use super::values::{self, StoredEntry};
 use crate::{Message, Recovered, RecoveredSession, SessionId, StoreError};
@@ -41,11 +42,28 @@ pub(crate) struct WriterState {
     pub(crate) orphan_bodies: Vec<u64>,
     /// Sessions that were deleted and have left something.
     pub(crate) orphan_sessions: BTreeSet<SessionId>,
+    pub(crate) records: RecordState,
 }
 
 /// Number of the last commit in the tables.
 pub(crate) fn last_commit(tables: &Tables) -> Result<u64, StoreError> {
     number(tables, keys::COMMIT)
+}
+
+/// Refuses a store that has lost a table, which is made anew when a store of an earlier version is opened.
+pub(crate) fn check_upgrade(tables: &Tables, present: usize) -> Result<(), StoreError> {
+    let records = keys::TABLES.len();
+    if present < records && number(tables, keys::REVISION_LIMIT)? > 0 {
+        return Err(StoreError::damaged(
+            "table records",
+            "its files are missing",
+        ));
+    }
+    if tables.records.id() != records as u64 {
+        let why = format!("it has number {}, not {records}", tables.records.id());
+        return Err(StoreError::damaged("table records", why));
+    }
+    Ok(())
 }
 
 fn number(tables: &Tables, key: &[u8]) -> Result<u64, StoreError> {
@@ -85,6 +103,8 @@ pub(crate) fn read_all(tables: &Tables) -> Result<(Recovered, WriterState), Stor
     scan.bodies()?;
     let retained = scan.messages("retained", &tables.retained)?;
     let wills = scan.wills()?;
+    let limit = number(tables, keys::REVISION_LIMIT)?;
+    scan.writer.records = records::recover(&scan.snapshot, tables, limit)?;
     let recovered = Recovered {
         sessions: scan.sessions.into_values().collect(),
         retained,

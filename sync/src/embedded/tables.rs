@@ -6,7 +6,7 @@ use std::path::Path;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, LsmError};
 
 use super::EmbeddedOptions;
-use super::keys::{STATE_TABLE_ID, TABLES};
+use super::keys::{FIRST_TABLES, STATE_TABLE_ID, TABLES};
 use crate::StoreError;
 use crate::pipeline::guarded;
 
@@ -26,6 +26,7 @@ pub(crate) struct Tables {
     pub(crate) bodies: Keyspace,
     pub(crate) retained: Keyspace,
     pub(crate) wills: Keyspace,
+    pub(crate) records: Keyspace,
 }
 
 impl Tables {
@@ -34,18 +35,19 @@ impl Tables {
         open(path, options, true)
     }
 
-    /// Opens the database at `path`, which must hold all tables.
+    /// Opens the database at `path`, which must hold all tables but those that came later: they are made.
     pub(crate) fn open(path: &Path, options: &EmbeddedOptions) -> Result<Self, StoreError> {
         open(path, options, false)
     }
 
-    pub(crate) fn all(&self) -> [&Keyspace; 5] {
+    pub(crate) fn all(&self) -> [&Keyspace; 6] {
         [
             &self.state,
             &self.queue,
             &self.bodies,
             &self.retained,
             &self.wills,
+            &self.records,
         ]
     }
 }
@@ -63,7 +65,7 @@ fn open(path: &Path, options: &EmbeddedOptions, create: bool) -> Result<Tables, 
             .map_err(|error| open_error(path, &error))?;
         let table = |index: usize| {
             let name = TABLES.get(index).copied().unwrap_or_default();
-            if !create && !db.keyspace_exists(name) {
+            if !create && index < FIRST_TABLES && !db.keyspace_exists(name) {
                 return Err(StoreError::damaged(
                     path.display().to_string(),
                     format!("table {name} is missing"),
@@ -78,6 +80,7 @@ fn open(path: &Path, options: &EmbeddedOptions, create: bool) -> Result<Tables, 
             bodies: table(2)?,
             retained: table(3)?,
             wills: table(4)?,
+            records: table(5)?,
             db,
         };
         if tables.state.id() == STATE_TABLE_ID {

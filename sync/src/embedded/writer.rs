@@ -14,6 +14,7 @@ use super::sweep::Sweep;
 use super::tables::{Tables, write_error};
 use super::values;
 use crate::pipeline::{Backend, Next};
+use crate::records::Listeners;
 use crate::{
     Appended, Delivery, Durability, Message, MessageError, Op, SessionId, SessionRecord,
     StoreError, SubscriptionRecord,
@@ -39,12 +40,13 @@ const STALL_PAUSE: Duration = Duration::from_millis(2);
 
 pub(crate) struct Writer {
     pub(crate) tables: Tables,
+    pub(super) listeners: Arc<Listeners>,
     pub(crate) root: PathBuf,
     pub(crate) durability: Durability,
     pub(crate) acknowledged: Acknowledged,
     pub(crate) state: WriterState,
     pub(super) batch: OwnedWriteBatch,
-    scratch: Vec<u8>,
+    pub(super) scratch: Vec<u8>,
     /// Deleted sessions whose keys are still there, with the place to go on from.
     pub(super) sweep: VecDeque<Sweep>,
     /// Acknowledged since this moment without a flush.
@@ -54,6 +56,7 @@ pub(crate) struct Writer {
 impl Writer {
     pub(crate) fn new(
         tables: Tables,
+        listeners: Arc<Listeners>,
         root: PathBuf,
         durability: Durability,
         acknowledged: Acknowledged,
@@ -66,6 +69,7 @@ impl Writer {
         Self {
             batch: OwnedWriteBatch::with_capacity(tables.db.clone(), 0),
             tables,
+            listeners,
             root,
             durability,
             acknowledged,
@@ -158,8 +162,8 @@ impl Writer {
             | Op::ReleaseClaim(_)
             | Op::DeleteWillOf { .. }
             | Op::Tap { .. }
-            | Op::TapKnown { .. }
-            | Op::Records(_) => Ok(()),
+            | Op::TapKnown { .. } => Ok(()),
+            Op::Records(batch) => self.put_records(&batch),
         }
     }
 
@@ -392,7 +396,9 @@ impl Backend for Writer {
             Durability::Always => PersistMode::SyncData,
             Durability::Interval(_) | Durability::Os => PersistMode::Buffer,
         };
-        self.commit_batch(mode)
+        self.commit_batch(mode)?;
+        self.tell_records();
+        Ok(())
     }
 
     fn background(&mut self) -> Result<Next, StoreError> {
@@ -402,7 +408,8 @@ impl Backend for Writer {
         if self.sweep()? {
             return Ok(Next::Now);
         }
-        Ok(self.sync_due().map_or(Next::AfterCommit, Next::After))
+        let sync = self.sync_due().map_or(Next::AfterCommit, Next::After);
+        Ok(sync.or(self.sweep_records()?))
     }
 
     fn close(&mut self) -> Result<(), StoreError> {

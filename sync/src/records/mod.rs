@@ -17,7 +17,6 @@ mod batch;
 mod changes;
 pub(crate) mod judge;
 pub(crate) mod memory;
-pub(crate) mod none;
 
 use std::sync::Arc;
 

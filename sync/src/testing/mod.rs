@@ -31,6 +31,11 @@ pub const LIMIT: Duration = Duration::from_secs(30);
 pub trait Place {
     /// Opens the store that is there, or creates one.
     fn open(&self) -> Arc<dyn Store>;
+
+    /// The clock by which its records end: Unix time in milliseconds.
+    fn now_ms(&self) -> u64 {
+        crate::records::judge::now_ms()
+    }
 }
 
 impl<F: Fn() -> Arc<dyn Store>> Place for F {
@@ -224,8 +229,15 @@ macro_rules! records_conformance {
             a_record_whose_time_is_over_is_not_there,
             the_longest_record_is_kept_and_a_longer_one_is_refused,
             listeners_are_told_of_changes_before_a_put_everywhere_resolves,
-            the_end_of_a_records_time_is_told,
         ]);
+    };
+}
+
+/// What only a store does that clears away by itself.
+#[macro_export]
+macro_rules! records_sweep_conformance {
+    ($name:ident => $place:expr) => {
+        $crate::store_cases!($name, records, $place => [the_end_of_a_records_time_is_told]);
     };
 }
 

@@ -66,10 +66,6 @@ fn device(name: &str) -> RecordKey {
     RecordKey::new(Table::Device, name)
 }
 
-fn now_ms() -> u64 {
-    crate::records::judge::now_ms()
-}
-
 #[derive(Default)]
 struct Heard(Mutex<Vec<RecordChange>>);
 
@@ -214,12 +210,12 @@ pub fn a_scan_gives_each_record_of_a_table_once(place: &dyn Place) {
 /// A record that is over is not there, and another may take its place.
 pub fn a_record_whose_time_is_over_is_not_there(place: &dyn Place) {
     let book = Book::open(place);
-    let over = RecordPut::set(device("a"), "1").until(Some(now_ms() - 1000));
+    let over = RecordPut::set(device("a"), "1").until(Some(place.now_ms() - 1000));
     book.done(over.clone());
     assert_eq!(book.get(&device("a")), None);
     assert_eq!(book.all(Table::Device, 10), []);
     book.done(over.expecting(Expect::Absent));
-    let end = now_ms() + 3_600_000;
+    let end = place.now_ms() + 3_600_000;
     book.done(
         RecordPut::set(device("a"), "2")
             .until(Some(end))
@@ -291,7 +287,7 @@ pub fn listeners_are_told_of_changes_before_a_put_everywhere_resolves(place: &dy
 pub fn the_end_of_a_records_time_is_told(place: &dyn Place) {
     let book = Book::open(place);
     let heard = listening(&book);
-    book.done(RecordPut::set(device("a"), "1").until(Some(now_ms() + 300)));
+    book.done(RecordPut::set(device("a"), "1").until(Some(place.now_ms() + 300)));
     let begin = std::time::Instant::now();
     while heard.0.lock().len() < 2 {
         assert!(begin.elapsed() < LIMIT, "{:?}", heard.0.lock());
@@ -310,7 +306,7 @@ pub fn the_end_of_a_records_time_is_told(place: &dyn Place) {
 /// After a restart everything is there, and revisions go on.
 pub fn records_are_found_again(place: &dyn Place) {
     let (first, second);
-    let end = now_ms() + 3_600_000;
+    let end = place.now_ms() + 3_600_000;
     {
         let book = Book::open(place);
         first = book.done(RecordPut::set(device("a"), "1"));

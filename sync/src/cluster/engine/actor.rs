@@ -109,6 +109,7 @@ impl Actor {
         let member = Member::new(sent, &options);
         shared.set_replica(replica);
         shared.set_fence(member.fence_at);
+        let tables = Tables::new(Arc::clone(&shared.listeners));
         Self {
             shared,
             backplane,
@@ -117,7 +118,7 @@ impl Actor {
             replica,
             member,
             own: Own::default(),
-            tables: Tables::new(),
+            tables,
             peers: Peers::default(),
             commits: Commits::default(),
             events: None,

@@ -16,6 +16,7 @@ use crate::cluster::{
     Backplane, BackplaneError, Bucket, DueItem, Epoch, ReplicaId, Reply, Request, TakenWill,
 };
 use crate::embedded::values;
+use crate::records::{RecordKey, Table};
 use crate::{Message, SessionId};
 
 /// Due items of a bucket that are taken at once.
@@ -45,6 +46,7 @@ pub(super) async fn sweep(backplane: Arc<dyn Backplane>, me: ReplicaId) -> Swept
         .collect();
     let mut sessions = Vec::new();
     let mut wills = Vec::new();
+    let mut records = Vec::new();
     let mut more = false;
     for (bucket, answer) in Bucket::all().zip(backplane.execute(asked).await) {
         let Ok(Reply::Due(items)) = answer else {
@@ -55,8 +57,21 @@ pub(super) async fn sweep(backplane: Arc<dyn Backplane>, me: ReplicaId) -> Swept
             match item {
                 DueItem::Session(session) => sessions.push(session),
                 DueItem::Will(epoch) => wills.push((bucket, epoch)),
+                DueItem::Record { code, key } => {
+                    // A table of a newer version is left to its replicas.
+                    if let Some(table) = Table::of_code(code) {
+                        records.push(Request::ExpireRecord {
+                            key: RecordKey { table, key },
+                            head: frame::head(Kind::Table, me),
+                        });
+                    }
+                }
             }
         }
+    }
+    if !records.is_empty() {
+        // What is not done now is done the next time.
+        drop(backplane.execute(records).await);
     }
     Swept {
         expired: expire(&*backplane, me, sessions).await,

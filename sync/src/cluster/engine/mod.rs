@@ -28,6 +28,7 @@ mod own;
 mod peers;
 mod read;
 mod reads;
+mod records;
 mod replies;
 mod round;
 mod shared;
@@ -54,6 +55,7 @@ use crate::cluster::{
     Backplane, BackplaneError, BackplaneStatus, ClaimError, ClaimRequest, Claimed, Cluster,
     ClusterEvents, Relayed, ReplicaId, Reply, Request,
 };
+use crate::records::Records;
 use crate::{Batch, BoxFuture, QueueEntry, Recovered, SessionId, Store, StoreError, Ticket};
 
 /// Longest wait of [`Store::next_session_id`] for Redis.
@@ -264,8 +266,11 @@ impl Store for ClusterStore {
         Ok(found.recovered)
     }
 
-    fn records(&self) -> Arc<dyn crate::records::Records> {
-        Arc::new(crate::records::none::NoRecords::default())
+    fn records(&self) -> Arc<dyn Records> {
+        Arc::new(records::Handle {
+            shared: Arc::clone(&self.shared),
+            backplane: Arc::clone(&self.backplane),
+        })
     }
 
     fn health(&self) -> Result<(), StoreError> {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::taps::TapLanes;
 use crate::SessionId;
-use crate::cluster::{Epoch, Route, SessionEntry};
+use crate::cluster::{Epoch, ReplicaId, Route, SessionEntry};
 
 pub(super) type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
@@ -67,6 +67,8 @@ pub(super) struct Own {
     pub(super) routes_version: u64,
     /// Taps that are at their bound.
     pub(super) taps: TapLanes,
+    /// Puts of records that were named.
+    puts: u32,
     stamps: Map<Arc<str>, Stamp>,
     buried: VecDeque<(Arc<str>, u64)>,
     /// Sessions that were left, and when.
@@ -80,6 +82,12 @@ struct Stamp {
 }
 
 impl Own {
+    /// A name for a put of records that no other has had lately.
+    pub(super) fn name_put(&mut self, replica: ReplicaId) -> u64 {
+        self.puts = self.puts.wrapping_add(1);
+        (replica.0 << 32) | u64::from(self.puts)
+    }
+
     /// A claim that was answered.
     pub(super) fn claimed(
         &mut self,

@@ -18,6 +18,7 @@ use crate::cluster::{
     AppendFate, BackplaneError, ClaimError, Claimed, Epoch, Held, ReleaseEnd, ReplicaId, Reply,
     Request, SessionEntry, SessionFields, TakenWill, WillFate,
 };
+use crate::records::{PutOutcome, RecordBatch, RecordChange};
 use crate::{Appended, Message, SessionId, StoreError};
 
 /// The parts of [`Reply::Claimed`].
@@ -75,6 +76,25 @@ impl Actor {
             ) => {
                 for batch in each(batches, &concerned) {
                     batch.needs.tables.push((bucket, version));
+                }
+            }
+            (
+                Target::Records {
+                    bucket,
+                    records,
+                    places,
+                    batches: concerned,
+                },
+                Reply::RecordsPut { version, outcomes },
+            ) => {
+                self.tell_alone(&records, &places, &outcomes);
+                for (place, outcome) in places.into_iter().zip(outcomes) {
+                    records.set(place, outcome);
+                }
+                if version > 0 {
+                    for batch in each(batches, &concerned) {
+                        batch.needs.tables.push((bucket, version));
+                    }
                 }
             }
             (
@@ -137,6 +157,24 @@ impl Actor {
                     answer: format!("{reply:.60?}"),
                 };
                 self.refused(batches, target, &error);
+            }
+        }
+    }
+
+    /// A store that is alone hears no announcements.
+    fn tell_alone(&self, records: &RecordBatch, places: &[usize], outcomes: &[PutOutcome]) {
+        if self.events.is_some() {
+            return;
+        }
+        for (place, outcome) in places.iter().zip(outcomes) {
+            if let Some(put) = records.puts().get(*place)
+                && let Some(revision) = outcome.revision().filter(|revision| *revision > 0)
+            {
+                self.shared.listeners.tell(RecordChange::Changed {
+                    key: put.key.clone(),
+                    revision,
+                    hint: put.hint,
+                });
             }
         }
     }

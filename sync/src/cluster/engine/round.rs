@@ -39,6 +39,7 @@ use crate::cluster::frame::{Kind, Pack, head};
 use crate::cluster::request::Head;
 use crate::cluster::tap::{Definition, TapRequest};
 use crate::cluster::{Appending, Bucket, Epoch, ReplicaId, Reply, Request, Route, SessionEntry};
+use crate::records::RecordBatch;
 use crate::{Appended, Committed, Delivery, Message, Op, SessionId, StoreError};
 
 /// Changes in one request, after which another one is begun.
@@ -96,6 +97,13 @@ pub(super) enum Target {
         bucket: Bucket,
         batches: Vec<u32>,
     },
+    /// Changes of records: where they are in their batch of the store.
+    Records {
+        bucket: Bucket,
+        records: Arc<RecordBatch>,
+        places: Vec<usize>,
+        batches: Vec<u32>,
+    },
     /// As a change of a table, fenced.
     Record {
         session: SessionId,
@@ -135,6 +143,7 @@ impl Target {
             Self::Tap(tapping) => tapping.slots.iter().map(|(batch, _)| *batch).collect(),
             Self::Batches(batches)
             | Self::Table { batches, .. }
+            | Self::Records { batches, .. }
             | Self::Record { batches, .. }
             | Self::Settle { batches, .. }
             | Self::Routes { batches, .. }
@@ -477,7 +486,7 @@ impl<'a> Builder<'a> {
                 message,
                 once,
             } => self.tap(batch, &tap, partition, &message, once),
-            Op::Records(_) => {}
+            Op::Records(records) => self.records(batch, &records),
             Op::TapKnown { tap, revision } => {
                 let request = TapRequest::Known {
                     tap,

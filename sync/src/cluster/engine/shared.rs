@@ -18,6 +18,7 @@ use super::lanes::Lanes;
 use super::own::OwnSession;
 use super::reads::Reads;
 use crate::cluster::{ClaimError, ClaimRequest, Claimed, ClusterEvents, ReplicaId};
+use crate::records::Listeners;
 use crate::{Batch, Op, SessionId, StoreError, Ticket};
 
 /// Something for the engine's task, in the order in which it was handed in.
@@ -188,6 +189,8 @@ pub(super) struct Shared {
     pub(super) more_numbers: Condvar,
     pub(super) lanes: Mutex<Lanes>,
     pub(super) counters: Counters,
+    /// Those who want to know of changes of records.
+    pub(super) listeners: Arc<Listeners>,
     /// What `cluster status` shows, when it has changed.
     info: Mutex<Option<Bytes>>,
     /// What nobody holds any more, and who held it.
@@ -218,6 +221,7 @@ impl Shared {
             more_numbers: Condvar::new(),
             lanes: Mutex::new(lanes),
             counters: Counters::default(),
+            listeners: Arc::default(),
             info: Mutex::new(None),
             let_go: Mutex::default(),
             // A store that is alone waits for nobody.

@@ -13,6 +13,7 @@ use tracing::warn;
 
 use crate::cluster::frame::{self, Body, Change};
 use crate::cluster::{BUCKETS, Bucket, ClusterEvents, OwnerEntry, ReplicaId, SessionEntry};
+use crate::records::{self, Listeners, RecordChange, RecordKey};
 use crate::{Message, SessionId};
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
@@ -74,10 +75,11 @@ pub(super) struct Tables {
     /// Changes that were applied.
     pub(super) changes: u64,
     own: Map<Arc<str>, Own>,
+    listeners: Arc<Listeners>,
 }
 
 impl Tables {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(listeners: Arc<Listeners>) -> Self {
         let table = || Table {
             state: State::Stale,
             version: 0,
@@ -90,6 +92,7 @@ impl Tables {
             damaged: 0,
             changes: 0,
             own: Map::default(),
+            listeners,
         }
     }
 
@@ -221,11 +224,14 @@ impl Tables {
             }
             return;
         }
+        if let Change::Records(body) = change {
+            return self.tell_records(body);
+        }
         let Some(table) = self.tables.get_mut(usize::from(bucket.0)) else {
             return;
         };
         match change {
-            Change::RetainedSet(_) | Change::Unknown(_) => {}
+            Change::RetainedSet(_) | Change::Records(_) | Change::Unknown(_) => {}
             Change::RetainedRemoved(topic) => {
                 if table.retained.remove(topic).is_some() {
                     events.retained_deleted(topic);
@@ -255,6 +261,28 @@ impl Tables {
                 {
                     Arc::make_mut(entry).owner = owner;
                     events.session_owned(session, owner);
+                }
+            }
+        }
+    }
+
+    /// Records are not kept here: those who keep some are told.
+    fn tell_records(&mut self, body: &[u8]) {
+        for changed in frame::records(body) {
+            match changed {
+                Ok(changed) => {
+                    if let Some(table) = records::Table::of_code(changed.code) {
+                        self.listeners.tell(RecordChange::Changed {
+                            key: RecordKey::new(table, changed.key),
+                            revision: changed.revision,
+                            hint: changed.hint,
+                        });
+                    }
+                }
+                Err(error) => {
+                    warn!(%error, "a change of records cannot be read");
+                    self.damaged += 1;
+                    self.listeners.tell(RecordChange::Missed { bucket: None });
                 }
             }
         }
@@ -300,6 +328,9 @@ impl Tables {
         let mut damaged = table.retained_loaded(loaded.retained, events);
         damaged += table.sessions_loaded(loaded.sessions, &loaded.owners, events);
         self.damaged += damaged;
+        self.listeners.tell(RecordChange::Missed {
+            bucket: Some(bucket),
+        });
         self.catch_up(bucket, events);
     }
 

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::entry::{Entry, MessageView};
 use super::{Body, Change, decode};
 use crate::cluster::SessionEntry;
+use crate::records::Table;
 use crate::{Message, SessionId};
 
 /// Payload bytes that are shown.
@@ -104,6 +105,16 @@ fn describe_change(change: Change<'_>) -> String {
             0 => format!("session {} is not connected", session.0),
             owner => format!("session {} is connected to {owner}", session.0),
         },
+        Change::Records(body) => {
+            let records = super::records(body).map(|record| match record {
+                Ok(record) => {
+                    let table = Table::of_code(record.code).map_or("unknown", Table::name);
+                    format!("{table} {:?} at {}", record.key, record.revision)
+                }
+                Err(error) => error.to_string(),
+            });
+            format!("records {}", records.collect::<Vec<_>>().join(", "))
+        }
         Change::Unknown(tag) => format!("a change of kind {tag}, which this program does not know"),
     }
 }

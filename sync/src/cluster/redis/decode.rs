@@ -11,6 +11,7 @@ use crate::cluster::tap::{TapLevel, TapReply};
 use crate::cluster::{
     AppendFate, DueItem, Epoch, OwnerEntry, RegistryEntry, ReplicaId, Reply, Route, SessionFields,
 };
+use crate::records::{PutOutcome, Record};
 
 /// Reads the answer to a command of this shape; `None` if it is not an answer to it.
 pub(super) fn decode(shape: Shape, value: Value) -> Option<Reply> {
@@ -69,6 +70,20 @@ pub(super) fn decode(shape: Shape, value: Value) -> Option<Reply> {
             },
             value => appended(value, count as usize)?,
         },
+        Shape::RecordsPut(count) => records_put(value, count as usize)?,
+        Shape::Records(count) => {
+            let records = array(value)?
+                .into_iter()
+                .map(record)
+                .collect::<Option<Vec<_>>>()?;
+            if records.len() != count as usize {
+                return None;
+            }
+            Reply::Records(records)
+        }
+        Shape::RecordKeys => {
+            Reply::RecordKeys(array(value)?.iter().map(text).collect::<Option<_>>()?)
+        }
         Shape::TapLeased => tap_leased(value)?,
         Shape::TapRead => tap_read(value)?,
         Shape::TapSeen => tap_seen(value)?,
@@ -223,13 +238,50 @@ fn some_session(number: u64) -> Option<SessionId> {
 
 fn due(value: &Value) -> Option<DueItem> {
     let text = text(value)?;
-    let (kind, number) = text.split_once(':')?;
-    let number = number.parse().ok()?;
+    let (kind, rest) = text.split_once(':')?;
     match kind {
-        "s" => Some(DueItem::Session(SessionId(number))),
-        "w" => Some(DueItem::Will(Epoch(number))),
+        "s" => Some(DueItem::Session(SessionId(rest.parse().ok()?))),
+        "w" => Some(DueItem::Will(Epoch(rest.parse().ok()?))),
+        "r" => {
+            let (code, key) = rest.split_once(':')?;
+            let code = code.parse().ok()?;
+            let key = Arc::from(key);
+            Some(DueItem::Record { code, key })
+        }
         _ => None,
     }
+}
+
+/// Revision (8), end (8), value.
+fn record(value: Value) -> Option<Option<Record>> {
+    if value == Value::Nil {
+        return Some(None);
+    }
+    let bytes = bulk(value)?;
+    let number = |at: usize| Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
+    Some(Some(Record {
+        revision: number(0)?,
+        expires_at_ms: Some(number(8)?).filter(|end| *end != 0),
+        value: bytes.slice(16..),
+    }))
+}
+
+fn records_put(value: Value, count: usize) -> Option<Reply> {
+    let mut values = array(value)?.into_iter();
+    let version = unsigned(&values.next()?)?;
+    let outcomes = values
+        .map(|value| {
+            Some(match value {
+                Value::Int(revision) => PutOutcome::Done {
+                    revision: u64::try_from(revision).ok()?,
+                },
+                found => PutOutcome::Conflict {
+                    found: record(found)?,
+                },
+            })
+        })
+        .collect::<Option<Vec<_>>>()?;
+    (outcomes.len() == count).then_some(Reply::RecordsPut { version, outcomes })
 }
 
 /// A stored will without its delay.

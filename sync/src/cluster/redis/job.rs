@@ -166,6 +166,15 @@ pub(super) fn memo(shape: Shape, reply: &Reply) -> Option<Bytes> {
         },
         Reply::Joined { replica } => replica.0.to_string().into(),
         Reply::Version(version) => version.to_string().into(),
+        Reply::RecordsPut { version: 0, .. } => return None,
+        Reply::RecordsPut { version, outcomes } => {
+            let fates = outcomes.iter().map(|outcome| match outcome.revision() {
+                Some(0) => 'g',
+                Some(_) => 'd',
+                None => 'c',
+            });
+            format!("{version}:{}", fates.collect::<String>()).into()
+        }
         Reply::Flag(false) if shape == Shape::InboxEntry => return None,
         Reply::Appended { seqs, .. } => {
             let mut memo = Vec::with_capacity(seqs.len() * 8);

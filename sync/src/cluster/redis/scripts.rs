@@ -49,6 +49,10 @@ scripts! {
     DeleteSession Frees "tables" "delete_session";
     PutRetained Grows "tables" "replace" "put_retained";
     DeleteRetained Frees "tables" "replace" "delete_retained";
+    PutRecords Grows "tables" "replace" "put_records";
+    DeleteRecords Frees "tables" "replace" "put_records";
+    ExpireRecord Frees "tables" "expire_record";
+    GetRecords Reads "get_records";
     Append Grows "append";
     AppendAgain Grows "queue" "put" "append_again";
     Restore Frees "queue" "put" "restore";

@@ -198,7 +198,7 @@ impl Traffic {
         {
             let appends = matches!(
                 job.command.shape,
-                Shape::Appended(_) | Shape::TapAppended(_)
+                Shape::Appended(_) | Shape::TapAppended(_) | Shape::RecordsPut(_)
             );
             if self.gate && appends {
                 self.gated.push(job);

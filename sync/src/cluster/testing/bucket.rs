@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::queue::{Queue, SessionState};
+use super::records::RecordTables;
 use super::register::JUMP;
 use super::state::Announcement;
 use crate::SessionId;
@@ -60,6 +61,7 @@ pub(super) struct BucketState {
     pub(super) replayed: BTreeMap<Arc<str>, u64>,
     /// Queues of sessions whose making was lost in a failover and has not been written again yet.
     pub(super) limbo: BTreeMap<SessionId, Queue>,
+    pub(super) book: RecordTables,
 }
 
 impl BucketState {
@@ -80,6 +82,7 @@ impl BucketState {
             firsts: BTreeMap::new(),
             replayed: BTreeMap::new(),
             limbo: BTreeMap::new(),
+            book: RecordTables::default(),
         }
     }
 
@@ -123,6 +126,10 @@ impl BucketState {
             | Request::PutRetained { .. }
             | Request::DeleteRetained { .. }
             | Request::LoadBucket { .. } => self.apply_tables(request, out),
+            Request::PutRecords { .. }
+            | Request::GetRecords { .. }
+            | Request::RecordKeys { .. }
+            | Request::ExpireRecord { .. } => self.apply_records(now, request, out),
             _ => self.apply_queues(request),
         }
     }

@@ -397,13 +397,31 @@ impl BucketState {
             .map(|(key, at)| (*at, key))
             .collect();
         due.sort();
-        due.into_iter()
+        let due = due
+            .into_iter()
             .take(limit)
             .filter_map(|(_, key)| match key.split_once(':')? {
                 ("s", id) => Some(DueItem::Session(SessionId(id.parse().ok()?))),
                 (_, epoch) => Some(DueItem::Will(Epoch(epoch.parse().ok()?))),
+            });
+        let mut over: Vec<_> = self
+            .book
+            .records
+            .iter()
+            .filter_map(|(key, record)| {
+                Some((record.expires_at_ms.filter(|end| *end <= now)?, key))
             })
-            .collect()
+            .map(|(end, key)| (end, format!("{}:{}", key.table.code(), key.key), key))
+            .collect();
+        over.sort();
+        let over = over
+            .into_iter()
+            .take(limit)
+            .map(|(.., key)| DueItem::Record {
+                code: key.table.code(),
+                key: Arc::clone(&key.key),
+            });
+        due.chain(over).collect()
     }
 
     fn expire(

@@ -15,6 +15,7 @@ mod delivery;
 mod lanes;
 mod link;
 mod queue;
+mod records;
 mod register;
 mod replay;
 mod rng;

@@ -79,6 +79,9 @@ impl BucketState {
                 | Request::PutRecord { .. },
                 Reply::Version(version),
             ) => self.change_again(request, *version, out),
+            (Request::PutRecords { puts, head, .. }, Reply::RecordsPut { version, outcomes }) => {
+                self.put_records_again(puts, head, (*version, outcomes), out);
+            }
             (Request::Settle { .. }, Reply::Done) => self.settle_again(request),
             (_, Reply::Fenced) => {}
             _ => {
@@ -173,7 +176,7 @@ impl BucketState {
         }
     }
 
-    fn replays_topic(&mut self, topic: &std::sync::Arc<str>, version: u64) -> bool {
+    pub(super) fn replays_topic(&mut self, topic: &std::sync::Arc<str>, version: u64) -> bool {
         if self
             .replayed
             .get(topic)

@@ -116,6 +116,9 @@ pub(super) fn bucket_of(request: &Request) -> Option<Bucket> {
         | Request::PutWill { bucket, .. }
         | Request::Wills { bucket }
         | Request::DeleteWill { bucket, .. }
+        | Request::PutRecords { bucket, .. }
+        | Request::GetRecords { bucket, .. }
+        | Request::RecordKeys { bucket, .. }
         | Request::LoadBucket { bucket } => (bucket.0 < BUCKETS).then_some(*bucket),
         Request::Expire { session, .. }
         | Request::PutSession { session, .. }
@@ -126,6 +129,7 @@ pub(super) fn bucket_of(request: &Request) -> Option<Bucket> {
         | Request::ReadQueue { session, .. }
         | Request::Restore { session, .. }
         | Request::GetSession { session } => Some(of_session(*session)),
+        Request::ExpireRecord { key, .. } => Some(key.bucket()),
         Request::PutRetained { topic, .. } | Request::DeleteRetained { topic, .. } => {
             Some(Bucket::of(topic))
         }
@@ -139,6 +143,9 @@ fn of_session(session: SessionId) -> Bucket {
 
 /// Whether a request needs memory: Redis refuses it while it is full.
 pub(super) fn grows(request: &Request) -> bool {
+    if let Request::PutRecords { puts, .. } = request {
+        return puts.iter().any(|put| put.value.is_some());
+    }
     matches!(
         request,
         Request::Join { .. }
@@ -161,6 +168,8 @@ pub(super) fn writes(request: &Request) -> bool {
         Request::Registry
             | Request::Owned { .. }
             | Request::Due { .. }
+            | Request::GetRecords { .. }
+            | Request::RecordKeys { .. }
             | Request::GetWill { .. }
             | Request::Wills { .. }
             | Request::ReadQueue { .. }

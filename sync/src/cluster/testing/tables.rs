@@ -45,7 +45,7 @@ impl BucketState {
     }
 
     /// After a failover: an older change of this topic is not to be written again over this one.
-    fn note_written(&mut self, topic: &Arc<str>) {
+    pub(super) fn note_written(&mut self, topic: &Arc<str>) {
         if self.base > 0 {
             self.replayed.insert(Arc::clone(topic), u64::MAX);
         }

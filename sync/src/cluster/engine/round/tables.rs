@@ -1,5 +1,6 @@
 //! Changes that all replicas see, and messages for one of them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,6 +11,10 @@ use super::{Builder, CHUNK, Draft, Target, What, note};
 use crate::Message;
 use crate::cluster::frame::{MessageView, Pack};
 use crate::cluster::{Bucket, ReplicaId, Request, Route};
+use crate::records::RecordBatch;
+
+/// Records that are changed in one request.
+const CHUNK_RECORDS: usize = 512;
 
 impl Builder<'_> {
     pub(super) fn relay(
@@ -87,6 +92,51 @@ impl Builder<'_> {
         self.topics.insert(topic, self.then.len());
         let batches = vec![batch];
         self.ready(request, Target::Table { bucket, batches });
+    }
+
+    /// Changes of records, by bucket. Of one key there is one change in a request: a repeated request finds what the first has done.
+    pub(super) fn records(&mut self, batch: u32, records: &Arc<RecordBatch>) {
+        let mut buckets: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+        for (at, put) in records.puts().iter().enumerate() {
+            buckets.entry(put.key.bucket().0).or_default().push(at);
+        }
+        for (bucket, places) in buckets {
+            let mut places = places.into_iter().peekable();
+            while places.peek().is_some() {
+                let mut seen = BTreeSet::new();
+                let mut taken = Vec::new();
+                while let Some(at) = places.next_if(|at| {
+                    let key = records.puts().get(*at).map(|put| &put.key);
+                    taken.len() < CHUNK_RECORDS && seen.insert(key)
+                }) {
+                    taken.push(at);
+                }
+                self.put_records(batch, records, Bucket(bucket), taken);
+            }
+        }
+    }
+
+    fn put_records(
+        &mut self,
+        batch: u32,
+        records: &Arc<RecordBatch>,
+        bucket: Bucket,
+        places: Vec<usize>,
+    ) {
+        let puts = places.iter().filter_map(|at| records.puts().get(*at));
+        let request = Request::PutRecords {
+            bucket,
+            puts: puts.cloned().collect(),
+            name: self.own.name_put(self.replica),
+            head: self.head(),
+        };
+        let target = Target::Records {
+            bucket,
+            records: Arc::clone(records),
+            places,
+            batches: vec![batch],
+        };
+        self.ready(request, target);
     }
 
     pub(super) fn route(&mut self, batch: u32, filter: Arc<str>, route: Route, stamp: u64) {

@@ -3,6 +3,7 @@
 mod claims;
 mod lanes;
 mod queues;
+mod records;
 mod tables;
 mod taps;
 
@@ -60,6 +61,9 @@ pub(super) enum Shape {
     InboxEntry,
     Inbox,
     TapAppended(u32),
+    RecordsPut(u32),
+    Records(u32),
+    RecordKeys,
     TapLeased,
     TapRead,
     TapSeen,
@@ -269,6 +273,10 @@ impl Encoder<'_> {
             | Request::PutRetained { .. }
             | Request::DeleteRetained { .. }
             | Request::LoadBucket { .. } => self.tables(request),
+            Request::PutRecords { .. }
+            | Request::GetRecords { .. }
+            | Request::RecordKeys { .. }
+            | Request::ExpireRecord { .. } => self.records(request),
             Request::Append { .. }
             | Request::Settle { .. }
             | Request::ReadQueue { .. }
