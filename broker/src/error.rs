@@ -79,6 +79,8 @@ codes! {
     Redis = "DUN-0501";
     /// The cluster's Redis cannot be used.
     Cluster = "DUN-0502";
+    /// The audit log cannot be written.
+    Audit = "DUN-0701";
 }
 
 impl fmt::Display for Code {

@@ -5,8 +5,10 @@
 //! - [`hub`]: what all connections share: sessions, subscriptions, retained messages, the store.
 //! - [`connection`]: one client's task. `core`: the state machines below both, without I/O or clock.
 //! - [`auth`]: who a client is and what it may do. [`registry`]: the devices.
+//! - [`audit`]: who connected, who was refused and why, what was changed by whom.
 //! - [`ops`]: metrics, health, `$SYS`. [`logging`], [`shutdown`], [`error`]: what their names say.
 
+pub mod audit;
 pub mod auth;
 pub mod cli;
 mod cluster_cli;

@@ -16,6 +16,7 @@ use dunlin_telemetry::trace::{self, Tracer};
 use tokio::signal::unix::SignalKind;
 
 use crate::{
+    audit::{Audit, AuditError, Counts},
     auth::Auth,
     config::{self, Config, DrainConfig, ListenerConfig, Loaded, Sources, StoreConfig},
     connection,
@@ -61,6 +62,8 @@ enum Failure {
     #[error("the cluster cannot be joined: {0}")]
     Join(String),
     #[error("{0}")]
+    Audit(#[from] AuditError),
+    #[error("{0}")]
     Runtime(String),
 }
 
@@ -95,6 +98,10 @@ fn fail(failure: &Failure) -> Exit {
             tracing::error!(code = %Code::Cluster, "{} {failure}", Code::Cluster);
             Exit::Store
         }
+        Failure::Audit(error) => {
+            tracing::error!(code = %Code::Audit, "{} {error}", Code::Audit);
+            Exit::Usage
+        }
         Failure::Runtime(text) => {
             tracing::error!(code = %Code::Runtime, "{text}");
             Exit::Runtime
@@ -116,6 +123,13 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
     let patience = Duration::from_millis(u64::from(limits.connect_timeout_ms));
     let auth = Arc::new(Auth::new(users, rules, limits.password_checks, patience));
     let metrics = Arc::new(Metrics::default());
+    let audit = Audit::start(
+        &config.audit,
+        Counts {
+            recorded: metrics.audit_events.clone(),
+            lost: metrics.audit_lost.clone(),
+        },
+    )?;
     let health = Arc::new(Health::default());
     let shutdown = Shutdown::default();
     raise_file_limit(config.limits.max_connections);
@@ -134,7 +148,7 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
         ops: ops_socket,
         slots,
         gate,
-    } = bind(&config, tls, &metrics)?;
+    } = bind(&config, tls, &metrics, &audit)?;
     let workers = Arc::new(
         Workers::start(config.workers, {
             let delay = metrics.worker_delay.clone();
@@ -177,8 +191,15 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
         }
     };
     let tracer = start_tracer(&config, &metrics)?;
-    let hub = (shared.clone(), tracer.clone());
-    let hub = start_hub(&config, hub, &auth, &metrics, &health).await?;
+    let base = HubConfig {
+        limits: config.limits.clone(),
+        features: config.features.clone(),
+        farewell: config.farewell(),
+        tracer: tracer.clone(),
+        audit: Some(Arc::clone(&audit)),
+        ..HubConfig::default()
+    };
+    let hub = start_hub(&config, (shared.clone(), base), &auth, &metrics, &health).await?;
     if let Some(replica) = &replica {
         let joined = tokio::select! {
             joined = reminded(&replica.backplane, hub.join()) => joined,
@@ -258,6 +279,9 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
         .unwrap_or(0);
     if let Some(tracer) = tracer {
         tracer.flush(LAST_GRACE).await;
+    }
+    if let Err(error) = tokio::task::spawn_blocking(move || audit.flush()).await {
+        tracing::error!(%error, "the audit log did not end well");
     }
     ended.trigger();
     if let Some(ops) = ops
@@ -353,19 +377,12 @@ fn start_tracer(config: &Config, metrics: &Metrics) -> Result<Option<Tracer>, Fa
 /// `/health/ready` must answer meanwhile.
 async fn start_hub(
     config: &Config,
-    (shared, tracer): (Option<Arc<ClusterStore>>, Option<Tracer>),
+    (shared, hub): (Option<Arc<ClusterStore>>, HubConfig),
     auth: &Arc<Auth>,
     metrics: &Arc<Metrics>,
     health: &Arc<Health>,
 ) -> Result<Arc<Hub>, Failure> {
     let store = config.store.clone();
-    let hub = HubConfig {
-        limits: config.limits.clone(),
-        features: config.features.clone(),
-        farewell: config.farewell(),
-        tracer,
-        ..HubConfig::default()
-    };
     let (auth, metrics, health) = (Arc::clone(auth), Arc::clone(metrics), Arc::clone(health));
     let started = tokio::task::spawn_blocking(move || {
         let backing = match shared {
@@ -455,7 +472,12 @@ struct Doors {
 }
 
 /// Binds every address, or tells of every one that fails.
-fn bind(config: &Config, tls: Tls, metrics: &Arc<Metrics>) -> Result<Doors, Failure> {
+fn bind(
+    config: &Config,
+    tls: Tls,
+    metrics: &Arc<Metrics>,
+    audit: &Arc<Audit>,
+) -> Result<Doors, Failure> {
     let mut failed = 0;
     let mut keep = |result: Result<std::net::TcpListener, BindError>| match result {
         Ok(socket) => Some(socket),
@@ -515,7 +537,7 @@ fn bind(config: &Config, tls: Tls, metrics: &Arc<Metrics>) -> Result<Doors, Fail
         let own = listener.max_connections.map(Slots::new);
         Bound {
             socket,
-            acceptor: Arc::new(acceptor(config, listener, info, tls, metrics)),
+            acceptor: Arc::new(acceptor(config, listener, info, tls, (metrics, audit))),
             slots: std::iter::once(Arc::clone(&slots)).chain(own).collect(),
             gate: Arc::clone(&gate),
         }
@@ -537,7 +559,7 @@ fn acceptor(
     listener: &ListenerConfig,
     info: ListenerInfo,
     tls: Option<tls::Loaded>,
-    metrics: &Arc<Metrics>,
+    (metrics, audit): (&Arc<Metrics>, &Arc<Audit>),
 ) -> Acceptor {
     if let Some(tls) = &tls {
         metrics.certificate(&info.name, tls.not_after);
@@ -551,6 +573,7 @@ fn acceptor(
         connect_timeout: Duration::from_millis(u64::from(config.limits.connect_timeout_ms)),
         max_message: (config.limits.max_packet_size as usize).saturating_add(WEBSOCKET_SLACK),
         metrics: Arc::clone(metrics),
+        audit: Arc::clone(audit),
     }
 }
 

@@ -7,6 +7,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 mod access;
+mod audit;
 pub mod features;
 mod layers;
 pub mod limits;
@@ -29,6 +30,7 @@ pub use report::{Problem, Problems};
 
 pub(crate) use report::Report;
 
+use crate::audit::AuditConfig;
 use crate::error::Code;
 use crate::hub::Farewell;
 use reader::Section;
@@ -159,6 +161,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// Who may connect, and do what.
     pub auth: AuthConfig,
+    /// What is recorded of who comes and of what is changed.
+    pub audit: AuditConfig,
     /// Health and metrics.
     pub ops: OpsConfig,
     /// The log.
@@ -190,6 +194,7 @@ impl Config {
             features: root.table("features"),
             store: read_where(root),
             auth: root.with_table("auth", AuthConfig::read),
+            audit: root.with_table("audit", audit::read),
             ops: root.with_table("ops", read_ops),
             log: root.with_table("log", read_log),
             trace: root.with_table("trace", read_trace),

@@ -11,6 +11,7 @@ use dunlin_protocol::{
 use futures_util::FutureExt as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::audited;
 use super::run::Connection;
 use crate::hub::wake::CloseRequest;
 use crate::hub::{Departure, Farewell};
@@ -114,6 +115,7 @@ impl Connection {
     /// Lets go of the session, then tells the client.
     pub(super) async fn finish(mut self, closing: Closing) {
         self.log(&closing);
+        audited::disconnected(&self, &closing);
         if self.hub.cluster.is_some() && self.session.store_id.is_some() && self.inbound_open > 0 {
             self.await_deliveries(&closing).await;
         }

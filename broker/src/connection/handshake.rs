@@ -11,6 +11,7 @@ use dunlin_sync::Message;
 use tokio::io::AsyncReadExt;
 use zeroize::Zeroizing;
 
+use super::audited;
 use super::close::say_goodbye;
 use super::run::{Connection, Established};
 use crate::auth::{Action, Credentials, Principal};
@@ -78,21 +79,30 @@ pub(super) async fn handshake(hub: &Arc<Hub>, mut accepted: Accepted) -> Option<
         Ok(None) => return None,
         Err(_) => {
             hub.metrics.refused("timeout");
+            audited::silent(
+                hub,
+                &accepted,
+                "no whole CONNECT within the connect timeout",
+            );
             tracing::info!(peer = %accepted.peer, timeout_ms = hub.limits.connect_timeout_ms, "no whole CONNECT within the connect timeout");
             return None;
         }
     };
     let rest = buffer.split_off(frame_len);
     match establish(hub, &accepted, &buffer).await {
-        Ok((established, connack)) => Some(Connection::new(
-            hub.clone(),
-            accepted,
-            established,
-            connack,
-            rest,
-        )),
+        Ok((established, connack)) => {
+            audited::connected(hub, &accepted, &established);
+            Some(Connection::new(
+                hub.clone(),
+                accepted,
+                established,
+                connack,
+                rest,
+            ))
+        }
         Err(refusal) => {
             hub.metrics.refused(refusal.counted_as);
+            audited::refused(hub, &accepted, &buffer, refusal.reason, &refusal.why);
             // In a storm there are thousands of those; the metric has them all.
             if refusal.reason == ReasonCode::SERVER_BUSY {
                 tracing::debug!(peer = %accepted.peer, why = refusal.why, "connection refused: busy");
@@ -135,6 +145,7 @@ async fn read_connect(hub: &Hub, accepted: &mut Accepted, buffer: &mut Vec<u8>) 
             Ok(_) => {}
             Err(error) => {
                 hub.metrics.refused(error.reason_code().name());
+                audited::silent(hub, accepted, "the first packet is malformed");
                 tracing::info!(peer = %accepted.peer, %error, "the first packet is malformed");
                 if let Some(version) = claimed_version(buffer).filter(|version| version.is_v5()) {
                     let refusal = Refusal::new(version, error.reason_code(), "");
@@ -152,11 +163,13 @@ async fn not_connect(hub: &Hub, accepted: &mut Accepted, buffer: &[u8]) {
     match sniff::not_mqtt(buffer) {
         Some(sniffed) => {
             hub.metrics.refused("not mqtt");
+            audited::silent(hub, accepted, "not MQTT");
             tracing::info!(peer = %accepted.peer, listener = %accepted.listener.name, "{}", sniffed.message(&accepted.listener));
             say_goodbye(&mut accepted.transport, &sniffed.answer(&accepted.listener)).await;
         }
         None => {
             hub.metrics.refused("first packet is not connect");
+            audited::silent(hub, accepted, "the first packet is not CONNECT");
             tracing::info!(peer = %accepted.peer, first_byte = buffer.first().copied().unwrap_or(0), "the first packet is not CONNECT");
         }
     }

@@ -9,9 +9,10 @@
 //! - `acks`: acknowledgements that wait for the store, in order.
 //! - `held`: publishes that come while this replica is cut off from its cluster.
 //! - `run`: the loop, the socket, the clock.
-//! - `close`: how it ends.
+//! - `close`: how it ends. `audited`: what the audit log is told.
 
 mod acks;
+mod audited;
 mod close;
 mod handshake;
 mod held;

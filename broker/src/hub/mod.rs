@@ -43,6 +43,7 @@ use self::clock::Clock;
 use self::directory::Directory;
 use self::session::Session;
 use self::timers::Timers;
+use crate::audit::Audit;
 use crate::auth::Auth;
 use crate::config::features::Features;
 use crate::config::limits::{Limits, QueueFull};
@@ -65,6 +66,8 @@ pub struct HubConfig {
     pub farewell: Farewell,
     /// Decides which messages are traced; `None`: none.
     pub tracer: Option<Tracer>,
+    /// Where is told who comes and what is changed; `None`: nowhere.
+    pub audit: Option<Arc<Audit>>,
     /// What time it is, in Unix microseconds; `None`: the system is asked.
     pub started_at_us: Option<u64>,
     /// A defect for the simulation to find: publishers are acknowledged before the write.
@@ -133,6 +136,8 @@ pub struct Hub {
     /// Decides which messages are traced.
     pub(crate) tracer: Option<Tracer>,
     pub(crate) auth: Arc<Auth>,
+    /// Who comes and what is changed is told here.
+    pub(crate) audit: Arc<Audit>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) health: Arc<Health>,
     pub(crate) clock: Clock,
@@ -211,6 +216,7 @@ impl Hub {
             farewell: ArcSwap::from_pointee(config.farewell),
             tracer: config.tracer,
             auth,
+            audit: config.audit.unwrap_or_else(Audit::off),
             metrics,
             health,
             clock: Clock::start(config.started_at_us),

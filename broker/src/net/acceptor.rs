@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     auth::Method,
+    audit::{Audit, Event, Kind},
     config::{ListenerKind, NameFrom, ProxyProtocol},
     ops::Metrics,
 };
@@ -47,6 +48,8 @@ pub struct Acceptor {
     pub max_message: usize,
     /// Where refusals are counted.
     pub metrics: Arc<Metrics>,
+    /// Where refusals are recorded.
+    pub audit: Arc<Audit>,
 }
 
 /// What a client has shown of itself below MQTT.
@@ -182,6 +185,8 @@ impl Acceptor {
                         tracing::debug!(listener, peer = %from, "connection refused: {refused}");
                     }
                     _ => {
+                        let event = Event::new(Kind::Refused).peer(from).listener(listener);
+                        self.audit.record(event.why(&refused.to_string()));
                         tracing::info!(listener, peer = %from, "connection refused: {refused}");
                     }
                 }

@@ -73,6 +73,10 @@ metrics! {
     certificate_reloads: Counters<Outcome> = "certificate_reloads";
     /// When the certificate of a listener expires, in Unix time.
     certificate_expires: ByListener = "certificate_expires_timestamp", Seconds;
+    /// Events taken into the audit log.
+    audit_events: Counter = "audit_events";
+    /// Events that the audit log has lost: too many waited, or its file could not be written.
+    audit_lost: Counter = "audit_lost";
     /// Spans of traces that the collector has taken.
     trace_spans_sent: Counter = "trace_spans_sent";
     /// Spans of traces that were dropped: too many waited, or the collector did not take them.

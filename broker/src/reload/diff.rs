@@ -7,6 +7,7 @@ use toml::Value;
 /// Keys that come into force when the configuration is read again; a table stands for all of its keys. The numbers of
 /// listeners and rules are left out. `docs/configuration.md` has the same list.
 pub(super) const LIVE: &[&str] = &[
+    "audit",
     "auth",
     "drain_delay_ms",
     "drain_rate",

@@ -193,6 +193,9 @@ impl Reloader {
             .gate
             .set_rate(config.limits.connect_rate, config.limits.connect_burst);
         self.running.slots.set_max(config.limits.max_connections);
+        if let Err(error) = self.running.hub.audit.renew(&config.audit) {
+            tracing::error!(code = %Code::Audit, "{error}; it goes on where it was");
+        }
         self.running.drain.store(Arc::new(config.drain.clone()));
         let level = live.iter().any(|key| key == "log.level") && !is_level_from_environment();
         if level && let Err(error) = crate::logging::set_level(&config.log.level) {

@@ -8,6 +8,7 @@
 )]
 
 mod access;
+mod audit;
 mod catalogue;
 mod certificates;
 mod configuration;

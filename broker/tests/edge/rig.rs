@@ -115,6 +115,7 @@ impl Setup {
                 connect_timeout: self.connect_timeout,
                 max_message: self.max_message,
                 metrics: Arc::clone(&metrics),
+                audit: dunlin_broker::audit::Audit::off(),
             }),
             slots: Box::new([Slots::shown(
                 self.max_connections,
