@@ -6,6 +6,7 @@ use dunlin_protocol::ReasonCode;
 use serde_json::{Map, Value};
 
 use super::Scope;
+use crate::auth::Principal;
 
 /// Longest text of one field, in bytes; what is longer is cut off.
 const TEXT_MAX: usize = 256;
@@ -123,6 +124,15 @@ impl Event {
     #[must_use]
     pub fn user(self, name: Option<&Arc<str>>) -> Self {
         self.maybe("user", name.map(|name| &**name))
+    }
+
+    /// What is known of a client.
+    #[must_use]
+    pub fn principal(self, principal: &Principal) -> Self {
+        self.user(principal.username.as_ref())
+            .tenant(principal.tenant.as_ref())
+            .device(principal.device.as_ref())
+            .method(principal.method.as_str())
     }
 
     /// The tenant.

@@ -17,7 +17,7 @@ pub(super) fn connected(hub: &Hub, accepted: &Accepted, established: &Establishe
         .peer(accepted.peer)
         .listener(&accepted.listener.name)
         .client(&established.attached.session.client_id)
-        .user(established.principal.username.as_ref())
+        .principal(&established.principal)
         .detail("version", version(established.version));
     hub.audit.record(event);
 }
@@ -67,7 +67,7 @@ pub(super) fn disconnected(connection: &Connection, closing: &Closing) {
     let mut event = Event::new(Kind::Disconnected)
         .peer(connection.peer)
         .client(&connection.session.client_id)
-        .user(connection.principal.username.as_ref());
+        .principal(&connection.principal);
     if let Some(reason) = closing.reason_code() {
         event = event.reason(reason);
     }
