@@ -17,7 +17,7 @@ pub(super) fn connected(hub: &Hub, accepted: &Accepted, established: &Establishe
         .peer(accepted.peer)
         .listener(&accepted.listener.name)
         .client(&established.attached.session.client_id)
-        .principal(&established.principal)
+        .principal(&established.attached.wake.about.principal())
         .detail("version", version(established.version));
     hub.audit.record(event);
 }
@@ -65,9 +65,9 @@ pub(super) fn disconnected(connection: &Connection, closing: &Closing) {
         return;
     }
     let mut event = Event::new(Kind::Disconnected)
-        .peer(connection.peer)
+        .peer(connection.wake.about.address())
         .client(&connection.session.client_id)
-        .principal(&connection.principal);
+        .principal(&connection.wake.about.principal());
     if let Some(reason) = closing.reason_code() {
         event = event.reason(reason);
     }

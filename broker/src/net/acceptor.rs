@@ -22,8 +22,8 @@ use super::{
     tls, websocket,
 };
 use crate::{
-    auth::Method,
     audit::{Audit, Event, Kind},
+    auth::Method,
     config::{ListenerKind, NameFrom, ProxyProtocol},
     ops::Metrics,
 };
