@@ -5,9 +5,11 @@
 //! - [`hub`]: what all connections share: sessions, subscriptions, retained messages, the store.
 //! - [`connection`]: one client's task. `core`: the state machines below both, without I/O or clock.
 //! - [`auth`]: who a client is and what it may do. [`registry`]: the devices.
+//! - [`abuse`]: bounds by address, wrong logins, bans.
 //! - [`audit`]: who connected, who was refused and why, what was changed by whom.
 //! - [`ops`]: metrics, health, `$SYS`. [`logging`], [`shutdown`], [`error`]: what their names say.
 
+pub mod abuse;
 pub mod audit;
 pub mod auth;
 pub mod cli;

@@ -16,6 +16,7 @@ use dunlin_telemetry::trace::{self, Tracer};
 use tokio::signal::unix::SignalKind;
 
 use crate::{
+    abuse::Guard,
     audit::{Audit, AuditError, Counts},
     auth::Auth,
     config::{self, Config, DrainConfig, ListenerConfig, Loaded, Sources, StoreConfig},
@@ -130,6 +131,7 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
             lost: metrics.audit_lost.clone(),
         },
     )?;
+    let guard = Guard::new(&config.limits, &config.bans, Arc::clone(&metrics));
     let health = Arc::new(Health::default());
     let shutdown = Shutdown::default();
     raise_file_limit(config.limits.max_connections);
@@ -148,7 +150,7 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
         ops: ops_socket,
         slots,
         gate,
-    } = bind(&config, tls, &metrics, &audit)?;
+    } = bind(&config, tls, (&metrics, &audit, &guard))?;
     let workers = Arc::new(
         Workers::start(config.workers, {
             let delay = metrics.worker_delay.clone();
@@ -197,6 +199,7 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
         farewell: config.farewell(),
         tracer: tracer.clone(),
         audit: Some(Arc::clone(&audit)),
+        guard: Some(Arc::clone(&guard)),
         ..HubConfig::default()
     };
     let hub = start_hub(&config, (shared.clone(), base), &auth, &metrics, &health).await?;
@@ -230,6 +233,7 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
         memory_limit,
     };
     let reloading = tokio::spawn(Reloader::new(running, config, effective).run(hangup));
+    guard.bans.follow(&hub).await;
     health.set_started();
     tracing::info!(
         workers = workers.len(),
@@ -472,12 +476,11 @@ struct Doors {
 }
 
 /// Binds every address, or tells of every one that fails.
-fn bind(
-    config: &Config,
-    tls: Tls,
-    metrics: &Arc<Metrics>,
-    audit: &Arc<Audit>,
-) -> Result<Doors, Failure> {
+/// What all listeners share.
+type Shared<'a> = (&'a Arc<Metrics>, &'a Arc<Audit>, &'a Arc<Guard>);
+
+fn bind(config: &Config, tls: Tls, shared: Shared<'_>) -> Result<Doors, Failure> {
+    let (metrics, ..) = shared;
     let mut failed = 0;
     let mut keep = |result: Result<std::net::TcpListener, BindError>| match result {
         Ok(socket) => Some(socket),
@@ -537,7 +540,7 @@ fn bind(
         let own = listener.max_connections.map(Slots::new);
         Bound {
             socket,
-            acceptor: Arc::new(acceptor(config, listener, info, tls, (metrics, audit))),
+            acceptor: Arc::new(acceptor(config, listener, info, tls, shared)),
             slots: std::iter::once(Arc::clone(&slots)).chain(own).collect(),
             gate: Arc::clone(&gate),
         }
@@ -559,7 +562,7 @@ fn acceptor(
     listener: &ListenerConfig,
     info: ListenerInfo,
     tls: Option<tls::Loaded>,
-    (metrics, audit): (&Arc<Metrics>, &Arc<Audit>),
+    (metrics, audit, guard): Shared<'_>,
 ) -> Acceptor {
     if let Some(tls) = &tls {
         metrics.certificate(&info.name, tls.not_after);
@@ -574,6 +577,7 @@ fn acceptor(
         max_message: (config.limits.max_packet_size as usize).saturating_add(WEBSOCKET_SLACK),
         metrics: Arc::clone(metrics),
         audit: Arc::clone(audit),
+        guard: Arc::clone(guard),
     }
 }
 

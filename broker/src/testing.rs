@@ -87,6 +87,8 @@ impl InProcess {
             admission: Admission {
                 slot: Slot::take(&[Slots::new(1)]),
                 place: self.gate.enter().now_or_never()?,
+                here: None,
+                shaking: None,
             },
         };
         let task = tokio::spawn(connection::serve(self.hub.clone(), accepted));

@@ -1,4 +1,4 @@
-//! `[audit]`: what is recorded of who comes and of what is changed.
+//! `[audit]`: what is recorded of who comes and of what is changed. `[bans]`: who is kept out by itself.
 
 use config::ValueKind;
 
@@ -6,6 +6,7 @@ use super::{
     reader::Section,
     setting::{Setting, word_setting},
 };
+use crate::abuse::BansConfig;
 use crate::audit::{AuditConfig, Scope, Target};
 
 word_setting!(Scope {
@@ -37,5 +38,13 @@ pub(super) fn read(section: &mut Section<'_>) -> AuditConfig {
     AuditConfig {
         target: section.get("to", Target::default(), &()),
         scope: section.get("events", Scope::default(), &()),
+    }
+}
+
+pub(super) fn read_bans(section: &mut Section<'_>) -> BansConfig {
+    let default = BansConfig::default();
+    BansConfig {
+        after_failures: section.get("after_failures", default.after_failures, &(0..=1_000_000)),
+        seconds: section.get("seconds", default.seconds, &(1..=31_536_000)),
     }
 }

@@ -85,6 +85,24 @@ settings! {
         pub store_pending_bytes: usize = 33_554_432, 65_536..=17_179_869_184;
         /// Members of one shared subscription group. Above it SUBACK says 0x97. Default 10,000.
         pub max_shared_group_members: u32 = 10_000, 1..=1_000_000;
+        /// Connections open at once from one address (IPv6: one /64). Above it sockets are closed at once.
+        /// 0 is no bound: behind a balancer that hides the clients' addresses it would hold for all together. Default 0.
+        pub connections_per_address: u32 = 0, 0..=1_000_000;
+        /// Connections of one address between the accepted socket and the CONNACK at once; above it sockets are closed
+        /// at once. 0 is no bound. Default 0.
+        pub handshakes_per_address: u32 = 0, 0..=1_000_000;
+        /// New connections per second of one address, a second's worth at once; above it sockets are closed at once.
+        /// 0 is no bound. Default 0.
+        pub connect_rate_per_address: u32 = 0, 0..=1_000_000;
+        /// Bytes of a CONNECT packet. A larger one is refused before memory is spent (0x95). The name and password of a
+        /// client are not known yet. Default 256 KiB. Worst memory: `max_handshakes * max_connect_size`.
+        pub max_connect_size: u32 = 262_144, 1_024..=268_435_460;
+        /// Wrong logins of one name from one address after which further ones wait (0x9F; 3.1.1: 3), from a second on, each time
+        /// twice as long. Twenty times as many are free for one address, and for one name. 0 switches it off. Default 10.
+        pub login_failures: u32 = 10, 0..=1_000_000;
+        /// Seconds that a login waits at the most after wrong ones; for the names of a whole address 10 at the most.
+        /// Default 300.
+        pub login_pause_max: u32 = 300, 1..=86_400;
         /// Messages per second that one client may publish; above it the broker reads more slowly
         /// from that client. 0 is no bound. Default 0.
         pub publish_rate: u32 = 0, 0..=10_000_000;

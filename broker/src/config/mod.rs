@@ -30,6 +30,7 @@ pub use report::{Problem, Problems};
 
 pub(crate) use report::Report;
 
+use crate::abuse::BansConfig;
 use crate::audit::AuditConfig;
 use crate::error::Code;
 use crate::hub::Farewell;
@@ -163,6 +164,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// What is recorded of who comes and of what is changed.
     pub audit: AuditConfig,
+    /// Who is banned by itself.
+    pub bans: BansConfig,
     /// Health and metrics.
     pub ops: OpsConfig,
     /// The log.
@@ -195,6 +198,7 @@ impl Config {
             store: read_where(root),
             auth: root.with_table("auth", AuthConfig::read),
             audit: root.with_table("audit", audit::read),
+            bans: root.with_table("bans", audit::read_bans),
             ops: root.with_table("ops", read_ops),
             log: root.with_table("log", read_log),
             trace: root.with_table("trace", read_trace),

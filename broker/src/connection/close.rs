@@ -198,7 +198,9 @@ impl Connection {
             }
             Closing::Violation(reason, why) => {
                 self.hub.metrics.protocol_error(*reason);
-                tracing::info!(client, peer = %self.wake.about.address(), reason = %format_args!("{:#04x} {}", reason.0, reason.name()), why, "client broke the protocol");
+                if self.hub.guard.talk.may() {
+                    tracing::info!(client, peer = %self.wake.about.address(), reason = %format_args!("{:#04x} {}", reason.0, reason.name()), why, "client broke the protocol");
+                }
             }
             Closing::Asked(request) => {
                 tracing::debug!(client, peer = %self.wake.about.address(), ?request, "connection closed by the broker")

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::audited;
 use super::close::say_goodbye;
+use super::login;
 use super::run::{Connection, Established};
 use crate::auth::{Action, Credentials, Principal};
 use crate::core::frames::{Forwarded, Incoming, Origin, Topic, keep};
@@ -84,7 +85,9 @@ pub(super) async fn handshake(hub: &Arc<Hub>, mut accepted: Accepted) -> Option<
                 &accepted,
                 "no whole CONNECT within the connect timeout",
             );
-            tracing::info!(peer = %accepted.peer, timeout_ms = hub.limits.connect_timeout_ms, "no whole CONNECT within the connect timeout");
+            if hub.guard.talk.may() {
+                tracing::info!(peer = %accepted.peer, timeout_ms = hub.limits.connect_timeout_ms, "no whole CONNECT within the connect timeout");
+            }
             return None;
         }
     };
@@ -106,7 +109,7 @@ pub(super) async fn handshake(hub: &Arc<Hub>, mut accepted: Accepted) -> Option<
             // In a storm there are thousands of those; the metric has them all.
             if refusal.reason == ReasonCode::SERVER_BUSY {
                 tracing::debug!(peer = %accepted.peer, why = refusal.why, "connection refused: busy");
-            } else {
+            } else if hub.guard.talk.may() {
                 tracing::info!(
                     peer = %accepted.peer,
                     reason = %format_args!("{:#04x} {}", refusal.reason.0, refusal.reason.name()),
@@ -140,13 +143,16 @@ async fn read_connect(hub: &Hub, accepted: &mut Accepted, buffer: &mut Vec<u8>) 
             not_connect(hub, accepted, buffer).await;
             return None;
         }
-        match peek_frame(buffer, hub.limits.max_packet_size) {
+        let bound = hub.limits.max_connect_size.min(hub.limits.max_packet_size);
+        match peek_frame(buffer, bound) {
             Ok(Some(header)) if buffer.len() >= header.total_len => return Some(header.total_len),
             Ok(_) => {}
             Err(error) => {
                 hub.metrics.refused(error.reason_code().name());
                 audited::silent(hub, accepted, "the first packet is malformed");
-                tracing::info!(peer = %accepted.peer, %error, "the first packet is malformed");
+                if hub.guard.talk.may() {
+                    tracing::info!(peer = %accepted.peer, %error, "the first packet is malformed");
+                }
                 if let Some(version) = claimed_version(buffer).filter(|version| version.is_v5()) {
                     let refusal = Refusal::new(version, error.reason_code(), "");
                     say_goodbye(&mut accepted.transport, &refuse(&refusal)).await;
@@ -164,13 +170,17 @@ async fn not_connect(hub: &Hub, accepted: &mut Accepted, buffer: &[u8]) {
         Some(sniffed) => {
             hub.metrics.refused("not mqtt");
             audited::silent(hub, accepted, "not MQTT");
-            tracing::info!(peer = %accepted.peer, listener = %accepted.listener.name, "{}", sniffed.message(&accepted.listener));
+            if hub.guard.talk.may() {
+                tracing::info!(peer = %accepted.peer, listener = %accepted.listener.name, "{}", sniffed.message(&accepted.listener));
+            }
             say_goodbye(&mut accepted.transport, &sniffed.answer(&accepted.listener)).await;
         }
         None => {
             hub.metrics.refused("first packet is not connect");
             audited::silent(hub, accepted, "the first packet is not CONNECT");
-            tracing::info!(peer = %accepted.peer, first_byte = buffer.first().copied().unwrap_or(0), "the first packet is not CONNECT");
+            if hub.guard.talk.may() {
+                tracing::info!(peer = %accepted.peer, first_byte = buffer.first().copied().unwrap_or(0), "the first packet is not CONNECT");
+            }
         }
     }
 }
@@ -267,11 +277,19 @@ async fn establish(
         listener: accepted.listener.clone(),
     };
     let changes = hub.changes();
-    let principal = hub
-        .auth
-        .authenticate(&credentials)
-        .await
-        .map_err(|refused| Refusal::new(version, refused.reason, refused.why))?;
+    let guard = &hub.guard;
+    if guard
+        .bans
+        .holds_claim(&client_id, credentials.username.as_deref())
+    {
+        return Err(Refusal::new(version, ReasonCode::BANNED, "banned"));
+    }
+    let attempt = login::ask(hub, &credentials)
+        .map_err(|why| Refusal::new(version, ReasonCode::CONNECTION_RATE_EXCEEDED, why))?;
+    let principal = hub.auth.authenticate(&credentials).await;
+    login::told(hub, attempt, &credentials, &principal);
+    let principal =
+        principal.map_err(|refused| Refusal::new(version, refused.reason, refused.why))?;
     let will = will(hub, &connect, &client_id, &principal)?;
     let peer = Peer {
         principal,
@@ -327,6 +345,14 @@ fn look_again(
     changes: u64,
 ) -> Result<(), (ReasonCode, &'static str)> {
     let principal = attached.wake.about.principal();
+    let (address, client_id) = (attached.wake.about.address(), &attached.session.client_id);
+    if hub
+        .guard
+        .bans
+        .holds_client(address.ip(), client_id, &principal)
+    {
+        return Err((ReasonCode::BANNED, "banned"));
+    }
     if changes != hub.changes() && !hub.auth.holds(&principal) {
         return Err((
             ReasonCode::NOT_AUTHORIZED,

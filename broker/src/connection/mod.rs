@@ -9,13 +9,14 @@
 //! - `acks`: acknowledgements that wait for the store, in order.
 //! - `held`: publishes that come while this replica is cut off from its cluster.
 //! - `run`: the loop, the socket, the clock.
-//! - `close`: how it ends. `audited`: what the audit log is told.
+//! - `close`: how it ends. `audited`: what the audit log is told. `login`: whether a login is looked at.
 
 mod acks;
 mod audited;
 mod close;
 mod handshake;
 mod held;
+mod login;
 mod packets;
 mod run;
 mod stored;

@@ -20,6 +20,7 @@ use super::close::Closing;
 use super::handshake::keep_alive_limit;
 use super::held::Held;
 use super::throttle::Throttle;
+use crate::abuse::Here;
 use crate::core::out_buffer::OutBuffer;
 use crate::core::outbound::Tally;
 use crate::hub::publish::Waiting;
@@ -67,6 +68,8 @@ pub(super) struct Connection {
     pub(super) transport: Transport,
     /// The place within `max_connections`.
     _slot: Option<Slot>,
+    /// The place within `connections_per_address`.
+    _here: Option<Box<Here>>,
     /// Counts the clients of this listener and version.
     pub(super) here: Gauge,
     pub(super) version: Version,
@@ -162,6 +165,7 @@ impl Connection {
             wake: attached.wake,
             transport,
             _slot: admission.slot,
+            _here: admission.here,
             here,
             version,
             max_packet,

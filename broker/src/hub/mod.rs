@@ -43,6 +43,7 @@ use self::clock::Clock;
 use self::directory::Directory;
 use self::session::Session;
 use self::timers::Timers;
+use crate::abuse::{BansConfig, Guard};
 use crate::audit::Audit;
 use crate::auth::Auth;
 use crate::config::features::Features;
@@ -68,6 +69,8 @@ pub struct HubConfig {
     pub tracer: Option<Tracer>,
     /// Where is told who comes and what is changed; `None`: nowhere.
     pub audit: Option<Arc<Audit>>,
+    /// Bounds by address, wrong logins, bans; `None`: of its own, from `limits`.
+    pub guard: Option<Arc<Guard>>,
     /// What time it is, in Unix microseconds; `None`: the system is asked.
     pub started_at_us: Option<u64>,
     /// A defect for the simulation to find: publishers are acknowledged before the write.
@@ -138,6 +141,8 @@ pub struct Hub {
     pub(crate) auth: Arc<Auth>,
     /// Who comes and what is changed is told here.
     pub(crate) audit: Arc<Audit>,
+    /// Bounds by address, wrong logins, bans.
+    pub(crate) guard: Arc<Guard>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) health: Arc<Health>,
     pub(crate) clock: Clock,
@@ -201,6 +206,9 @@ impl Hub {
         health: Arc<Health>,
     ) -> Result<Arc<Self>, StoreError> {
         let limits = config.limits;
+        let guard = config
+            .guard
+            .unwrap_or_else(|| Guard::new(&limits, &BansConfig::default(), Arc::clone(&metrics)));
         let hub = Arc::new(Self {
             queue_bounds: QueueBounds {
                 messages: u64::from(limits.max_queued_messages),
@@ -217,6 +225,7 @@ impl Hub {
             tracer: config.tracer,
             auth,
             audit: config.audit.unwrap_or_else(Audit::off),
+            guard,
             metrics,
             health,
             clock: Clock::start(config.started_at_us),

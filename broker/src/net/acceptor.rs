@@ -2,7 +2,7 @@
 //! connect timeout.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -22,6 +22,7 @@ use super::{
     tls, websocket,
 };
 use crate::{
+    abuse::{Guard, Here, Shaking},
     audit::{Audit, Event, Kind},
     auth::Method,
     config::{ListenerKind, NameFrom, ProxyProtocol},
@@ -50,6 +51,8 @@ pub struct Acceptor {
     pub metrics: Arc<Metrics>,
     /// Where refusals are recorded.
     pub audit: Arc<Audit>,
+    /// Bounds by address, bans.
+    pub guard: Arc<Guard>,
 }
 
 /// What a client has shown of itself below MQTT.
@@ -95,6 +98,8 @@ enum Refused {
     Name(String),
     #[error("WebSocket handshake: {0}")]
     WebSocket(Box<tokio_tungstenite::tungstenite::Error>),
+    #[error("{0}")]
+    Kept(&'static str),
     #[error("the socket failed: {0}")]
     Socket(#[from] std::io::Error),
 }
@@ -105,6 +110,7 @@ impl Refused {
         match self {
             Self::Timeout(_) => "timeout",
             Self::Silent | Self::Socket(_) => "closed",
+            Self::Kept(why) => why,
             Self::Proxy(_) => "proxy",
             Self::NotMqtt(_) => "not mqtt",
             Self::Tls(_) | Self::Name(_) => "tls",
@@ -152,11 +158,11 @@ impl Acceptor {
         socket: std::net::TcpStream,
         peer: SocketAddr,
         accepted_at: Instant,
-        admission: Admission,
+        mut admission: Admission,
     ) -> Option<Accepted> {
         let mut from = peer;
         let info = self.info();
-        let handshake = self.handshake(socket, &mut from, &info);
+        let handshake = self.handshake(socket, (&mut from, &mut admission), &info);
         let left = self.connect_timeout.saturating_sub(accepted_at.elapsed());
         let result = match tokio::time::timeout(left, handshake).await {
             Ok(result) => result,
@@ -177,17 +183,21 @@ impl Acceptor {
                 })
             }
             Err(refused) => {
-                self.metrics.refused(refused.reason());
+                if !matches!(refused, Refused::Kept(_)) {
+                    self.metrics.refused(refused.reason());
+                }
                 let listener = &*info.name;
                 match refused {
                     // Connections come and go; nothing was wrong with what they said.
-                    Refused::Silent | Refused::Socket(_) => {
+                    Refused::Silent | Refused::Socket(_) | Refused::Kept(_) => {
                         tracing::debug!(listener, peer = %from, "connection refused: {refused}");
                     }
                     _ => {
                         let event = Event::new(Kind::Refused).peer(from).listener(listener);
                         self.audit.record(event.why(&refused.to_string()));
-                        tracing::info!(listener, peer = %from, "connection refused: {refused}");
+                        if self.guard.talk.may() {
+                            tracing::info!(listener, peer = %from, "connection refused: {refused}");
+                        }
                     }
                 }
                 None
@@ -195,10 +205,32 @@ impl Acceptor {
         }
     }
 
+    /// Lets a new connection of an address in, or counts it as refused.
+    ///
+    /// # Errors
+    /// Why not, as a word.
+    pub(super) fn enter(
+        &self,
+        address: IpAddr,
+    ) -> Result<Option<(Box<Here>, Shaking)>, &'static str> {
+        let entered = match self.guard.bans.holds_address(address) {
+            true => Err("banned"),
+            false => self.guard.sources.enter(address),
+        };
+        entered.inspect_err(|why| {
+            self.metrics.refused(why);
+            if self.audit.wants(Kind::Refused) {
+                let event = Event::new(Kind::Refused).peer((address, 0).into());
+                self.audit
+                    .record(event.listener(&self.info().name).why(why));
+            }
+        })
+    }
+
     async fn handshake(
         &self,
         socket: std::net::TcpStream,
-        peer: &mut SocketAddr,
+        (peer, admission): (&mut SocketAddr, &mut Admission),
         info: &ListenerInfo,
     ) -> Result<(Transport, Shown), Refused> {
         let mut tcp = TcpStream::from_std(socket)?;
@@ -207,6 +239,8 @@ impl Acceptor {
             && let Some(client) = proxy::read(&mut tcp, self.proxy).await?
         {
             *peer = client;
+            let from = self.enter(client.ip()).map_err(Refused::Kept)?;
+            (admission.here, admission.shaking) = from.unzip();
         }
         match info.kind {
             // What does not begin with CONNECT is noticed when it is read.

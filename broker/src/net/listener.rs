@@ -19,7 +19,14 @@ use super::{
     gate::{Gate, Place},
     slots::Slots,
 };
-use crate::{error::Code, ops::Metrics, shutdown::Shutdown, workers::Workers};
+use crate::{
+    abuse::{Here, Shaking},
+    config::ProxyProtocol,
+    error::Code,
+    ops::Metrics,
+    shutdown::Shutdown,
+    workers::Workers,
+};
 
 /// Connections that the kernel holds for us before they are accepted.
 const BACKLOG: i32 = 4_096;
@@ -159,8 +166,17 @@ impl AcceptLoop {
             let accepted = self.socket.accept().await;
             match accepted.and_then(|(socket, peer)| Ok((socket.into_std()?, peer))) {
                 Ok((socket, peer)) => {
+                    // Behind a balancer it is not known yet whose socket it is.
+                    let behind = self.acceptor.proxy != ProxyProtocol::Off;
+                    let from = match behind {
+                        true => None,
+                        false => match self.acceptor.enter(peer.ip()) {
+                            Ok(from) => from,
+                            Err(_) => continue,
+                        },
+                    };
                     let place = self.gate.enter().await;
-                    self.hand_over(socket, peer, place);
+                    self.hand_over(socket, peer, place, from);
                 }
                 Err(error) => {
                     self.metrics.accept_errors.inc();
@@ -172,7 +188,14 @@ impl AcceptLoop {
         }
     }
 
-    fn hand_over(&self, socket: std::net::TcpStream, peer: SocketAddr, place: Place) {
+    fn hand_over(
+        &self,
+        socket: std::net::TcpStream,
+        peer: SocketAddr,
+        place: Place,
+        from: Option<(Box<Here>, Shaking)>,
+    ) {
+        let (here, shaking) = from.unzip();
         let accepted_at = Instant::now();
         self.metrics.sockets_accepted.inc();
         let info = self.acceptor.info();
@@ -181,6 +204,8 @@ impl AcceptLoop {
         let admission = Admission {
             slot: Slot::take(&self.slots),
             place,
+            here,
+            shaking,
         };
         let (acceptor, serve) = (Arc::clone(&self.acceptor), Arc::clone(&self.serve));
         let job = move || {

@@ -19,6 +19,7 @@ pub mod tls;
 mod transport;
 pub mod websocket;
 
+use crate::abuse::{Here, Shaking};
 use crate::auth::Method;
 use crate::config::ListenerKind;
 pub use certificate::ClientCertificate;
@@ -72,6 +73,10 @@ pub struct Admission {
     pub slot: Option<Slot>,
     /// Its place within `max_handshakes`, to be dropped when the CONNECT is answered.
     pub place: gate::Place,
+    /// Its place within `connections_per_address`, to be dropped with the connection; `None` without such a bound.
+    pub here: Option<Box<Here>>,
+    /// Its place within `handshakes_per_address`, to be dropped when the CONNECT is answered.
+    pub shaking: Option<Shaking>,
 }
 
 /// Serves one connection to its end. Called on a worker.

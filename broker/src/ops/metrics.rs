@@ -73,6 +73,10 @@ metrics! {
     certificate_reloads: Counters<Outcome> = "certificate_reloads";
     /// When the certificate of a listener expires, in Unix time.
     certificate_expires: ByListener = "certificate_expires_timestamp", Seconds;
+    /// Bans in force.
+    bans: Gauge = "bans";
+    /// Logins that were refused without a look at the password: too many had been wrong.
+    logins_throttled: Counter = "logins_throttled";
     /// Events taken into the audit log.
     audit_events: Counter = "audit_events";
     /// Events that the audit log has lost: too many waited, or its file could not be written.

@@ -8,6 +8,7 @@ use toml::Value;
 /// listeners and rules are left out. `docs/configuration.md` has the same list.
 pub(super) const LIVE: &[&str] = &[
     "audit",
+    "bans",
     "auth",
     "drain_delay_ms",
     "drain_rate",
@@ -16,6 +17,11 @@ pub(super) const LIVE: &[&str] = &[
     "drain_timeout_ms",
     "limits.connect_burst",
     "limits.connect_rate",
+    "limits.connect_rate_per_address",
+    "limits.connections_per_address",
+    "limits.handshakes_per_address",
+    "limits.login_failures",
+    "limits.login_pause_max",
     "limits.max_connections",
     "limits.max_keep_alive",
     "limits.max_retained",

@@ -188,6 +188,7 @@ impl Reloader {
             );
         }
         self.running.hub.set_limits(&config.limits);
+        self.running.hub.guard.renew(&config.limits, &config.bans);
         self.running.hub.set_farewell(config.farewell());
         self.running
             .gate

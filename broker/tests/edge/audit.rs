@@ -13,7 +13,7 @@ use crate::process::{CONNECT, Running, broker};
 use crate::rig::LIMIT;
 
 /// CONNECT of MQTT 3.1.1 with a name and a password.
-fn connect(client: &str, name: &str, password: &str) -> Vec<u8> {
+pub fn connect(client: &str, name: &str, password: &str) -> Vec<u8> {
     let mut body = b"\x00\x04MQTT\x04\xC2\x00\x3c".to_vec();
     for text in [client, name, password] {
         body.extend_from_slice(&u16::try_from(text.len()).unwrap().to_be_bytes());
@@ -32,7 +32,7 @@ fn events(path: &Path) -> Vec<Value> {
     whole.lines().map(parse).collect()
 }
 
-fn wait_for(path: &Path, wanted: impl Fn(&Value) -> bool) -> Value {
+pub fn wait_for(path: &Path, wanted: impl Fn(&Value) -> bool) -> Value {
     let end = Instant::now() + LIMIT;
     loop {
         let events = events(path);

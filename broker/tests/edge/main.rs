@@ -7,6 +7,7 @@
     reason = "test code"
 )]
 
+mod abuse;
 mod access;
 mod audit;
 mod catalogue;

@@ -116,6 +116,11 @@ impl Setup {
                 max_message: self.max_message,
                 metrics: Arc::clone(&metrics),
                 audit: dunlin_broker::audit::Audit::off(),
+                guard: dunlin_broker::abuse::Guard::new(
+                    &Default::default(),
+                    &Default::default(),
+                    Arc::clone(&metrics),
+                ),
             }),
             slots: Box::new([Slots::shown(
                 self.max_connections,
@@ -149,7 +154,7 @@ async fn echo(mut accepted: Accepted, seen: mpsc::Sender<Seen>) {
         "connections are served on workers"
     );
     let tls_name = accepted.tls_name.as_deref().map(str::to_owned);
-    let Admission { slot, place } = accepted.admission;
+    let Admission { slot, place, .. } = accepted.admission;
     seen.send(Seen {
         peer: accepted.peer,
         tls_name,
