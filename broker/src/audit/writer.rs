@@ -4,11 +4,7 @@ use std::{
     fs::File,
     io::{BufWriter, Write},
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::Ordering,
-        mpsc::{Receiver, TryRecvError},
-    },
+    sync::{Arc, atomic::Ordering, mpsc::Receiver},
     time::{Duration, Instant},
 };
 
@@ -101,14 +97,9 @@ impl Writer {
             }
             let mut batch = 1;
             let mut result = self.write_lost().and_then(|()| self.sink.write(&first));
-            loop {
-                match self.lines.try_recv() {
-                    Ok(line) => {
-                        batch += 1;
-                        result = result.and_then(|()| self.sink.write(&line));
-                    }
-                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-                }
+            while let Ok(line) = self.lines.try_recv() {
+                batch += 1;
+                result = result.and_then(|()| self.sink.write(&line));
             }
             if let Err(error) = result.and_then(|()| self.sink.flush()) {
                 self.failed(batch, &error);

@@ -8,8 +8,8 @@ use toml::Value;
 /// listeners and rules are left out. `docs/configuration.md` has the same list.
 pub(super) const LIVE: &[&str] = &[
     "audit",
-    "bans",
     "auth",
+    "bans",
     "drain_delay_ms",
     "drain_rate",
     "drain_server_moved",
