@@ -9,7 +9,7 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    auth::{password, users},
+    auth::{password, scram, users},
     cluster_cli::{self, Ask},
     config::{self, Loaded, Override, OverrideValue, Sources, StoreConfig},
     error::{Code, Exit},
@@ -95,6 +95,9 @@ enum Command {
         file: PathBuf,
         /// The user's name
         user: String,
+        /// Write a verifier for SCRAM-SHA-256: the user can log in by it, and with the password itself, too
+        #[arg(long)]
+        scram: bool,
     },
 }
 
@@ -121,8 +124,8 @@ pub fn run() -> Exit {
             return if failed { Exit::Usage } else { Exit::Ok };
         }
     };
-    if let Some(Command::Passwd { file, user }) = &cli.command {
-        return match passwd(file, user) {
+    if let Some(Command::Passwd { file, user, scram }) = &cli.command {
+        return match passwd(file, user, *scram) {
             Ok(()) => Exit::Ok,
             Err(text) => fail(Exit::Usage, &text),
         };
@@ -312,13 +315,16 @@ fn serve(loaded: Loaded, sources: Sources, level_by_flag: bool) -> Exit {
     server::run(loaded, sources)
 }
 
-fn passwd(file: &Path, user: &str) -> Result<(), String> {
+fn passwd(file: &Path, user: &str, scram: bool) -> Result<(), String> {
     users::check_name(user)?;
     let password = read_password(user)?;
     if password.is_empty() {
         return Err("the password is empty".to_owned());
     }
-    let hash = password::hash(password.as_bytes())?;
+    let hash = match scram {
+        true => scram::Verifier::fresh(password.as_bytes())?.show(),
+        false => password::hash(password.as_bytes())?,
+    };
     users::put(file, user, &hash).map_err(|error| {
         format!(
             "{} cannot write the users file {}: {error}",

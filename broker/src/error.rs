@@ -65,6 +65,8 @@ codes! {
     AccessRule = "DUN-0303";
     /// The users file can be read by every user of the machine.
     UsersFileMode = "DUN-0304";
+    /// A file with keys or a secret of an authentication method cannot be used.
+    TokenKeys = "DUN-0305";
     /// A port is in use already.
     AddressInUse = "DUN-0401";
     /// A port may not be bound by this user.

@@ -116,6 +116,7 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
         effective,
         tls,
         users,
+        methods,
         rules,
         ..
     } = loaded;
@@ -123,6 +124,13 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
     let limits = &config.limits;
     let patience = Duration::from_millis(u64::from(limits.connect_timeout_ms));
     let auth = Arc::new(Auth::new(users, rules, limits.password_checks, patience));
+    auth.set_methods(&methods)
+        .map_err(|error| Failure::Runtime(format!("authentication: {error}")))?;
+    for (listener, tls) in config.listeners.iter().zip(&tls) {
+        if let Some(tls) = tls {
+            auth.set_revoked(&listener.name, Arc::clone(&tls.revoked));
+        }
+    }
     let metrics = Arc::new(Metrics::default());
     let audit = Audit::start(
         &config.audit,
@@ -211,6 +219,7 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
         joined.map_err(|error| Failure::Join(error.to_string()))?;
         tracing::info!("joined the cluster: its tables are whole");
     }
+    let keeping = tokio::spawn(keep_methods(Arc::clone(&hub), Arc::clone(&auth)));
     let telling = shared
         .clone()
         .map(|shared| tokio::spawn(tell_of_cluster(shared, hub.clone(), metrics.clone())));
@@ -277,6 +286,7 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
             tracing::error!(%error, "the cluster's thread did not end well");
         }
     }
+    keeping.abort();
     observing.abort();
     let cut_off = tokio::task::spawn_blocking(move || workers.stop(LAST_GRACE))
         .await
@@ -400,6 +410,18 @@ async fn start_hub(
         Err(error) => Err(Failure::Runtime(format!(
             "the recovery of the sessions failed: {error}"
         ))),
+    }
+}
+
+/// Does what the methods of authentication need now and then.
+async fn keep_methods(hub: Arc<Hub>, auth: Arc<Auth>) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if auth.keep().await {
+            hub.end_withdrawn();
+        }
     }
 }
 

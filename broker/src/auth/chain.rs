@@ -77,10 +77,22 @@ impl Chain {
     /// # Errors
     /// What the client is told.
     pub async fn ask(&self, credentials: &Credentials) -> Result<Arc<Principal>, Refused> {
+        self.ask_some(credentials, &Method::ASKED).await
+    }
+
+    /// The same, of some methods alone.
+    ///
+    /// # Errors
+    /// What the client is told.
+    pub async fn ask_some(
+        &self,
+        credentials: &Credentials,
+        some: &[Method],
+    ) -> Result<Arc<Principal>, Refused> {
         let mut verifies_names = false;
         let mut takes_bare_passwords = false;
         for method in credentials.listener.auth.iter() {
-            let Some(method) = self.get(*method) else {
+            let Some(method) = self.get(*method).filter(|_| some.contains(method)) else {
                 continue;
             };
             match method.authenticate(credentials).await {

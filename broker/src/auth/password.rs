@@ -71,6 +71,15 @@ impl Hashed {
         }
     }
 
+    /// A text that is the same for the same hash.
+    pub(super) fn line(&self) -> String {
+        match self {
+            Self::Argon2(phc) => phc.to_string(),
+            Self::Scram(verifier) => verifier.show(),
+            other => format!("{other:?}"),
+        }
+    }
+
     /// Whether a password is the right one. Slow on purpose: not for a thread that has other work.
     #[must_use]
     pub fn verify(&self, password: &[u8]) -> bool {

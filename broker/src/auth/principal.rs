@@ -85,7 +85,10 @@ pub enum Credential {
         id: Box<str>,
     },
     /// The password of its user.
-    Password,
+    Password {
+        /// Tells the line of the users file from another; 0: there is none.
+        print: u64,
+    },
 }
 
 /// Who a client is. What was not verified is not in it: it cannot match a rule.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use config::ValueKind;
 
 use super::{
+    methods::{HookConfig, JwtConfig, UserConfig},
     reader::Section,
     setting::{Setting, word_setting},
 };
@@ -100,6 +101,12 @@ pub struct AuthConfig {
     pub methods: Option<Methods>,
     /// The users file.
     pub users: Option<PathBuf>,
+    /// What is known of names.
+    pub people: Vec<UserConfig>,
+    /// Tokens.
+    pub jwt: Option<JwtConfig>,
+    /// The web service that is asked.
+    pub http: Option<HookConfig>,
     /// What holds when no rule fits.
     pub default: Effect,
     /// The access rules.
@@ -111,6 +118,9 @@ impl AuthConfig {
         let anonymous = section.optional("anonymous", &());
         let methods = section.optional("methods", &());
         let users = section.optional::<String>("users", &()).map(PathBuf::from);
+        let people: Vec<_> = section.tables("user", UserConfig::read).unwrap_or_default();
+        let jwt = section.with_table("jwt", JwtConfig::read);
+        let http = section.with_table("http", HookConfig::read);
         let rules: Vec<_> = section.tables("rules", read_rule).unwrap_or_default();
         let default = if section.has("rules") {
             Effect::Deny
@@ -122,6 +132,9 @@ impl AuthConfig {
             anonymous,
             methods,
             users,
+            people: people.into_iter().flatten().collect(),
+            jwt,
+            http,
             default,
             rules,
         }
@@ -132,7 +145,9 @@ impl AuthConfig {
     /// The key without which a method that verifies what CONNECT says has nothing to go by; `None`: it is there.
     pub(super) fn lacks(&self, method: Method) -> Option<&'static str> {
         let (there, key) = match method {
-            Method::Users => (self.users.is_some(), "auth.users"),
+            Method::Users | Method::Scram => (self.users.is_some(), "auth.users"),
+            Method::Jwt => (self.jwt.is_some(), "auth.jwt"),
+            Method::Http => (self.http.is_some(), "auth.http"),
             // Its names come with the listener's tls.name_from.
             Method::Certificate | Method::Anonymous => return None,
             _ => (false, "what this version does not have"),

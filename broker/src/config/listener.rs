@@ -91,8 +91,59 @@ pub enum NameFrom {
     Cn,
     /// The first DNS name, e-mail address or URI of the subject's alternative names.
     San,
+    /// SHA-256 of all of it, in hexadecimal digits.
+    Fingerprint,
 }
-word_setting!(NameFrom { "cn" => NameFrom::Cn, "san" => NameFrom::San });
+word_setting!(NameFrom {
+    "cn" => NameFrom::Cn,
+    "san" => NameFrom::San,
+    "fingerprint" => NameFrom::Fingerprint,
+});
+
+/// The oldest TLS that is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// TLS 1.2 and 1.3.
+    V12,
+    /// TLS 1.3 alone.
+    V13,
+}
+word_setting!(TlsVersion { "1.2" => TlsVersion::V12, "1.3" => TlsVersion::V13 });
+
+/// A certificate for those who ask for one of its names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SniConfig {
+    /// Host names; `*.` at the beginning stands for one label. Empty: those in the certificate.
+    pub names: Vec<String>,
+    /// PEM file: the certificate, then its intermediates.
+    pub certificate: PathBuf,
+    /// PEM file: its private key.
+    pub key: PathBuf,
+}
+
+impl SniConfig {
+    fn read(section: &mut Section<'_>) -> Option<Self> {
+        let names = section.optional("names", &()).unwrap_or_default();
+        let certificate = section.optional::<String>("certificate", &());
+        let key = section.optional::<String>("key", &());
+        for (name, missing) in [
+            ("certificate", certificate.is_none()),
+            ("key", key.is_none()),
+        ] {
+            if missing && !section.has(name) {
+                let text = format!(
+                    "the entry has no {name}: add {name} = \"…\" with the path of a PEM file"
+                );
+                section.problem(Code::Contradiction, name, text);
+            }
+        }
+        Some(Self {
+            names,
+            certificate: certificate?.into(),
+            key: key?.into(),
+        })
+    }
+}
 
 /// TLS of one listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,6 +158,40 @@ pub struct TlsConfig {
     pub client_auth: ClientAuth,
     /// Where the user name is taken from; `None` leaves the name to the CONNECT packet.
     pub name_from: Option<NameFrom>,
+    /// Lists of revoked certificates, PEM or DER.
+    pub crl: Vec<PathBuf>,
+    /// Certificates for those who ask for other names.
+    pub sni: Vec<SniConfig>,
+    /// The oldest TLS that is spoken.
+    pub min_version: TlsVersion,
+}
+
+impl TlsConfig {
+    /// A server's certificate and key, and nothing else.
+    #[must_use]
+    pub fn new(certificate: PathBuf, key: PathBuf) -> Self {
+        Self {
+            certificate,
+            key,
+            client_ca: None,
+            client_auth: ClientAuth::None,
+            name_from: None,
+            crl: Vec::new(),
+            sni: Vec::new(),
+            min_version: TlsVersion::V12,
+        }
+    }
+
+    /// The files that it is made of.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let own = [
+            Some(&self.certificate),
+            Some(&self.key),
+            self.client_ca.as_ref(),
+        ];
+        let sni = self.sni.iter().flat_map(|sni| [&sni.certificate, &sni.key]);
+        own.into_iter().flatten().chain(&self.crl).chain(sni)
+    }
 }
 
 /// One listener.
@@ -249,6 +334,12 @@ impl TlsConfig {
         };
         let client_auth = section.get("client_auth", default, &());
         let name_from = section.optional("name_from", &());
+        let crl: Vec<String> = section.optional("crl", &()).unwrap_or_default();
+        let sni: Vec<_> = section.tables("sni", SniConfig::read).unwrap_or_default();
+        let min_version = section.get("min_version", TlsVersion::V12, &());
+        if !crl.is_empty() && client_auth == ClientAuth::None {
+            section.problem(Code::Contradiction, "crl", "crl lists certificates of clients, and none are asked for: add client_auth = \"required\" and client_ca");
+        }
         for (name, missing) in [
             ("certificate", certificate.is_none()),
             ("key", key.is_none()),
@@ -273,6 +364,9 @@ impl TlsConfig {
             client_ca,
             client_auth,
             name_from,
+            crl: crl.into_iter().map(Into::into).collect(),
+            sni: sni.into_iter().flatten().collect(),
+            min_version,
         })
     }
 }

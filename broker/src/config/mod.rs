@@ -12,6 +12,7 @@ pub mod features;
 mod layers;
 pub mod limits;
 mod listener;
+mod methods;
 mod prepare;
 mod reader;
 mod redis;
@@ -22,9 +23,14 @@ pub use access::{AccessRule, AuthConfig, Effect, Methods, RuleAction};
 pub use features::Features;
 pub use layers::{Override, OverrideValue, Sources};
 pub use limits::{Limits, QueueFull};
-pub use listener::{ClientAuth, ListenerConfig, ListenerKind, NameFrom, ProxyProtocol, TlsConfig};
-pub(crate) use prepare::load_users;
+pub use listener::{
+    ClientAuth, ListenerConfig, ListenerKind, NameFrom, ProxyProtocol, SniConfig, TlsConfig,
+    TlsVersion,
+};
+pub(crate) use methods::ANSWER_MAX;
+pub use methods::{HookConfig, JwtConfig, UserConfig, WhenAway};
 pub use prepare::{Loaded, load, ops_address};
+pub(crate) use prepare::{load_methods, load_users};
 pub use redis::RedisConfig;
 pub use report::{Problem, Problems};
 

@@ -3,9 +3,11 @@
 
 use std::path::Path;
 
+use zeroize::Zeroizing;
+
 use super::{AuthConfig, Config, Problem, Problems, Report, Sources};
 use crate::{
-    auth::{Rules, Users},
+    auth::{Rules, Users, jwt::Key, methods::Methods},
     error::Code,
     net::tls,
 };
@@ -24,6 +26,8 @@ pub struct Loaded {
     pub tls: Vec<Option<tls::Loaded>>,
     /// Who may connect by name.
     pub users: Option<Users>,
+    /// What else says who a client is.
+    pub methods: Methods,
     /// What they may do.
     pub rules: Rules,
 }
@@ -45,6 +49,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
         .users
         .as_deref()
         .and_then(|path| read_users(path, &mut report));
+    let methods = read_methods(&config.auth, &mut report);
     let rules = compile_rules(&config.auth, &mut report);
     let warnings = report.finish()?;
     Ok(Loaded {
@@ -53,6 +58,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
         warnings,
         tls,
         users,
+        methods,
         rules,
     })
 }
@@ -95,6 +101,79 @@ pub(crate) fn load_users(path: &Path) -> Result<Users, Problems> {
     let users = read_users(path, &mut report);
     report.finish()?;
     Ok(users.unwrap_or_default())
+}
+
+/// Reads the files of the methods.
+///
+/// # Errors
+/// All that is wrong with them.
+pub(crate) fn load_methods(auth: &AuthConfig) -> Result<Methods, Problems> {
+    let mut report = Report::default();
+    let methods = read_methods(auth, &mut report);
+    report.finish()?;
+    Ok(methods)
+}
+
+fn read_methods(auth: &AuthConfig, report: &mut Report) -> Methods {
+    let mut methods = Methods {
+        people: auth.people.clone(),
+        ..Methods::default()
+    };
+    if let Some(jwt) = &auth.jwt {
+        let mut keys = Vec::new();
+        for path in &jwt.keys {
+            match read_keys(path) {
+                Ok(read) => keys.extend(read),
+                Err(text) => report.problem_at(Code::TokenKeys, "auth.jwt.keys", text),
+            }
+        }
+        if let Some(path) = &jwt.secret_file {
+            match read_secret(path, report).and_then(|secret| Key::from_secret(secret.as_bytes())) {
+                Ok(key) => keys.push(key),
+                Err(text) => report.problem_at(Code::TokenKeys, "auth.jwt.secret_file", text),
+            }
+        }
+        methods.jwt = Some((jwt.clone(), keys));
+    }
+    if let Some(hook) = &auth.http {
+        let token = hook
+            .token_file
+            .as_ref()
+            .map(|path| read_secret(path, report));
+        match token.transpose() {
+            Ok(token) => methods.http = Some((hook.clone(), token)),
+            Err(text) => report.problem_at(Code::TokenKeys, "auth.http.token_file", text),
+        }
+    }
+    methods
+}
+
+/// The keys in a file, PEM or JSON.
+fn read_keys(path: &Path) -> Result<Vec<Key>, String> {
+    let shown = path.display();
+    let content = std::fs::read(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
+    let json = content.trim_ascii_start().first() == Some(&b'{');
+    let keys = match json {
+        true => Key::from_jwks(&content, true),
+        false => Key::from_pem(&content),
+    };
+    keys.map_err(|fault| format!("{shown} holds no key that can be used: {fault}"))
+}
+
+/// A secret is all of a file but the line end at its end.
+fn read_secret(path: &Path, report: &mut Report) -> Result<Zeroizing<String>, String> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path);
+    let text = Zeroizing::new(text.map_err(|error| format!("cannot read {shown}: {error}"))?);
+    if is_open_to_all(path) {
+        let text = format!("every user of this machine can read {shown}: `chmod 600 {shown}`");
+        report.warning(Code::UsersFileMode, Some(path.display().to_string()), text);
+    }
+    let secret = text.trim_end_matches(['\r', '\n']);
+    if secret.is_empty() {
+        return Err(format!("{shown} is empty"));
+    }
+    Ok(Zeroizing::new(secret.to_owned()))
 }
 
 fn read_users(path: &Path, report: &mut Report) -> Option<Users> {

@@ -54,6 +54,11 @@ impl<'a> Section<'a> {
         self.given.is_some_and(|table| table.contains_key(key))
     }
 
+    /// Whether some layer gives any key of this table.
+    pub(crate) fn any(&self) -> bool {
+        self.given.is_some_and(|table| !table.is_empty())
+    }
+
     /// Reads a key that has a default.
     pub(crate) fn get<T: Setting>(
         &mut self,

@@ -13,9 +13,10 @@ use zeroize::Zeroizing;
 
 use super::audited;
 use super::close::say_goodbye;
+use super::exchange::{Failed, before_connack};
 use super::login;
 use super::run::{Connection, Established};
-use crate::auth::{Action, Credentials, Principal};
+use crate::auth::{Action, Credentials, Principal, Refused};
 use crate::core::frames::{Forwarded, Incoming, Origin, Topic, keep};
 use crate::core::link::LinkOptions;
 use crate::hub::live::Peer;
@@ -91,8 +92,8 @@ pub(super) async fn handshake(hub: &Arc<Hub>, mut accepted: Accepted) -> Option<
             return None;
         }
     };
-    let rest = buffer.split_off(frame_len);
-    match establish(hub, &accepted, &buffer).await {
+    let mut rest = buffer.split_off(frame_len);
+    match establish(hub, (&mut accepted, &mut rest, deadline), &buffer).await {
         Ok((established, connack)) => {
             audited::connected(hub, &accepted, &established);
             Some(Connection::new(
@@ -103,7 +104,8 @@ pub(super) async fn handshake(hub: &Arc<Hub>, mut accepted: Accepted) -> Option<
                 rest,
             ))
         }
-        Err(refusal) => {
+        Err(None) => None,
+        Err(Some(refusal)) => {
             hub.metrics.refused(refusal.counted_as);
             audited::refused(hub, &accepted, &buffer, refusal.reason, &refusal.why);
             // In a storm there are thousands of those; the metric has them all.
@@ -239,27 +241,24 @@ fn refuse(refusal: &Refusal) -> Vec<u8> {
 
 async fn establish(
     hub: &Arc<Hub>,
-    accepted: &Accepted,
+    (accepted, rest, deadline): (&mut Accepted, &mut Vec<u8>, tokio::time::Instant),
     frame: &[u8],
-) -> Result<(Established, Vec<u8>), Refusal> {
+) -> Result<(Established, Vec<u8>), Option<Refusal>> {
     let claimed = claimed_version(frame).unwrap_or(Version::V311);
     let connect = match decode(frame, Version::V311, Sender::Client) {
         Ok(Packet::Connect(connect)) => connect,
         Ok(_) => {
-            return Err(Refusal::new(
-                claimed,
-                ReasonCode::PROTOCOL_ERROR,
-                "the first packet is not CONNECT",
-            ));
+            let why = "the first packet is not CONNECT";
+            return Err(Some(Refusal::new(claimed, ReasonCode::PROTOCOL_ERROR, why)));
         }
-        Err(error) => return Err(refuse_malformed(claimed, error)),
+        Err(error) => return Err(Some(refuse_malformed(claimed, error))),
     };
     let version = connect.version;
     if accepted.admission.slot.is_none() {
-        return Err(Refusal::full(version));
+        return Err(Some(Refusal::full(version)));
     }
     if hub.is_crowded() {
-        return Err(Refusal::short_of_memory(version));
+        return Err(Some(Refusal::short_of_memory(version)));
     }
     check(hub, &connect)?;
     let (client_id, assigned) = client_id(hub, &connect)?;
@@ -282,19 +281,57 @@ async fn establish(
         .bans
         .holds_claim(&client_id, credentials.username.as_deref())
     {
-        return Err(Refusal::new(version, ReasonCode::BANNED, "banned"));
+        return Err(Some(Refusal::new(version, ReasonCode::BANNED, "banned")));
     }
+    let told = |refused: Refused| Refusal::new(version, refused.reason, refused.why);
     let attempt = login::ask(hub, &credentials)
         .map_err(|why| Refusal::new(version, ReasonCode::CONNECTION_RATE_EXCEEDED, why))?;
-    let principal = hub.auth.authenticate(&credentials).await;
-    login::told(hub, attempt, &credentials, &principal);
-    let principal =
-        principal.map_err(|refused| Refusal::new(version, refused.reason, refused.why))?;
+    let (principal, enhanced, proof) = match connect.properties.authentication_method() {
+        None => {
+            let principal = hub.auth.authenticate(&credentials).await;
+            login::told(hub, attempt, &credentials, &principal);
+            (principal.map_err(told)?, None, Vec::new())
+        }
+        Some(method) => {
+            let shown = Credentials {
+                password: None,
+                ..credentials.clone()
+            };
+            let first = connect.properties.authentication_data();
+            let asked = (shown, method, first);
+            let begun = before_connack(hub, accepted, rest, deadline, asked);
+            let outcome = Box::pin(begun).await;
+            let known = match &outcome {
+                Ok((principal, ..)) => Ok(Arc::clone(principal)),
+                Err(Failed::Refused(refused)) => Err(*refused),
+                // It has not said what it was asked for.
+                Err(Failed::Gone(why)) => Err(Refused {
+                    reason: ReasonCode::NOT_AUTHORIZED,
+                    why,
+                }),
+            };
+            login::told(hub, attempt, &credentials, &known);
+            match outcome {
+                Ok((principal, enhanced, proof)) => (principal, Some(enhanced), proof),
+                Err(Failed::Refused(refused)) => return Err(Some(told(refused))),
+                Err(Failed::Gone(why)) => {
+                    hub.metrics.refused("closed");
+                    audited::silent(hub, accepted, why);
+                    tracing::info!(peer = %accepted.peer, why, "connection refused");
+                    return Err(None);
+                }
+            }
+        }
+    };
     let will = will(hub, &connect, &client_id, &principal)?;
     let peer = Peer {
         principal,
         address: accepted.peer,
         listener: accepted.listener.clone(),
+        certificate: accepted
+            .certificate
+            .take()
+            .map(|certificate| Arc::new(certificate.slim())),
     };
     let request = request(hub, &connect, client_id, will, peer);
     let expiry_interval = request.expiry_interval;
@@ -315,6 +352,9 @@ async fn establish(
         assigned,
         expiry_interval,
         server_keep_alive,
+        enhanced
+            .as_deref()
+            .map(|enhanced| (enhanced.method(), &*proof)),
     );
     let established = Established {
         attached,
@@ -326,6 +366,7 @@ async fn establish(
             .request_problem_information()
             .unwrap_or(true),
         expiry_interval,
+        enhanced,
     };
     Ok((established, connack))
 }
@@ -353,7 +394,11 @@ fn look_again(
     {
         return Err((ReasonCode::BANNED, "banned"));
     }
-    if changes != hub.changes() && !hub.auth.holds(&principal) {
+    if changes != hub.changes()
+        && !hub
+            .auth
+            .holds(&principal, attached.wake.about.certificate())
+    {
         return Err((
             ReasonCode::NOT_AUTHORIZED,
             "the credentials were withdrawn while they were checked",
@@ -377,14 +422,6 @@ fn check(hub: &Hub, connect: &Connect<'_>) -> Result<(), Refusal> {
             version,
             ReasonCode::UNSUPPORTED_PROTOCOL_VERSION,
             "MQTT 3.1 is switched off: features.allow_mqtt31",
-        ));
-    }
-    if let Some(method) = connect.properties.authentication_method() {
-        let why = format!("authentication method {method:?} is not offered here");
-        return Err(Refusal::new(
-            version,
-            ReasonCode::BAD_AUTHENTICATION_METHOD,
-            why,
         ));
     }
     if let Some(will) = &connect.will {
@@ -540,6 +577,7 @@ fn connack(
     assigned: bool,
     expiry_interval: u32,
     server_keep_alive: Option<u16>,
+    authenticated: Option<(&str, &[u8])>,
 ) -> Vec<u8> {
     let mut properties = PropertiesBuf::default();
     let mut push = |property: Property<'_>| {
@@ -594,6 +632,12 @@ fn connack(
         {
             let base = format!("responses/{}", attached.session.client_id);
             push(Property::ResponseInformation(&base));
+        }
+    }
+    if let Some((method, proof)) = authenticated {
+        push(Property::AuthenticationMethod(method));
+        if !proof.is_empty() {
+            push(Property::AuthenticationData(proof));
         }
     }
     // [MQTT-3.1.3 of 3.1]: MQTT 3.1 has no session present flag.

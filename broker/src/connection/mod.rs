@@ -5,6 +5,7 @@
 //! a buffer of the thread, and what is left of an incomplete packet is all that a connection keeps.
 //!
 //! - `handshake`: CONNECT, its answer, the claim of the session.
+//! - `exchange`: authentication by AUTH packets.
 //! - `packets`: what each packet means.
 //! - `acks`: acknowledgements that wait for the store, in order.
 //! - `held`: publishes that come while this replica is cut off from its cluster.
@@ -14,6 +15,7 @@
 mod acks;
 mod audited;
 mod close;
+mod exchange;
 mod handshake;
 mod held;
 mod login;

@@ -162,10 +162,7 @@ impl Connection {
             Packet::Disconnect(disconnect) => Err(self.disconnect(&disconnect)),
             // [MQTT-3.1.0-2]
             Packet::Connect(_) => Err(violation(ReasonCode::PROTOCOL_ERROR, "a second CONNECT")),
-            Packet::Auth(_) => Err(violation(
-                ReasonCode::PROTOCOL_ERROR,
-                "AUTH without an authentication method in CONNECT",
-            )),
+            Packet::Auth(auth) => self.auth(&auth),
             _ => Err(violation(
                 ReasonCode::PROTOCOL_ERROR,
                 "a packet that only a server sends",

@@ -17,6 +17,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::acks::Acks;
 use super::close::Closing;
+use super::exchange::Enhanced;
 use super::handshake::keep_alive_limit;
 use super::held::Held;
 use super::throttle::Throttle;
@@ -58,6 +59,7 @@ pub(super) struct Established {
     pub(super) max_packet: u32,
     pub(super) problem_information: bool,
     pub(super) expiry_interval: u32,
+    pub(super) enhanced: Option<Box<Enhanced>>,
 }
 
 /// A connected client.
@@ -79,6 +81,8 @@ pub(super) struct Connection {
     /// Session Expiry Interval of CONNECT.
     pub(super) expiry_interval: u32,
     pub(super) keep_alive_seconds: u16,
+    /// It has authenticated by AUTH packets, and may again.
+    pub(super) enhanced: Option<Box<Enhanced>>,
     /// Answers, before what others deliver.
     pub(super) local: OutBuffer,
     /// What is being written.
@@ -151,6 +155,7 @@ impl Connection {
             max_packet,
             problem_information,
             expiry_interval,
+            enhanced,
         } = established;
         let now = Instant::now();
         let mut local = OutBuffer::default();
@@ -171,6 +176,7 @@ impl Connection {
             max_packet,
             problem_information,
             expiry_interval,
+            enhanced,
             keep_alive_seconds,
             local,
             writing: OutBuffer::default(),
@@ -223,6 +229,10 @@ impl Connection {
         self.wake.begin(cx.waker());
         if let Some(request) = self.wake.close_request() {
             return Poll::Ready(Turn::Close(Closing::Asked(request)));
+        }
+        if let Err(closing) = self.poll_enhanced(cx) {
+            self.collect_answers();
+            return Poll::Ready(Turn::Close(closing));
         }
         if let Err(closing) = self.release_held() {
             self.collect_answers();

@@ -120,7 +120,7 @@ impl Hub {
             let mut state = session.lock();
             self.claim(&session, &mut state, request, &wake, &mut ops);
         }
-        self.connections.lock().insert(session.number, wake.clone());
+        self.enter(&session, &wake);
         if !ops.is_empty() {
             let ticket = self.submit(ops);
             session.lock().last_ticket = ticket;
@@ -218,7 +218,7 @@ impl Hub {
         state.delivering.link = None;
         state.delivering.outbound.detach();
         drop(state);
-        self.connections.lock().remove(&session.number);
+        self.leave(session);
         wake.set_gone();
     }
 }

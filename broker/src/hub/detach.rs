@@ -111,7 +111,7 @@ impl Hub {
     /// The last step of a connection's end. Until here the session counts as connected: a new connection of its
     /// client waits, and finds the session put away or gone, never halfway.
     pub(super) fn connection_ended(&self, session: &Session, wake: &Wake) {
-        self.connections.lock().remove(&session.number);
+        self.leave(session);
         session.lock().wake = None;
         wake.set_gone();
     }

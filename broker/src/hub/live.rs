@@ -23,7 +23,7 @@ use super::Hub;
 use super::session::Session;
 use super::wake::{CloseRequest, Wake};
 use crate::auth::{Action, Principal};
-use crate::net::ListenerInfo;
+use crate::net::{ClientCertificate, ListenerInfo};
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
@@ -31,6 +31,8 @@ pub(crate) struct Peer {
     pub(crate) principal: Arc<Principal>,
     pub(crate) address: SocketAddr,
     pub(crate) listener: Arc<ListenerInfo>,
+    /// What it has shown in its TLS handshake.
+    pub(crate) certificate: Option<Arc<ClientCertificate>>,
 }
 
 /// The same, as it is kept while the connection is open.
@@ -39,6 +41,7 @@ pub(crate) struct About {
     principal: ArcSwap<Principal>,
     address: SocketAddr,
     listener: Arc<ListenerInfo>,
+    certificate: Option<Arc<ClientCertificate>>,
     version: Version,
 }
 
@@ -49,6 +52,7 @@ impl About {
             principal: ArcSwap::new(peer.principal),
             address: peer.address,
             listener: peer.listener,
+            certificate: peer.certificate,
             version,
         }
     }
@@ -56,6 +60,11 @@ impl About {
     /// Who the client is, and what it may do, from now on until it is asked again.
     pub(crate) fn principal(&self) -> arc_swap::Guard<Arc<Principal>> {
         self.principal.load()
+    }
+
+    /// What the client has shown in its TLS handshake.
+    pub(crate) fn certificate(&self) -> Option<&ClientCertificate> {
+        self.certificate.as_deref()
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -180,12 +189,93 @@ impl Hub {
             .filter_map(LiveClient::of)
         {
             if let Some(principal) = renew(&client) {
-                client.wake.about.principal.store(principal);
+                self.renew_principal(&client.wake, principal);
                 self.recheck(&client.wake);
                 renewed += 1;
             }
         }
         renewed
+    }
+
+    /// Puts a connection into the table.
+    pub(super) fn enter(&self, session: &Session, wake: &Arc<Wake>) {
+        let mut connections = self.connections.lock();
+        connections.insert(session.number, wake.clone());
+        drop(connections);
+        self.expect_end(wake, None);
+    }
+
+    /// Takes a connection out of the table.
+    pub(super) fn leave(&self, session: &Session) {
+        let Some(wake) = self.connections.lock().remove(&session.number) else {
+            return;
+        };
+        if let Some(end) = wake.about.principal().expires_at {
+            self.expiring.lock().remove(&(end, session.number));
+        }
+    }
+
+    /// From now on the client is this one.
+    pub(crate) fn renew_principal(&self, wake: &Arc<Wake>, principal: Arc<Principal>) {
+        let before = wake.about.principal.swap(principal);
+        self.expect_end(wake, before.expires_at);
+    }
+
+    /// The connection is to end when what its client was let in with is over, and not when it was to end before.
+    fn expect_end(&self, wake: &Wake, before: Option<u64>) {
+        let end = wake.about.principal().expires_at;
+        if before.is_none() && end.is_none() {
+            return;
+        }
+        let Some(session) = wake.about.session.upgrade() else {
+            return;
+        };
+        let mut expiring = self.expiring.lock();
+        if let Some(before) = before {
+            expiring.remove(&(before, session.number));
+        }
+        if let Some(end) = end {
+            expiring.insert((end, session.number));
+        }
+    }
+
+    /// Ends the connections whose credentials are over at `now`, in Unix seconds.
+    pub(super) fn end_expired(&self, now: u64) {
+        let due: Vec<_> = {
+            let mut expiring = self.expiring.lock();
+            let later = expiring.split_off(&(now + 1, 0));
+            std::mem::replace(&mut *expiring, later)
+                .into_iter()
+                .collect()
+        };
+        for (end, number) in due {
+            let wake = self.connections.lock().get(&number).cloned();
+            let still = |wake: &Arc<Wake>| wake.about.principal().expires_at == Some(end);
+            if let Some(wake) = wake.filter(still) {
+                self.metrics.credential_expired();
+                wake.close(CloseRequest::Expired);
+            }
+        }
+    }
+
+    /// Ends the connections whose credentials are no longer good; gives back how many.
+    pub(crate) fn end_withdrawn(&self) -> usize {
+        let ended = self.end_where(EndReason::Revoked, |client| {
+            let holds = self
+                .auth
+                .holds(&client.principal, client.wake.about.certificate());
+            if !holds {
+                self.metrics.credential_revoked();
+            }
+            !holds
+        });
+        if ended > 0 {
+            tracing::info!(
+                clients = ended,
+                "clients were disconnected: their credentials are no longer good"
+            );
+        }
+        ended
     }
 
     /// The rules have changed: subscriptions and wills that are no longer allowed are taken away, and those clients told.

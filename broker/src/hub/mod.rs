@@ -174,6 +174,8 @@ pub struct Hub {
     sessions: AtomicUsize,
     /// Connections that hold a session, by the number of their session.
     connections: Mutex<HashMap<u64, Arc<wake::Wake>, RandomState>>,
+    /// Those of them that end by themselves: when, in Unix seconds, and which.
+    expiring: Mutex<std::collections::BTreeSet<(u64, u64)>>,
     changes: live::Changes,
     draining: AtomicBool,
     #[cfg(feature = "testing")]
@@ -246,6 +248,7 @@ impl Hub {
             next_session: AtomicU64::new(0),
             sessions: AtomicUsize::new(0),
             connections: Mutex::default(),
+            expiring: Mutex::default(),
             changes: live::Changes::default(),
             draining: AtomicBool::new(false),
             #[cfg(feature = "testing")]

@@ -26,6 +26,7 @@ async fn run(weak: Weak<Hub>) {
         ticks.tick().await;
         let Some(hub) = weak.upgrade() else { return };
         hub.fire_timers();
+        hub.end_expired(hub.clock.now_ms() / 1000);
         let uptime = hub.clock.uptime();
         if uptime >= gauges_due {
             gauges_due = uptime + GAUGES;

@@ -7,7 +7,7 @@ use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 /// A certificate that a client has shown, and that the TLS handshake has found good.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientCertificate {
-    /// The client's own first, then those of the authorities in between, as DER.
+    /// The client's own first, then those of the authorities in between, as DER. Empty once the client is connected.
     pub chain: Box<[CertificateDer<'static>]>,
     /// SHA-256 of the client's own.
     pub sha256: [u8; 32],
@@ -20,6 +20,18 @@ pub struct ClientCertificate {
 }
 
 impl ClientCertificate {
+    /// The same without the chain, which is some KB: for as long as the connection lasts.
+    #[must_use]
+    pub fn slim(&self) -> Self {
+        Self {
+            chain: Box::default(),
+            sha256: self.sha256,
+            serial: self.serial.clone(),
+            issuer: self.issuer.clone(),
+            not_after: self.not_after,
+        }
+    }
+
     /// Reads the first of a chain.
     ///
     /// # Errors

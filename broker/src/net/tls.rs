@@ -8,15 +8,21 @@ use rustls::{
     crypto::{CryptoProvider, ring},
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::WebPkiClientVerifier,
+    sign::CertifiedKey,
 };
 use x509_parser::{
     certificate::X509Certificate, extensions::GeneralName, prelude::FromDer, time::ASN1Time,
 };
 
+use self::{names::Names, revocation::Lists};
 use crate::{
-    config::{ClientAuth, NameFrom, TlsConfig},
+    auth::Revoked,
+    config::{ClientAuth, NameFrom, TlsConfig, TlsVersion},
     error::Code,
 };
+
+mod names;
+mod revocation;
 
 /// Longest name taken from a certificate, in bytes.
 const MAX_NAME: usize = 1_024;
@@ -41,6 +47,8 @@ pub struct Loaded {
     pub not_after: i64,
     /// The same for the same files: SHA-256 over all that was read.
     pub fingerprint: Fingerprint,
+    /// What the lists of revoked certificates have.
+    pub revoked: Arc<Revoked>,
     /// What can be lived with, such as a certificate that has expired.
     pub warnings: Vec<TlsFault>,
 }
@@ -57,24 +65,35 @@ pub fn load(tls: &TlsConfig) -> Result<Loaded, Vec<TlsFault>> {
     let mut faults = Vec::new();
     let fingerprint = fingerprint(tls);
     let chain = keep(certificates(&tls.certificate, "certificate"), &mut faults);
-    let key = keep(private_key(&tls.key), &mut faults);
+    let key = keep(private_key(&tls.key, "key"), &mut faults);
+    let versions = match tls.min_version {
+        TlsVersion::V12 => rustls::ALL_VERSIONS,
+        TlsVersion::V13 => &[&rustls::version::TLS13],
+    };
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .map_err(|error| vec![fault(Code::TlsContent, "certificate", error.to_string())])?;
-    let verifier = keep(client_verifier(tls, &provider), &mut faults);
-    let (Some(chain), Some(key), Some(verifier)) = (chain, key, verifier) else {
+    let lists = revocation::load(&tls.crl, &mut faults);
+    let verifier = keep(client_verifier(tls, &provider, &lists), &mut faults);
+    let named = names::load(&tls.sni, &provider, &mut faults);
+    let (Some(chain), Some(key), Some(verifier), true) = (chain, key, verifier, faults.is_empty())
+    else {
         return Err(faults);
     };
 
-    let warnings = validity(&chain, &tls.certificate).into_iter().collect();
+    let mut warnings: Vec<_> = validity(&chain, &tls.certificate).into_iter().collect();
+    warnings.extend(lists.warnings);
     let not_after = expiry(&chain).unwrap_or_default();
     let builder = match verifier {
         None => builder.with_no_client_auth(),
         Some(verifier) => builder.with_client_cert_verifier(verifier),
     };
-    let mut config = builder
-        .with_single_cert(chain, key)
-        .map_err(|error| vec![mismatch(tls, &error)])?;
+    let own = CertifiedKey::from_der(chain, key, &provider)
+        .map_err(|error| vec![mismatch(&tls.certificate, &tls.key, &error)])?;
+    let mut config = builder.with_cert_resolver(Arc::new(Names {
+        own: Arc::new(own),
+        named,
+    }));
     match ring::Ticketer::new() {
         Ok(ticketer) => config.ticketer = ticketer,
         Err(error) => {
@@ -89,6 +108,7 @@ pub fn load(tls: &TlsConfig) -> Result<Loaded, Vec<TlsFault>> {
         config: Arc::new(config),
         not_after,
         fingerprint,
+        revoked: Arc::new(lists.revoked),
         warnings,
     })
 }
@@ -96,17 +116,16 @@ pub fn load(tls: &TlsConfig) -> Result<Loaded, Vec<TlsFault>> {
 /// Files that are not there count as empty: their fault is found elsewhere.
 fn fingerprint(tls: &TlsConfig) -> Fingerprint {
     let mut digest = Context::new(&SHA256);
-    for path in [
-        Some(&tls.certificate),
-        Some(&tls.key),
-        tls.client_ca.as_ref(),
-    ] {
-        let content = path.and_then(|path| std::fs::read(path).ok());
-        let content = content.unwrap_or_default();
+    for path in tls.files() {
+        let content = std::fs::read(path).unwrap_or_default();
         digest.update(&content.len().to_le_bytes());
         digest.update(&content);
     }
-    digest.update(&[tls.client_auth as u8]);
+    digest.update(&[tls.client_auth as u8, tls.min_version as u8]);
+    for name in tls.sni.iter().flat_map(|sni| &sni.names) {
+        digest.update(name.as_bytes());
+        digest.update(&[0]);
+    }
     let mut fingerprint = Fingerprint::default();
     fingerprint.copy_from_slice(digest.finish().as_ref());
     fingerprint
@@ -167,8 +186,8 @@ fn certificates(path: &Path, key: &'static str) -> Result<Vec<CertificateDer<'st
     }
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsFault> {
-    let pem = read(path, "key")?;
+fn private_key(path: &Path, name: &'static str) -> Result<PrivateKeyDer<'static>, TlsFault> {
+    let pem = read(path, name)?;
     PrivateKeyDer::from_pem_slice(&pem).map_err(|error| {
         let path = path.display();
         let text = if has(&pem, "ENCRYPTED") {
@@ -178,7 +197,7 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsFault> {
         } else {
             format!("{path} holds no private key in PEM form (PKCS#8, PKCS#1 or SEC1): {error}")
         };
-        fault(Code::TlsContent, "key", text)
+        fault(Code::TlsContent, name, text)
     })
 }
 
@@ -189,7 +208,11 @@ fn has(pem: &[u8], word: &str) -> bool {
 
 type Verifier = Option<Arc<dyn rustls::server::danger::ClientCertVerifier>>;
 
-fn client_verifier(tls: &TlsConfig, provider: &Arc<CryptoProvider>) -> Result<Verifier, TlsFault> {
+fn client_verifier(
+    tls: &TlsConfig,
+    provider: &Arc<CryptoProvider>,
+    lists: &Lists,
+) -> Result<Verifier, TlsFault> {
     let Some(path) = tls
         .client_ca
         .as_ref()
@@ -209,6 +232,13 @@ fn client_verifier(tls: &TlsConfig, provider: &Arc<CryptoProvider>) -> Result<Ve
     }
     let builder =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+    // An authority without a list revokes nothing.
+    let builder = match lists.der.is_empty() {
+        true => builder,
+        false => builder
+            .with_crls(lists.der.iter().cloned())
+            .allow_unknown_revocation_status(),
+    };
     let builder = match tls.client_auth {
         ClientAuth::Optional => builder.allow_unauthenticated(),
         ClientAuth::Required | ClientAuth::None => builder,
@@ -223,8 +253,8 @@ fn client_verifier(tls: &TlsConfig, provider: &Arc<CryptoProvider>) -> Result<Ve
     Ok(Some(verifier))
 }
 
-fn mismatch(tls: &TlsConfig, error: &rustls::Error) -> TlsFault {
-    let (certificate, key) = (tls.certificate.display(), tls.key.display());
+fn mismatch(certificate: &Path, key: &Path, error: &rustls::Error) -> TlsFault {
+    let (certificate, key) = (certificate.display(), key.display());
     match error {
         rustls::Error::InconsistentKeys(_) => fault(
             Code::TlsMismatch,
@@ -274,9 +304,14 @@ fn validity(chain: &[CertificateDer<'_>], path: &Path) -> Option<TlsFault> {
 /// # Errors
 /// When the certificate has no such name, or one that cannot be a user name.
 pub fn peer_name(certificate: &CertificateDer<'_>, from: NameFrom) -> Result<Arc<str>, String> {
+    if from == NameFrom::Fingerprint {
+        let digest = ::ring::digest::digest(&SHA256, certificate);
+        return Ok(super::hex(digest.as_ref()).into());
+    }
     let (_, certificate) = X509Certificate::from_der(certificate)
         .map_err(|error| format!("the certificate cannot be read: {error}"))?;
     let name = match from {
+        NameFrom::Fingerprint => String::new(),
         NameFrom::Cn => certificate
             .subject()
             .iter_common_name()

@@ -159,6 +159,10 @@ metrics! {
     keep_alive_timeouts: Counter = "keep_alive_timeouts";
     /// Connections ended by a newer one with the same client id.
     takeovers: Counter = "takeovers";
+    /// Connections ended as the time of what their clients had shown was over.
+    credentials_expired: Counter = "credentials_expired";
+    /// Connections ended as what their clients had shown was withdrawn.
+    credentials_revoked: Counter = "credentials_revoked";
     /// Connected clients that took their QoS 1 and 2 messages too slowly for their publishers to wait.
     slow_receivers: Counter = "slow_receivers";
     /// Wills published.

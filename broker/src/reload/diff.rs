@@ -36,7 +36,10 @@ pub(super) const LIVE: &[&str] = &[
     "listener.tls.certificate",
     "listener.tls.client_auth",
     "listener.tls.client_ca",
+    "listener.tls.crl",
     "listener.tls.key",
+    "listener.tls.min_version",
+    "listener.tls.sni",
     "log.level",
     "watch_files_ms",
 ];

@@ -15,8 +15,10 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::signal::unix::Signal;
 
-use crate::auth::Auth;
-use crate::config::{self, Config, DrainConfig, ListenerConfig, Loaded, Problem, Sources};
+use crate::auth::{Auth, methods::Methods};
+use crate::config::{
+    self, Config, DrainConfig, ListenerConfig, Loaded, Problem, Sources, TlsConfig,
+};
 use crate::error::Code;
 use crate::hub::Hub;
 use crate::net::{acceptor::Acceptor, gate::Gate, slots::Slots, tls};
@@ -110,15 +112,13 @@ impl Reloader {
             .listeners
             .iter()
             .filter_map(|listener| listener.tls.as_ref());
-        let of_tls = tls.flat_map(|tls| {
-            [
-                Some(&tls.certificate),
-                Some(&tls.key),
-                tls.client_ca.as_ref(),
-            ]
-        });
-        let all = of_tls.chain([in_force.config.auth.users.as_ref()]);
-        all.flatten().cloned().collect()
+        let of_tls = tls.flat_map(TlsConfig::files);
+        let auth = &in_force.config.auth;
+        let jwt = auth.jwt.iter();
+        let of_jwt = jwt.flat_map(|jwt| jwt.keys.iter().chain(&jwt.secret_file));
+        let of_http = auth.http.iter().flat_map(|http| &http.token_file);
+        let all = of_tls.chain(&auth.users).chain(of_jwt).chain(of_http);
+        all.cloned().collect()
     }
 
     /// Reads everything.
@@ -149,6 +149,7 @@ impl Reloader {
             effective,
             tls,
             users,
+            methods,
             rules,
             ..
         } = loaded;
@@ -180,6 +181,8 @@ impl Reloader {
             }
         }
         self.running.auth.renew(users, rules);
+        self.renew_methods(&methods);
+        self.end_withdrawn();
         let told = self.running.hub.recheck_all();
         if told > 0 {
             tracing::info!(
@@ -225,10 +228,28 @@ impl Reloader {
         })
     }
 
+    fn renew_methods(&self, methods: &Methods) {
+        if let Err(error) = self.running.auth.set_methods(methods) {
+            tracing::error!(code = %Code::TokenKeys, "{error}; the methods of authentication stay as they were");
+        }
+    }
+
+    /// Who has come in with what is no longer good has to go.
+    fn end_withdrawn(&self) {
+        self.running.hub.end_withdrawn();
+    }
+
     /// New connections get the new certificate.
     fn renew(&self, acceptor: &Acceptor, tls: tls::Loaded) {
         let info = acceptor.info();
         let (listener, not_after) = (&*info.name, tls.not_after);
+        let revoked = Arc::clone(&tls.revoked);
+        if self.running.auth.set_revoked(listener, revoked) {
+            tracing::info!(
+                listener,
+                "the lists of revoked certificates were read again"
+            );
+        }
         if acceptor.set_tls(tls) {
             self.running.metrics.certificate(listener, not_after);
             self.running.metrics.reloaded(Reload::Certificates, true);
@@ -268,6 +289,13 @@ impl Reloader {
                 }
             }
         }
+        match config::load_methods(&config.auth) {
+            Ok(methods) => self.renew_methods(&methods),
+            Err(problems) => {
+                problems.0.iter().for_each(say_problem);
+                tracing::error!("the methods of authentication stay as they were");
+            }
+        }
         if let Some(path) = &config.auth.users {
             match config::load_users(path) {
                 Ok(users) => {
@@ -281,6 +309,7 @@ impl Reloader {
                 }
             }
         }
+        self.end_withdrawn();
     }
 }
 

@@ -63,11 +63,10 @@ impl Authority {
     pub fn server(&self, client_auth: ClientAuth, name_from: Option<NameFrom>) -> TlsConfig {
         self.sign("server", |_| {});
         TlsConfig {
-            certificate: self.path("server.pem"),
-            key: self.path("server.key"),
             client_ca: (client_auth != ClientAuth::None).then(|| self.path("ca.pem")),
             client_auth,
             name_from,
+            ..TlsConfig::new(self.path("server.pem"), self.path("server.key"))
         }
     }
 

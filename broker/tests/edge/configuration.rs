@@ -585,6 +585,26 @@ fn keys() -> BTreeMap<String, Option<String>> {
     for (inner, value) in cluster["redis"].as_table().unwrap() {
         keys.insert(format!("redis.{inner}"), Some(value.to_string()));
     }
+    // Methods of authentication have keys once they are asked.
+    let asked = |key: &str, value: &str| Override {
+        flag: format!("--set {key}"),
+        key: key.to_owned(),
+        value: OverrideValue::Text(value.to_owned()),
+    };
+    let methods = Sources {
+        flags: vec![
+            asked("auth.jwt.jwks_url", "http://localhost/keys"),
+            asked("auth.http.url", "http://localhost/auth"),
+        ],
+        ..Sources::default()
+    };
+    let methods = config::load(&methods).unwrap().effective;
+    for method in ["jwt", "http"] {
+        for (inner, value) in methods["auth"][method].as_table().unwrap() {
+            let default = (!inner.ends_with("url")).then(|| value.to_string());
+            keys.insert(format!("auth.{method}.{inner}"), default);
+        }
+    }
     // The default is the machine's number of cores.
     keys.insert("workers".to_owned(), None);
     // Beside the defaults there are the keys that have none, or depend on others.
@@ -600,6 +620,22 @@ fn keys() -> BTreeMap<String, Option<String>> {
         "redis.key_file",
         "auth.methods",
         "auth.users",
+        "auth.user.name",
+        "auth.user.tenant",
+        "auth.user.roles",
+        "auth.jwt.keys",
+        "auth.jwt.secret_file",
+        "auth.jwt.jwks_url",
+        "auth.jwt.jwks_ca",
+        "auth.jwt.issuers",
+        "auth.jwt.audiences",
+        "auth.jwt.client_id_claim",
+        "auth.jwt.tenant_claim",
+        "auth.jwt.roles_claim",
+        "auth.jwt.attribute_claims",
+        "auth.http.url",
+        "auth.http.ca",
+        "auth.http.token_file",
         "auth.anonymous",
         "auth.default",
         "auth.rules.effect",
@@ -620,7 +656,12 @@ fn keys() -> BTreeMap<String, Option<String>> {
         "listener.tls.key",
         "listener.tls.client_ca",
         "listener.tls.client_auth",
+        "listener.tls.crl",
+        "listener.tls.min_version",
         "listener.tls.name_from",
+        "listener.tls.sni.certificate",
+        "listener.tls.sni.key",
+        "listener.tls.sni.names",
     ] {
         keys.insert(key.to_owned(), None);
     }

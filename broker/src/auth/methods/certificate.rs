@@ -5,11 +5,12 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
+use super::People;
 use crate::auth::{Authenticator, Credential, Credentials, Method, Principal, Verdict};
 
 /// Accepts the name of a certificate: the TLS handshake has verified that it is the client's.
-#[derive(Debug, Clone, Copy)]
-pub struct Certificate;
+#[derive(Debug)]
+pub struct Certificate(pub Arc<People>);
 
 impl Authenticator for Certificate {
     fn method(&self) -> Method {
@@ -27,6 +28,7 @@ impl Authenticator for Certificate {
                 serial: certificate.serial.clone(),
             });
         }
+        self.0.dress(&mut principal);
         std::future::ready(Verdict::Accept(Arc::new(principal))).boxed()
     }
 }

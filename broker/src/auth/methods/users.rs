@@ -6,6 +6,7 @@ use dunlin_protocol::ReasonCode;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
+use super::{People, WRONG};
 use crate::auth::checks::{Checks, NoAnswer};
 use crate::auth::{Authenticator, Credential, Credentials, Method, Principal, Users, Verdict};
 
@@ -14,13 +15,18 @@ use crate::auth::{Authenticator, Credential, Credentials, Method, Principal, Use
 pub struct UsersMethod {
     users: Arc<Users>,
     checks: Arc<Checks>,
+    people: Arc<People>,
 }
 
 impl UsersMethod {
     /// The checks are shared: they bound the processors' time, not the file's.
     #[must_use]
-    pub fn new(users: Arc<Users>, checks: Arc<Checks>) -> Self {
-        Self { users, checks }
+    pub fn new(users: Arc<Users>, checks: Arc<Checks>, people: Arc<People>) -> Self {
+        Self {
+            users,
+            checks,
+            people,
+        }
     }
 
     async fn judge(&self, credentials: &Credentials) -> Verdict {
@@ -39,7 +45,9 @@ impl UsersMethod {
         match self.checks.run(move || users.verify(&of, &password)).await {
             Ok(true) => {
                 let mut principal = Principal::new(Method::Users, Some(Arc::clone(name)));
-                principal.credential = Some(Credential::Password);
+                let print = self.users.print(name).unwrap_or_default();
+                principal.credential = Some(Credential::Password { print });
+                self.people.dress(&mut principal);
                 Verdict::Accept(Arc::new(principal))
             }
             Ok(false) if known => WRONG,
@@ -54,12 +62,6 @@ impl UsersMethod {
         }
     }
 }
-
-/// The same words whether the name is known or not.
-const WRONG: Verdict = Verdict::Refuse(
-    ReasonCode::BAD_USER_NAME_OR_PASSWORD,
-    "the credentials were not accepted",
-);
 
 impl Authenticator for UsersMethod {
     fn method(&self) -> Method {

@@ -109,7 +109,7 @@ impl Hub {
         let wake = Arc::new(Wake::new(about));
         let subscriptions = self.begin(&session, &wake, request, claimed);
         self.insert_session(&session);
-        self.connections.lock().insert(session.number, wake.clone());
+        self.enter(&session, &wake);
         if claiming.was_let_go(epoch) {
             wake.close(CloseRequest::ClaimedElsewhere);
         }

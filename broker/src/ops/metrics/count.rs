@@ -303,6 +303,16 @@ impl Metrics {
         self.takeovers.inc();
     }
 
+    /// A connection was ended as the time of what its client had shown is over.
+    pub fn credential_expired(&self) {
+        self.credentials_expired.inc();
+    }
+
+    /// A connection was ended as what its client had shown was withdrawn.
+    pub fn credential_revoked(&self) {
+        self.credentials_revoked.inc();
+    }
+
     /// A connected client turned out to be slow.
     pub fn slow_receiver(&self) {
         self.slow_receivers.inc();
