@@ -16,7 +16,7 @@ use super::close::say_goodbye;
 use super::exchange::{Failed, before_connack};
 use super::login;
 use super::run::{Connection, Established};
-use crate::auth::{Action, Credentials, Principal, Refused};
+use crate::auth::{Action, Credentials, Principal, Refused, scram};
 use crate::core::frames::{Forwarded, Incoming, Origin, Topic, keep};
 use crate::core::link::LinkOptions;
 use crate::hub::live::Peer;
@@ -284,18 +284,19 @@ async fn establish(
         return Err(Some(Refusal::new(version, ReasonCode::BANNED, "banned")));
     }
     let told = |refused: Refused| Refusal::new(version, refused.reason, refused.why);
-    let attempt = login::ask(hub, &credentials)
+    let counted = counted(&connect, &credentials);
+    let attempt = login::ask(hub, &counted)
         .map_err(|why| Refusal::new(version, ReasonCode::CONNECTION_RATE_EXCEEDED, why))?;
     let (principal, enhanced, proof) = match connect.properties.authentication_method() {
         None => {
             let principal = hub.auth.authenticate(&credentials).await;
-            login::told(hub, attempt, &credentials, &principal);
+            login::told(hub, attempt, &counted, &principal);
             (principal.map_err(told)?, None, Vec::new())
         }
         Some(method) => {
             let shown = Credentials {
                 password: None,
-                ..credentials.clone()
+                ..credentials
             };
             let first = connect.properties.authentication_data();
             let asked = (shown, method, first);
@@ -310,7 +311,7 @@ async fn establish(
                     why,
                 }),
             };
-            login::told(hub, attempt, &credentials, &known);
+            login::told(hub, attempt, &counted, &known);
             match outcome {
                 Ok((principal, enhanced, proof)) => (principal, Some(enhanced), proof),
                 Err(Failed::Refused(refused)) => return Err(Some(told(refused))),
@@ -369,6 +370,19 @@ async fn establish(
         enhanced,
     };
     Ok((established, connack))
+}
+
+/// The same credentials as wrong logins are counted for: SCRAM has its name in a message of its own.
+fn counted(connect: &Connect<'_>, credentials: &Credentials) -> Credentials {
+    let mut counted = credentials.clone();
+    if connect.properties.authentication_method().is_some() {
+        let first = connect.properties.authentication_data();
+        let name = first.and_then(|first| scram::name_in(first).ok());
+        let name = name.map_or_else(|| credentials.client_id.clone(), Arc::from);
+        counted.username = Some(name);
+        counted.password = None;
+    }
+    counted
 }
 
 /// How a session is let go of whose client has got no CONNACK.
