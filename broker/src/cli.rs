@@ -9,6 +9,7 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
+    admin_cli,
     auth::{password, scram, users},
     cluster_cli::{self, Ask},
     config::{self, Loaded, Override, OverrideValue, Sources, StoreConfig},
@@ -27,7 +28,8 @@ Exit codes:
   2  the command line or the configuration is wrong
   3  a port could not be bound
   4  the store could not be opened
-  5  clients were still connected when the time to drain was over";
+  5  clients were still connected when the time to drain was over
+  6  of what was to be imported, some was refused";
 
 /// Dunlin, an MQTT broker.
 #[derive(Debug, Parser)]
@@ -87,6 +89,14 @@ enum Command {
         #[command(subcommand)]
         ask: ClusterCommand,
     },
+    /// Ask a running broker about devices, and change them (admin.listen)
+    Devices(admin_cli::Devices),
+    /// Ask a running broker who is kept out, and keep somebody out (admin.listen)
+    Bans(admin_cli::Bans),
+    /// Ask a running broker about its clients (admin.listen)
+    Clients(admin_cli::Clients),
+    /// Make a token for the administration, print it, and add its hash to a file (admin.tokens_file)
+    Token(admin_cli::Token),
     /// Set a user's password in a users file, which is made if there is none
     ///
     /// Asks for the password on a terminal, reads it as one line from standard input otherwise.
@@ -124,13 +134,22 @@ pub fn run() -> Exit {
             return if failed { Exit::Usage } else { Exit::Ok };
         }
     };
-    if let Some(Command::Passwd { file, user, scram }) = &cli.command {
-        return match passwd(file, user, *scram) {
-            Ok(()) => Exit::Ok,
-            Err(text) => fail(Exit::Usage, &text),
-        };
-    }
-    let sources = match cli.settings.sources() {
+    let Cli { settings, command } = cli;
+    // What needs no configuration.
+    let command = match command {
+        Some(Command::Passwd { file, user, scram }) => {
+            return match passwd(&file, &user, scram) {
+                Ok(()) => Exit::Ok,
+                Err(text) => fail(Exit::Usage, &text),
+            };
+        }
+        Some(Command::Devices(devices)) => return devices.run(),
+        Some(Command::Bans(bans)) => return bans.run(),
+        Some(Command::Clients(clients)) => return clients.run(),
+        Some(Command::Token(token)) => return token.run(),
+        other => other,
+    };
+    let sources = match settings.sources() {
         Ok(sources) => sources,
         Err(text) => return fail(Exit::Usage, &text),
     };
@@ -138,7 +157,7 @@ pub fn run() -> Exit {
         question,
         address,
         timeout_ms,
-    }) = cli.command
+    }) = command
     {
         return health(&sources, question, address, timeout_ms);
     }
@@ -146,13 +165,11 @@ pub fn run() -> Exit {
         Ok(loaded) => loaded,
         Err(problems) => return fail(Exit::Usage, &problems.to_string()),
     };
-    match cli.command {
+    match command {
         Some(Command::CheckConfig) => check_config(&loaded),
         Some(Command::PrintConfig) => print_config(&loaded),
         Some(Command::Cluster { ask }) => cluster(&loaded, &ask),
-        Some(Command::Passwd { .. } | Command::Health { .. }) | None => {
-            serve(loaded, sources, cli.settings.log_level.is_some())
-        }
+        _ => serve(loaded, sources, settings.log_level.is_some()),
     }
 }
 

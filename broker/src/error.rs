@@ -81,6 +81,8 @@ codes! {
     Redis = "DUN-0501";
     /// The cluster's Redis cannot be used.
     Cluster = "DUN-0502";
+    /// The file of those who may administer cannot be used.
+    AdminTokens = "DUN-0601";
     /// The audit log cannot be written.
     Audit = "DUN-0701";
 }
@@ -107,6 +109,8 @@ pub enum Exit {
     Store = 4,
     /// Clients were still connected when the time to drain was over.
     DrainTimedOut = 5,
+    /// Of what was to be imported, some was refused.
+    Partly = 6,
 }
 
 impl From<Exit> for std::process::ExitCode {

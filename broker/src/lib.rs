@@ -10,6 +10,8 @@
 //! - [`ops`]: metrics, health, `$SYS`. [`logging`], [`shutdown`], [`error`]: what their names say.
 
 pub mod abuse;
+pub mod admin;
+mod admin_cli;
 pub mod audit;
 pub mod auth;
 pub mod cli;

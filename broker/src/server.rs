@@ -17,6 +17,7 @@ use tokio::signal::unix::SignalKind;
 
 use crate::{
     abuse::Guard,
+    admin,
     audit::{Audit, AuditError, Counts},
     auth::Auth,
     config::{self, Config, DrainConfig, ListenerConfig, Loaded, Sources, StoreConfig},
@@ -33,6 +34,7 @@ use crate::{
         tls,
     },
     ops::{self, Health, Metrics, pulse},
+    registry::Registry,
     reload::{Reloader, Running},
     replica::{self, Replica, ReplicaError},
     shutdown::Shutdown,
@@ -115,6 +117,7 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
         config,
         effective,
         tls,
+        admin: admin_files,
         users,
         methods,
         rules,
@@ -156,6 +159,7 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
     let Doors {
         bound,
         ops: ops_socket,
+        admin: admin_socket,
         slots,
         gate,
     } = bind(&config, tls, (&metrics, &audit, &guard))?;
@@ -201,6 +205,7 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
         }
     };
     let tracer = start_tracer(&config, &metrics)?;
+    let access = admin_files.map(admin::Access::new);
     let base = HubConfig {
         limits: config.limits.clone(),
         features: config.features.clone(),
@@ -226,6 +231,16 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
     if let Some(limit) = memory_limit {
         tokio::spawn(memory::watch(Arc::clone(&hub), Arc::clone(&health), limit));
     }
+    let administered = admin_socket.zip(access.clone()).map(|(socket, access)| {
+        let registry = Arc::new(Registry::new(hub.store.records()));
+        tokio::spawn(admin::serve(
+            socket,
+            access,
+            Arc::clone(&hub),
+            registry,
+            ended.clone(),
+        ))
+    });
     let drain = Arc::new(ArcSwap::from_pointee(config.drain.clone()));
     let running = Running {
         sources,
@@ -238,6 +253,7 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
         slots,
         gate,
         drain: Arc::clone(&drain),
+        admin: access,
         metrics: Arc::clone(&metrics),
         memory_limit,
     };
@@ -302,6 +318,11 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
         && let Ok(Ok(Err(error))) = tokio::time::timeout(LAST_GRACE, ops).await
     {
         tracing::warn!(%error, "the endpoint for health and metrics had failed");
+    }
+    if let Some(administered) = administered
+        && let Ok(Ok(Err(error))) = tokio::time::timeout(LAST_GRACE, administered).await
+    {
+        tracing::warn!(%error, "the administration had failed");
     }
     listened.map_err(|error| Failure::Runtime(format!("a listener has failed: {error}")))?;
     if drained {
@@ -492,6 +513,7 @@ type Tls = Vec<Option<tls::Loaded>>;
 struct Doors {
     bound: Vec<Bound>,
     ops: Option<std::net::TcpListener>,
+    admin: Option<std::net::TcpListener>,
     /// The places of `max_connections`.
     slots: Arc<Slots>,
     gate: Arc<Gate>,
@@ -521,6 +543,9 @@ fn bind(config: &Config, tls: Tls, shared: Shared<'_>) -> Result<Doors, Failure>
         .ops
         .listen
         .and_then(|address| keep(listener::bind("health and metrics, ops.listen", address)));
+    let admin = config.admin.as_ref();
+    let admin =
+        admin.and_then(|admin| keep(listener::bind("administration, admin.listen", admin.listen)));
     if failed > 0 {
         return Err(Failure::Bind(failed));
     }
@@ -571,9 +596,13 @@ fn bind(config: &Config, tls: Tls, shared: Shared<'_>) -> Result<Doors, Failure>
     if let Some(socket) = &ops {
         tracing::info!(address = %address_of(socket)?, "health and metrics");
     }
+    if let Some(socket) = &admin {
+        tracing::info!(address = %address_of(socket)?, "administration");
+    }
     Ok(Doors {
         bound,
         ops,
+        admin,
         slots,
         gate,
     })

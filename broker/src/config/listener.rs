@@ -321,7 +321,7 @@ impl ListenerConfig {
 }
 
 impl TlsConfig {
-    fn read(section: &mut Section<'_>) -> Option<Self> {
+    pub(super) fn read(section: &mut Section<'_>) -> Option<Self> {
         let certificate = section.optional::<String>("certificate", &());
         let key = section.optional::<String>("key", &());
         let client_ca = section

@@ -7,6 +7,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 mod access;
+mod admin;
 mod audit;
 pub mod features;
 mod layers;
@@ -20,6 +21,7 @@ pub(crate) mod report;
 pub(crate) mod setting;
 
 pub use access::{AccessRule, AuthConfig, Effect, Methods, RuleAction};
+pub use admin::AdminConfig;
 pub use features::Features;
 pub use layers::{Override, OverrideValue, Sources};
 pub use limits::{Limits, QueueFull};
@@ -29,8 +31,8 @@ pub use listener::{
 };
 pub(crate) use methods::ANSWER_MAX;
 pub use methods::{HookConfig, JwtConfig, UserConfig, WhenAway};
-pub use prepare::{Loaded, load, ops_address};
-pub(crate) use prepare::{load_methods, load_users};
+pub use prepare::{AdminFiles, Loaded, load, ops_address};
+pub(crate) use prepare::{load_admin_tokens, load_methods, load_users};
 pub use redis::RedisConfig;
 pub use report::{Problem, Problems};
 
@@ -174,6 +176,8 @@ pub struct Config {
     pub bans: BansConfig,
     /// Health and metrics.
     pub ops: OpsConfig,
+    /// The administration of devices; `None`: there is none.
+    pub admin: Option<AdminConfig>,
     /// The log.
     pub log: LogConfig,
     /// Traces.
@@ -206,6 +210,7 @@ impl Config {
             audit: root.with_table("audit", audit::read),
             bans: root.with_table("bans", audit::read_bans),
             ops: root.with_table("ops", read_ops),
+            admin: root.with_table("admin", AdminConfig::read),
             log: root.with_table("log", read_log),
             trace: root.with_table("trace", read_trace),
             listeners: read_listeners(root),

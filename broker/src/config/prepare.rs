@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 
 use super::{AuthConfig, Config, Problem, Problems, Report, Sources};
 use crate::{
+    admin::tokens::Tokens,
     auth::{Rules, Users, jwt::Key, methods::Methods},
     error::Code,
     net::tls,
@@ -24,12 +25,23 @@ pub struct Loaded {
     pub warnings: Vec<Problem>,
     /// TLS of each listener, in the order of `config.listeners`.
     pub tls: Vec<Option<tls::Loaded>>,
+    /// Who may administer, and TLS for them.
+    pub admin: Option<AdminFiles>,
     /// Who may connect by name.
     pub users: Option<Users>,
     /// What else says who a client is.
     pub methods: Methods,
     /// What they may do.
     pub rules: Rules,
+}
+
+/// What the files of `[admin]` hold.
+#[derive(Debug)]
+pub struct AdminFiles {
+    /// Who may.
+    pub tokens: Tokens,
+    /// TLS of its listener.
+    pub tls: Option<tls::Loaded>,
 }
 
 /// Reads, merges and checks everything.
@@ -42,8 +54,12 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     let tls = config
         .listeners
         .iter()
-        .map(|listener| load_tls(listener, &mut report))
+        .map(|listener| load_tls(listener.tls.as_ref(), &listener.key, &mut report))
         .collect();
+    let admin = config.admin.as_ref().map(|admin| AdminFiles {
+        tokens: read_tokens(&admin.tokens, &mut report),
+        tls: load_tls(admin.tls.as_ref(), "admin", &mut report),
+    });
     let users = config
         .auth
         .users
@@ -57,6 +73,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
         effective,
         warnings,
         tls,
+        admin,
         users,
         methods,
         rules,
@@ -74,9 +91,10 @@ pub fn ops_address(sources: &Sources) -> Result<Option<std::net::SocketAddr>, Pr
     Ok(config.ops.listen)
 }
 
-fn load_tls(listener: &super::ListenerConfig, report: &mut Report) -> Option<tls::Loaded> {
-    let key_of = |key: &str| format!("{}.tls.{key}", listener.key);
-    match tls::load(listener.tls.as_ref()?) {
+/// `of` is the key of the table that has the table `tls`.
+fn load_tls(tls: Option<&super::TlsConfig>, of: &str, report: &mut Report) -> Option<tls::Loaded> {
+    let key_of = |key: &str| format!("{of}.tls.{key}");
+    match tls::load(tls?) {
         Ok(mut loaded) => {
             for warning in std::mem::take(&mut loaded.warnings) {
                 report.warning_at(warning.code, &key_of(warning.key), warning.text);
@@ -174,6 +192,40 @@ fn read_secret(path: &Path, report: &mut Report) -> Result<Zeroizing<String>, St
         return Err(format!("{shown} is empty"));
     }
     Ok(Zeroizing::new(secret.to_owned()))
+}
+
+/// Reads a file of tokens.
+///
+/// # Errors
+/// All that is wrong with it.
+pub(crate) fn load_admin_tokens(path: &Path) -> Result<Tokens, Problems> {
+    let mut report = Report::default();
+    let tokens = read_tokens(path, &mut report);
+    report.finish()?;
+    Ok(tokens)
+}
+
+fn read_tokens(path: &Path, report: &mut Report) -> Tokens {
+    let shown = path.display();
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => {
+            let text = format!(
+                "cannot read the file of tokens {shown}: {error}: make it with `broker token {shown} NAME --write`"
+            );
+            report.problem_at(Code::AdminTokens, "admin.tokens_file", text);
+            return Tokens::default();
+        }
+    };
+    match Tokens::parse(&text) {
+        Ok(tokens) => tokens,
+        Err(faults) => {
+            for (line, fault) in faults {
+                report.problem(Code::AdminTokens, Some(format!("{shown}:{line}:1")), fault);
+            }
+            Tokens::default()
+        }
+    }
 }
 
 fn read_users(path: &Path, report: &mut Report) -> Option<Users> {

@@ -7,6 +7,8 @@ use toml::Value;
 /// Keys that come into force when the configuration is read again; a table stands for all of its keys. The numbers of
 /// listeners and rules are left out. `docs/configuration.md` has the same list.
 pub(super) const LIVE: &[&str] = &[
+    "admin.tls",
+    "admin.tokens_file",
     "audit",
     "auth",
     "bans",

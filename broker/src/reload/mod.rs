@@ -34,6 +34,7 @@ pub(crate) struct Running {
     pub(crate) slots: Arc<Slots>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) drain: Arc<ArcSwap<DrainConfig>>,
+    pub(crate) admin: Option<crate::admin::Access>,
     pub(crate) metrics: Arc<Metrics>,
     /// What the process may use.
     pub(crate) memory_limit: Option<u64>,
@@ -112,12 +113,19 @@ impl Reloader {
             .listeners
             .iter()
             .filter_map(|listener| listener.tls.as_ref());
+        let admin = in_force.config.admin.as_ref();
+        let tls = tls.chain(admin.and_then(|admin| admin.tls.as_ref()));
+        let tokens = admin.map(|admin| &admin.tokens);
         let of_tls = tls.flat_map(TlsConfig::files);
         let auth = &in_force.config.auth;
         let jwt = auth.jwt.iter();
         let of_jwt = jwt.flat_map(|jwt| jwt.keys.iter().chain(&jwt.secret_file));
         let of_http = auth.http.iter().flat_map(|http| &http.token_file);
-        let all = of_tls.chain(&auth.users).chain(of_jwt).chain(of_http);
+        let all = of_tls
+            .chain(&auth.users)
+            .chain(of_jwt)
+            .chain(of_http)
+            .chain(tokens);
         all.cloned().collect()
     }
 
@@ -148,6 +156,7 @@ impl Reloader {
             mut config,
             effective,
             tls,
+            admin,
             users,
             methods,
             rules,
@@ -178,6 +187,12 @@ impl Reloader {
             );
             if let Some(tls) = tls {
                 self.renew(acceptor, tls);
+            }
+        }
+        if let (Some(access), Some(files)) = (&self.running.admin, admin) {
+            access.renew_tokens(files.tokens);
+            if let Some(tls) = files.tls {
+                access.renew_tls(tls);
             }
         }
         self.running.auth.renew(users, rules);
@@ -296,6 +311,9 @@ impl Reloader {
                 tracing::error!("the methods of authentication stay as they were");
             }
         }
+        if let (Some(access), Some(admin)) = (&self.running.admin, &config.admin) {
+            reload_admin(access, admin);
+        }
         if let Some(path) = &config.auth.users {
             match config::load_users(path) {
                 Ok(users) => {
@@ -310,6 +328,29 @@ impl Reloader {
             }
         }
         self.end_withdrawn();
+    }
+}
+
+fn reload_admin(access: &crate::admin::Access, admin: &config::AdminConfig) {
+    match config::load_admin_tokens(&admin.tokens) {
+        Ok(tokens) => {
+            if access.renew_tokens(tokens) {
+                tracing::info!(file = %admin.tokens.display(), "the tokens of the administration were read again");
+            }
+        }
+        Err(problems) => {
+            problems.0.iter().for_each(say_problem);
+            tracing::error!(file = %admin.tokens.display(), "the tokens stay as they were");
+        }
+    }
+    match admin.tls.as_ref().map(tls::load) {
+        Some(Ok(loaded)) => access.renew_tls(loaded),
+        Some(Err(faults)) => {
+            for fault in faults {
+                tracing::error!(code = %fault.code, "admin: {}; the certificate in use stays", fault.text);
+            }
+        }
+        None => {}
     }
 }
 

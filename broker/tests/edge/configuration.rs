@@ -611,6 +611,13 @@ fn keys() -> BTreeMap<String, Option<String>> {
     for key in [
         "drain_server_reference",
         "store.interval_ms",
+        "admin.listen",
+        "admin.tokens_file",
+        "admin.plain",
+        "admin.tls.certificate",
+        "admin.tls.key",
+        "admin.tls.client_ca",
+        "admin.tls.client_auth",
         "trace.endpoint",
         "redis.url",
         "redis.password_file",
