@@ -67,6 +67,10 @@ codes! {
     UsersFileMode = "DUN-0304";
     /// A file with keys or a secret of an authentication method cannot be used.
     TokenKeys = "DUN-0305";
+    /// An access file cannot be read or used.
+    AclFile = "DUN-0306";
+    /// Clients show who they are, and nothing says what they may do.
+    NothingAllowed = "DUN-0307";
     /// A port is in use already.
     AddressInUse = "DUN-0401";
     /// A port may not be bound by this user.

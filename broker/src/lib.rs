@@ -34,6 +34,7 @@ mod reload;
 mod replica;
 pub mod server;
 pub mod shutdown;
+mod tenant;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod workers;

@@ -210,6 +210,7 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
         limits: config.limits.clone(),
         features: config.features.clone(),
         farewell: config.farewell(),
+        tenants: config.tenants.clone(),
         tracer: tracer.clone(),
         audit: Some(Arc::clone(&audit)),
         guard: Some(Arc::clone(&guard)),
@@ -583,6 +584,7 @@ fn bind(config: &Config, tls: Tls, shared: Shared<'_>) -> Result<Doors, Failure>
             anonymous: config.anonymous_allowed(listener),
             auth: config.methods_of(listener),
             websocket_hint: Arc::clone(&hint),
+            tenant: listener.tenant.as_deref().map(Arc::from),
         };
         let own = listener.max_connections.map(Slots::new);
         Bound {

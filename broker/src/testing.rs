@@ -62,6 +62,7 @@ impl InProcess {
             anonymous: true,
             auth: Arc::new([]),
             websocket_hint: Arc::from(""),
+            tenant: None,
         });
         Ok(Self {
             hub,

@@ -7,15 +7,16 @@ use std::{
     collections::{HashMap, HashSet},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use dunlin_protocol::{QoS, ReasonCode};
+use dunlin_protocol::{QoS, ReasonCode, topic};
 use parking_lot::Mutex;
 
+pub mod acl;
 mod chain;
 mod checks;
 mod credentials;
@@ -28,11 +29,12 @@ pub mod rules;
 pub mod scram;
 pub mod users;
 
+pub use acl::Acl;
 pub use chain::{Authenticator, Chain, Refused, Verdict};
 pub use checks::Checks;
 pub use credentials::Credentials;
 pub use principal::{Credential, Method, Principal};
-pub use rules::Rules;
+pub use rules::{Decision, Rules, Who};
 pub use users::Users;
 
 use self::methods::Methods;
@@ -72,6 +74,7 @@ pub struct Auth {
     rules: ArcSwap<Rules>,
     /// Everything is allowed: there is nothing to look up.
     open: AtomicBool,
+    generation: AtomicU64,
 }
 
 /// Who has signed a certificate, as DER, and its serial number, in hexadecimal digits.
@@ -113,6 +116,7 @@ impl Auth {
             revoked: ArcSwap::default(),
             open: AtomicBool::new(rules.allow_all()),
             rules: ArcSwap::from_pointee(rules),
+            generation: AtomicU64::new(0),
         };
         auth.renew_chain();
         auth
@@ -219,11 +223,18 @@ impl Auth {
     pub fn renew(&self, users: Option<Users>, rules: Rules) {
         self.users.store(users.map(Arc::new));
         self.renew_chain();
+        self.renew_rules(rules);
+    }
+
+    /// From now on these are the rules. Whoever is connected is to be looked at again
+    /// ([`Hub::recheck_all`](crate::hub::Hub::recheck_all)).
+    pub fn renew_rules(&self, rules: Rules) {
         // Never open for a moment in between.
         self.open.store(false, Ordering::Relaxed);
         let open = rules.allow_all();
         self.rules.store(Arc::new(rules));
         self.open.store(open, Ordering::Relaxed);
+        self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
     /// From now on these are the users; false when they are the same.
@@ -316,14 +327,31 @@ impl Auth {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Whether a client may do something with a topic name, or with a topic filter as it was sent
-    /// (`$share/…` included). Without rules this is one comparison.
+    /// Whether a client may do something with a topic name, or with a topic filter as it was sent (`$share/…` included), both
+    /// without what stands for its tenant.
     #[must_use]
-    pub fn allows(&self, who: &Principal, client_id: &str, action: Action, topic: &str) -> bool {
-        self.allows_all()
-            || self
-                .rules
-                .load()
-                .allow(who.username.as_deref(), client_id, action, topic)
+    pub fn decide(&self, who: Who<'_>, action: Action, topic: &str) -> Decision {
+        if self.allows_all() && who.principal.policy.is_none() {
+            let (Action::Subscribe { qos } | Action::Publish { qos, .. }) = action;
+            let reserved = who.principal.tenant.is_none() && rules::is_of_tenants(plain(topic));
+            return match reserved {
+                true => Decision::Denied,
+                false => Decision::Granted(qos),
+            };
+        }
+        self.rules.load().decide(who, action, topic)
+    }
+
+    /// Rises whenever rules change.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+}
+
+/// The filter inside a shared subscription.
+fn plain(filter: &str) -> &str {
+    match topic::parse_shared(filter) {
+        Ok(Some(shared)) => shared.filter,
+        _ => filter,
     }
 }

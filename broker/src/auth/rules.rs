@@ -4,16 +4,28 @@
 //! what the rule says: an *allow* fits when its pattern covers the filter, so that every topic the
 //! filter can match is allowed; a *deny* fits when the two overlap, so that a wider filter does not
 //! bring what a narrower one may not. `exact` rules compare texts instead.
+//!
+//! Where no rule fits, an access file of mosquitto is asked, if there is one ([`acl`](super::acl)). It has its own idea of
+//! subscriptions: a filter that is wider than what may be read is taken, and what may not be read is not delivered.
 
-use dunlin_protocol::topic;
+use dunlin_protocol::{QoS, topic};
 
-use super::Action;
+use super::acl::Acl;
+use super::{Action, Principal};
 use crate::config::{AccessRule, Effect, RuleAction};
+
+pub(super) mod pattern;
+
+use pattern::{Names, Pattern};
+
+/// Topics of tenants in the names that the broker uses inside: nobody without a tenant may have them, unless a rule names them.
+pub(crate) const TENANTS: [&str; 2] = ["$tenant/", "$tenant$/"];
 
 /// Compiled rules. The default allows everything.
 #[derive(Debug)]
 pub struct Rules {
     rules: Box<[Rule]>,
+    acl: Option<Acl>,
     default: Effect,
 }
 
@@ -21,6 +33,7 @@ impl Default for Rules {
     fn default() -> Self {
         Self {
             rules: Box::default(),
+            acl: None,
             default: Effect::Allow,
         }
     }
@@ -33,33 +46,38 @@ struct Rule {
     patterns: Box<[Pattern]>,
     users: Option<Box<[String]>>,
     clients: Option<Box<[String]>>,
-}
-
-#[derive(Debug)]
-enum Pattern {
-    Exact(Box<str>),
-    Levels(Box<[Level]>),
-}
-
-#[derive(Debug)]
-enum Level {
-    Any,
-    Rest,
-    Text(Box<[Part]>),
-}
-
-#[derive(Debug)]
-enum Part {
-    Text(Box<str>),
-    ClientId,
-    UserName,
+    tenants: Option<Box<[String]>>,
+    roles: Option<Box<[String]>>,
+    retain: Option<bool>,
+    max_qos: QoS,
 }
 
 /// The client that asks.
-#[derive(Clone, Copy)]
-struct Who<'a> {
-    user: Option<&'a str>,
-    client: &'a str,
+#[derive(Clone, Copy, Debug)]
+pub struct Who<'a> {
+    /// What is known of it.
+    pub principal: &'a Principal,
+    /// Its client id as it gave it: without its tenant.
+    pub client_id: &'a str,
+}
+
+/// What is said to a client that asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// No.
+    Denied,
+    /// Yes; a subscription gets this QoS at the most.
+    Granted(QoS),
+    /// A subscription of which each message is to be looked at: not all that it matches may be read.
+    Filtered(QoS),
+}
+
+impl Decision {
+    /// Whether it is not denied.
+    #[must_use]
+    pub fn is_allowed(self) -> bool {
+        self != Self::Denied
+    }
 }
 
 impl Rules {
@@ -74,7 +92,7 @@ impl Rules {
             let patterns: Result<Vec<_>, _> = rule
                 .topics
                 .iter()
-                .map(|text| Pattern::compile(text, rule.exact))
+                .map(|text| Pattern::compile(text, rule.exact, Names::All))
                 .collect();
             match patterns {
                 Ok(patterns) => compiled.push(Rule {
@@ -83,6 +101,10 @@ impl Rules {
                     patterns: patterns.into(),
                     users: rule.users.clone().map(Into::into),
                     clients: rule.clients.clone().map(Into::into),
+                    tenants: rule.tenants.clone().map(Into::into),
+                    roles: rule.roles.clone().map(Into::into),
+                    retain: rule.retain,
+                    max_qos: rule.max_qos,
                 }),
                 Err(fault) => faults.push((index, fault)),
             }
@@ -90,6 +112,7 @@ impl Rules {
         if faults.is_empty() {
             Ok(Self {
                 rules: compiled.into(),
+                acl: None,
                 default,
             })
         } else {
@@ -100,33 +123,74 @@ impl Rules {
     /// Whether every client may do everything.
     #[must_use]
     pub fn allow_all(&self) -> bool {
-        self.rules.is_empty() && self.default == Effect::Allow
+        self.rules.is_empty() && self.acl.is_none() && self.default == Effect::Allow
     }
 
-    /// Whether a client may do something.
+    /// With an access file, which decides where no rule fits.
     #[must_use]
-    pub fn allow(&self, user: Option<&str>, client: &str, action: Action, topic: &str) -> bool {
-        if self.rules.is_empty() {
-            return self.default == Effect::Allow;
-        }
-        let who = Who { user, client };
-        let topic = match action {
-            Action::Subscribe { .. } => without_share(topic),
+    pub fn with_acl(self, acl: Option<Acl>) -> Self {
+        Self { acl, ..self }
+    }
+
+    /// Nothing is said of what anybody may do, and everything is denied.
+    #[must_use]
+    pub fn deny_all(&self) -> bool {
+        self.rules.is_empty() && self.acl.is_none() && self.default == Effect::Deny
+    }
+
+    /// Whether a client may do something with a topic name, or with a topic filter as it was sent.
+    #[must_use]
+    pub fn decide(&self, who: Who<'_>, action: Action, topic: &str) -> Decision {
+        let shared = without_share(topic);
+        let filter = match action {
+            Action::Subscribe { .. } => shared.unwrap_or(topic),
             Action::Publish { .. } => topic,
         };
-        let first = self.rules.iter().find(|rule| rule.fits(who, action, topic));
-        first.map_or(self.default, |rule| rule.effect) == Effect::Allow
+        let policy = who.principal.policy.as_deref();
+        let fitting = policy
+            .and_then(|policy| policy.first(who, action, filter))
+            .or_else(|| self.first(who, action, filter));
+        if let Some(rule) = fitting {
+            return rule.decision(action);
+        }
+        if is_of_tenants(filter) && who.principal.tenant.is_none() {
+            return Decision::Denied;
+        }
+        if let Some(acl) = &self.acl {
+            return acl.decide(who, action, filter, shared.is_some());
+        }
+        match (self.default, action) {
+            (Effect::Deny, _) => Decision::Denied,
+            (Effect::Allow, Action::Subscribe { qos } | Action::Publish { qos, .. }) => {
+                Decision::Granted(qos)
+            }
+        }
+    }
+
+    fn first(&self, who: Who<'_>, action: Action, topic: &str) -> Option<&Rule> {
+        self.rules.iter().find(|rule| rule.fits(who, action, topic))
     }
 }
 
-/// The filter inside `$share/group/filter`.
-fn without_share(filter: &str) -> &str {
-    match filter
-        .strip_prefix("$share/")
-        .and_then(|rest| rest.split_once('/'))
-    {
-        Some((_group, inner)) => inner,
-        None => filter,
+/// Whether a topic or filter is in the names of tenants as the broker has them inside.
+pub(crate) fn is_of_tenants(topic: &str) -> bool {
+    topic.starts_with('$')
+        && TENANTS
+            .iter()
+            .any(|prefix| topic.starts_with(prefix) || topic == prefix.trim_end_matches('/'))
+}
+
+/// The filter inside `$share/group/filter`; `None`: it is no shared subscription, also where it only looks like one.
+fn without_share(filter: &str) -> Option<&str> {
+    let shared = topic::parse_shared(filter).ok().flatten();
+    shared.map(|shared| shared.filter)
+}
+
+fn has(list: Option<&[String]>, name: Option<&str>) -> bool {
+    match (list, name) {
+        (None, _) => true,
+        (Some(list), Some(name)) => list.iter().any(|entry| entry == name),
+        (Some(_), None) => false,
     }
 }
 
@@ -138,146 +202,45 @@ impl Rule {
             RuleAction::Publish => !subscribe,
             RuleAction::Subscribe => subscribe,
         };
-        let user = || match (&self.users, who.user) {
-            (None, _) => true,
-            (Some(users), Some(user)) => users.iter().any(|name| name == user),
-            (Some(_), None) => false,
+        let kind = match action {
+            Action::Publish { qos, retain } => {
+                qos <= self.max_qos && self.retain.is_none_or(|wanted| wanted == retain)
+            }
+            Action::Subscribe { .. } => true,
         };
-        let client = || {
-            self.clients
-                .as_ref()
-                .is_none_or(|ids| ids.iter().any(|id| id == who.client))
-        };
-        about
-            && user()
-            && client()
-            && self
-                .patterns
-                .iter()
-                .any(|pattern| match (pattern, subscribe, self.effect) {
-                    (Pattern::Exact(text), _, _) => **text == *topic,
-                    (Pattern::Levels(levels), true, Effect::Deny) => overlaps(levels, topic, who),
+        about && kind && self.is_for(who) && self.is_about(who, subscribe, topic)
+    }
+
+    fn is_for(&self, who: Who<'_>) -> bool {
+        let principal = who.principal;
+        has(self.users.as_deref(), principal.username.as_deref())
+            && has(self.clients.as_deref(), Some(who.client_id))
+            && has(self.tenants.as_deref(), principal.tenant.as_deref())
+            && self.roles.as_ref().is_none_or(|roles| {
+                let mut held = principal.roles.iter();
+                held.any(|role| roles.iter().any(|wanted| **wanted == **role))
+            })
+    }
+
+    fn is_about(&self, who: Who<'_>, subscribe: bool, topic: &str) -> bool {
+        // Tenants are reached by patterns that name them, never by one that happens to match.
+        let apart = who.principal.tenant.is_none() && is_of_tenants(topic);
+        let overlaps = subscribe && self.effect == Effect::Deny;
+        self.patterns.iter().any(|pattern| {
+            (!apart || pattern.is_reserved())
+                && match overlaps {
+                    true => pattern.overlaps(topic, who),
                     // A topic name is a filter without wildcards: covered means matched.
-                    (Pattern::Levels(levels), _, _) => covers(levels, topic, who),
-                })
-    }
-}
-
-impl Pattern {
-    fn compile(text: &str, exact: bool) -> Result<Self, String> {
-        topic::check_filter(text)
-            .map_err(|error| format!("the pattern {text:?} is not a topic filter: {error}"))?;
-        if text.starts_with("$share/") {
-            return Err(format!(
-                "the pattern {text:?} names a shared subscription: write the filter after the group only"
-            ));
-        }
-        if exact {
-            return Ok(Self::Exact(text.into()));
-        }
-        let levels = text.split('/').map(|level| match level {
-            "+" => Level::Any,
-            "#" => Level::Rest,
-            text => Level::Text(parts(text)),
-        });
-        Ok(Self::Levels(levels.collect()))
-    }
-}
-
-fn parts(mut text: &str) -> Box<[Part]> {
-    let mut parts = Vec::new();
-    while let Some(at) = [text.find("%c"), text.find("%u")]
-        .into_iter()
-        .flatten()
-        .min()
-    {
-        let (before, rest) = text.split_at(at);
-        if !before.is_empty() {
-            parts.push(Part::Text(before.into()));
-        }
-        parts.push(if rest.starts_with("%c") {
-            Part::ClientId
-        } else {
-            Part::UserName
-        });
-        text = &rest[2..];
-    }
-    if !text.is_empty() || parts.is_empty() {
-        parts.push(Part::Text(text.into()));
-    }
-    parts.into()
-}
-
-/// Whether a level is the text of a pattern's level, names filled in. A name that would change the
-/// shape of the topic fits nothing.
-fn is_text(parts: &[Part], mut level: &str, who: Who<'_>) -> bool {
-    for part in parts {
-        let text = match part {
-            Part::Text(text) => text,
-            Part::ClientId => who.client,
-            Part::UserName => match who.user {
-                Some(user) => user,
-                None => return false,
-            },
-        };
-        let shapeless =
-            matches!(part, Part::Text(_)) || !(text.is_empty() || text.contains(['/', '+', '#']));
-        match level.strip_prefix(text).filter(|_| shapeless) {
-            Some(rest) => level = rest,
-            None => return false,
-        }
-    }
-    level.is_empty()
-}
-
-/// Wildcards at the first level do not reach topics that begin with `$`, in either direction.
-fn dollar_apart(levels: &[Level], filter: &str, who: Who<'_>) -> bool {
-    let first = filter.split('/').next().unwrap_or_default();
-    match levels.first() {
-        Some(Level::Any | Level::Rest) => first.starts_with('$'),
-        Some(Level::Text(parts)) => {
-            matches!(first, "+" | "#")
-                && match parts.first() {
-                    Some(Part::Text(text)) => text.starts_with('$'),
-                    Some(Part::ClientId) => who.client.starts_with('$'),
-                    Some(Part::UserName) => who.user.is_some_and(|user| user.starts_with('$')),
-                    None => false,
+                    false => pattern.covers(topic, who),
                 }
-        }
-        None => false,
+        })
     }
-}
 
-/// Whether the pattern matches every topic that the filter can match.
-fn covers(levels: &[Level], filter: &str, who: Who<'_>) -> bool {
-    if dollar_apart(levels, filter, who) {
-        return false;
-    }
-    let mut wanted = filter.split('/');
-    for level in levels {
-        match (level, wanted.next()) {
-            (Level::Rest, _) => return true,
-            (Level::Any, Some(text)) if text != "#" => {}
-            (Level::Text(parts), Some(text)) if is_text(parts, text, who) => {}
-            _ => return false,
+    fn decision(&self, action: Action) -> Decision {
+        match (self.effect, action) {
+            (Effect::Deny, _) => Decision::Denied,
+            (Effect::Allow, Action::Publish { qos, .. }) => Decision::Granted(qos),
+            (Effect::Allow, Action::Subscribe { qos }) => Decision::Granted(qos.min(self.max_qos)),
         }
     }
-    wanted.next().is_none()
-}
-
-/// Whether some topic matches both the pattern and the filter.
-fn overlaps(levels: &[Level], filter: &str, who: Who<'_>) -> bool {
-    if dollar_apart(levels, filter, who) {
-        return false;
-    }
-    let mut wanted = filter.split('/');
-    for level in levels {
-        match (level, wanted.next()) {
-            (Level::Rest, _) | (_, Some("#")) => return true,
-            (Level::Any, Some(_)) | (Level::Text(_), Some("+")) => {}
-            (Level::Text(parts), Some(text)) if is_text(parts, text, who) => {}
-            _ => return false,
-        }
-    }
-    matches!(wanted.next(), None | Some("#"))
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use config::ValueKind;
+use dunlin_protocol::QoS;
 
 use super::{
     methods::{HookConfig, JwtConfig, UserConfig},
@@ -80,7 +81,8 @@ pub struct AccessRule {
     pub effect: Effect,
     /// What it is about.
     pub action: RuleAction,
-    /// Topic patterns: MQTT filters in which `%c` is the client id and `%u` the user name.
+    /// Topic patterns: MQTT filters in which `%c` is the client id, `%u` the user name, `%t` the tenant, `%d` the device and
+    /// `%{name}` an attribute.
     pub topics: Vec<String>,
     /// Whether a topic or filter must be the same text as a pattern, wildcards without meaning.
     pub exact: bool,
@@ -88,6 +90,14 @@ pub struct AccessRule {
     pub users: Option<Vec<String>>,
     /// The client ids it is for; `None` is everybody.
     pub clients: Option<Vec<String>>,
+    /// The tenants it is for; `None` is everybody, with a tenant or without.
+    pub tenants: Option<Vec<String>>,
+    /// The roles of which one is needed; `None` is everybody.
+    pub roles: Option<Vec<String>>,
+    /// Of publishes those alone that are to be retained, or those alone that are not.
+    pub retain: Option<bool>,
+    /// Publishes up to this QoS; the QoS that subscriptions get at the most.
+    pub max_qos: QoS,
     /// Its place in the configuration.
     pub(crate) key: String,
 }
@@ -111,10 +121,15 @@ pub struct AuthConfig {
     pub default: Effect,
     /// The access rules.
     pub rules: Vec<AccessRule>,
+    /// An access file of mosquitto, for what no rule is about.
+    pub acl_file: Option<PathBuf>,
+    /// Nothing says what clients that show who they are may do.
+    pub(crate) unsaid: bool,
 }
 
 impl AuthConfig {
-    pub(super) fn read(section: &mut Section<'_>) -> Self {
+    /// `certificates`: a listener takes names from them.
+    pub(super) fn read(section: &mut Section<'_>, certificates: bool) -> Self {
         let anonymous = section.optional("anonymous", &());
         let methods = section.optional("methods", &());
         let users = section.optional::<String>("users", &()).map(PathBuf::from);
@@ -122,22 +137,33 @@ impl AuthConfig {
         let jwt = section.with_table("jwt", JwtConfig::read);
         let http = section.with_table("http", HookConfig::read);
         let rules: Vec<_> = section.tables("rules", read_rule).unwrap_or_default();
-        let default = if section.has("rules") {
-            Effect::Deny
-        } else {
-            Effect::Allow
-        };
-        let default = section.get("default", default, &());
-        Self {
+        let acl_file = section
+            .optional::<String>("acl_file", &())
+            .map(PathBuf::from);
+        let mut this = Self {
             anonymous,
             methods,
             users,
             people: people.into_iter().flatten().collect(),
             jwt,
             http,
-            default,
+            default: Effect::Allow,
             rules,
-        }
+            acl_file,
+            unsaid: false,
+        };
+        let said = section.has("rules") || section.has("acl_file");
+        let methods = certificates
+            || Method::ASKED
+                .iter()
+                .any(|method| *method != Method::Anonymous && this.verifies(*method));
+        this.unsaid = methods && !said && !section.has("default");
+        let default = match said || methods {
+            true => Effect::Deny,
+            false => Effect::Allow,
+        };
+        this.default = section.get("default", default, &());
+        this
     }
 }
 
@@ -179,9 +205,32 @@ fn read_rule(section: &mut Section<'_>) -> AccessRule {
         );
     }
     let key = section.path("effect");
+    let action = section.get("action", RuleAction::Any, &());
+    let retain = section.optional("retain", &());
+    let max_qos: Option<u8> = section.optional("max_qos", &(0..=2));
+    if retain.is_some() && action == RuleAction::Subscribe {
+        section.problem(
+            Code::Contradiction,
+            "retain",
+            "retain is about publishes, and the rule is about subscriptions: remove it, or write action = \"publish\"",
+        );
+    }
+    if max_qos.is_some() && effect == Some(Effect::Deny) {
+        section.problem(
+            Code::Contradiction,
+            "max_qos",
+            "max_qos says what is allowed: write it into a rule with effect = \"allow\", and let what is above it fit no rule",
+        );
+    }
     AccessRule {
         effect: effect.unwrap_or(Effect::Deny),
-        action: section.get("action", RuleAction::Any, &()),
+        action,
+        retain,
+        max_qos: max_qos
+            .and_then(|qos| QoS::try_from(qos).ok())
+            .unwrap_or(QoS::ExactlyOnce),
+        tenants: section.optional("tenants", &()),
+        roles: section.optional("roles", &()),
         topics: topics.unwrap_or_default(),
         exact: section.get("exact", false, &()),
         users: section.optional("users", &()),

@@ -215,6 +215,8 @@ pub struct ListenerConfig {
     pub anonymous: Option<bool>,
     /// The methods that are asked who a client is, in order; `None` leaves it to `[auth]`.
     pub auth: Option<Methods>,
+    /// The tenant of everybody who comes in here; `None` leaves it to what clients show.
+    pub tenant: Option<String>,
     /// Its place in the configuration, such as `listener[0]`.
     pub(crate) key: String,
 }
@@ -233,6 +235,7 @@ impl ListenerConfig {
             max_connections: None,
             anonymous: None,
             auth: None,
+            tenant: None,
             key: "listen".to_owned(),
         }
     }
@@ -277,6 +280,10 @@ impl ListenerConfig {
         let max_connections = section.optional("max_connections", &(1..=10_000_000));
         let anonymous = section.optional("anonymous", &());
         let auth = section.optional("auth", &());
+        let tenant: Option<String> = section.optional("tenant", &());
+        if let Some(Err(fault)) = tenant.as_deref().map(crate::core::mount::check_name) {
+            section.problem(Code::WrongValue, "tenant", fault);
+        }
         let tls = Self::read_tls(section, kind, &name);
         let key = section.path("address");
         let key = key.trim_end_matches(".address").to_owned();
@@ -290,6 +297,7 @@ impl ListenerConfig {
             max_connections,
             anonymous,
             auth,
+            tenant,
             key,
         })
     }

@@ -19,6 +19,7 @@ mod reader;
 mod redis;
 pub(crate) mod report;
 pub(crate) mod setting;
+mod tenant;
 
 pub use access::{AccessRule, AuthConfig, Effect, Methods, RuleAction};
 pub use admin::AdminConfig;
@@ -32,9 +33,10 @@ pub use listener::{
 pub(crate) use methods::ANSWER_MAX;
 pub use methods::{HookConfig, JwtConfig, UserConfig, WhenAway};
 pub use prepare::{AdminFiles, Loaded, load, ops_address};
-pub(crate) use prepare::{load_admin_tokens, load_methods, load_users};
+pub(crate) use prepare::{load_admin_tokens, load_methods, load_rules, load_users};
 pub use redis::RedisConfig;
 pub use report::{Problem, Problems};
+pub use tenant::{Quotas, TenantConfig};
 
 pub(crate) use report::Report;
 
@@ -174,6 +176,8 @@ pub struct Config {
     pub audit: AuditConfig,
     /// Who is banned by itself.
     pub bans: BansConfig,
+    /// The tenants.
+    pub tenants: Vec<TenantConfig>,
     /// Health and metrics.
     pub ops: OpsConfig,
     /// The administration of devices; `None`: there is none.
@@ -198,6 +202,11 @@ impl Config {
     }
 
     fn read_root(root: &mut Section<'_>) -> Self {
+        let listeners = read_listeners(root);
+        let certificates = listeners.iter().any(|listener| {
+            let tls = listener.tls.as_ref();
+            tls.is_some_and(|tls| tls.name_from.is_some())
+        });
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             workers: root.get("workers", cores, &(1..=1_024)),
@@ -206,19 +215,23 @@ impl Config {
             limits: root.table("limits"),
             features: root.table("features"),
             store: read_where(root),
-            auth: root.with_table("auth", AuthConfig::read),
             audit: root.with_table("audit", audit::read),
             bans: root.with_table("bans", audit::read_bans),
+            auth: root.with_table("auth", |auth| AuthConfig::read(auth, certificates)),
+            tenants: root
+                .tables("tenant", TenantConfig::read)
+                .unwrap_or_default(),
             ops: root.with_table("ops", read_ops),
             admin: root.with_table("admin", AdminConfig::read),
             log: root.with_table("log", read_log),
             trace: root.with_table("trace", read_trace),
-            listeners: read_listeners(root),
+            listeners,
         }
     }
 
     /// Checks what one key alone cannot show.
     fn check(&self, report: &mut Report) {
+        self.check_tenants(report);
         self.check_methods("auth.methods", self.auth.methods.as_ref(), report);
         for (index, listener) in self.listeners.iter().enumerate() {
             let earlier = &self.listeners[..index];
@@ -250,6 +263,38 @@ impl Config {
             let key = format!("{}.auth", listener.key);
             self.check_methods(&key, listener.auth.as_ref(), report);
             self.check_who_may_connect(listener, report);
+        }
+    }
+
+    fn check_tenants(&self, report: &mut Report) {
+        for (index, tenant) in self.tenants.iter().enumerate() {
+            if self.tenants[..index]
+                .iter()
+                .any(|other| other.name == tenant.name)
+            {
+                let text = format!(
+                    "two tenants are named {:?}: one entry is enough",
+                    tenant.name
+                );
+                report.problem_at(Code::Contradiction, &format!("tenant[{index}].name"), text);
+            }
+        }
+        for listener in &self.listeners {
+            let Some(name) = &listener.tenant else {
+                continue;
+            };
+            let known = |tenant: &TenantConfig| tenant.name == *name || tenant.name == "*";
+            if !self.tenants.iter().any(known) {
+                let text = format!(
+                    "listener {:?} is of tenant {name:?}, which has no entry: add [[tenant]] with name = {name:?}",
+                    listener.name
+                );
+                report.problem_at(
+                    Code::Contradiction,
+                    &format!("{}.tenant", listener.key),
+                    text,
+                );
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use super::{AuthConfig, Config, Problem, Problems, Report, Sources};
 use crate::{
     admin::tokens::Tokens,
-    auth::{Rules, Users, jwt::Key, methods::Methods},
+    auth::{Acl, Rules, Users, jwt::Key, methods::Methods},
     error::Code,
     net::tls,
 };
@@ -66,7 +66,21 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
         .as_deref()
         .and_then(|path| read_users(path, &mut report));
     let methods = read_methods(&config.auth, &mut report);
-    let rules = compile_rules(&config.auth, &mut report);
+    let acl = config
+        .auth
+        .acl_file
+        .as_deref()
+        .and_then(|path| read_acl(path, &mut report));
+    let rules = compile_rules(&config.auth, &mut report).with_acl(acl);
+    if config.auth.unsaid {
+        report.warning_at(
+            Code::NothingAllowed,
+            "auth.default",
+            "clients must show who they are, and nothing says what they may do: everything is denied but what a device's own \
+             policy allows. Add [[auth.rules]] or auth.acl_file, or write default = \"allow\" to allow everything"
+                .to_owned(),
+        );
+    }
     let warnings = report.finish()?;
     Ok(Loaded {
         config,
@@ -264,6 +278,44 @@ fn read_users(path: &Path, report: &mut Report) -> Option<Users> {
         report.warning_at(Code::UsersFileMode, "auth.users", text);
     }
     Some(users)
+}
+
+fn read_acl(path: &Path, report: &mut Report) -> Option<Acl> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => {
+            report.problem_at(
+                Code::AclFile,
+                "auth.acl_file",
+                format!("cannot read the access file {}: {error}", path.display()),
+            );
+            return None;
+        }
+    };
+    let (acl, faults) = Acl::parse(&text);
+    for (line, fault) in faults {
+        report.problem(
+            Code::AclFile,
+            Some(format!("{}:{line}:1", path.display())),
+            fault,
+        );
+    }
+    Some(acl)
+}
+
+/// Reads the rules and the access file anew.
+///
+/// # Errors
+/// All that is wrong with them.
+pub(crate) fn load_rules(auth: &AuthConfig) -> Result<Rules, Problems> {
+    let mut report = Report::default();
+    let acl = auth
+        .acl_file
+        .as_deref()
+        .and_then(|path| read_acl(path, &mut report));
+    let rules = compile_rules(auth, &mut report).with_acl(acl);
+    report.finish()?;
+    Ok(rules)
 }
 
 fn is_open_to_all(path: &Path) -> bool {

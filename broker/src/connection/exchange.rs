@@ -16,6 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::close::Closing;
+use super::handshake::of_listener;
 use super::run::Connection;
 use crate::auth::Refused;
 use crate::auth::enhanced::{Exchange, Step};
@@ -251,6 +252,7 @@ impl Connection {
 
     /// The client has shown anew who it is; false when that is somebody else.
     fn become_again(&mut self, principal: Arc<Principal>) -> bool {
+        let principal = of_listener(principal, self.wake.about.listener());
         let same = {
             let before = self.wake.about.principal();
             before.username == principal.username

@@ -16,12 +16,15 @@ use super::close::say_goodbye;
 use super::exchange::{Failed, before_connack};
 use super::login;
 use super::run::{Connection, Established};
-use crate::auth::{Action, Credentials, Principal, Refused, scram};
+use crate::auth::rules::is_of_tenants;
+use crate::auth::{Action, Credentials, Principal, Refused, Who, scram};
 use crate::core::frames::{Forwarded, Incoming, Origin, Topic, keep};
 use crate::core::link::LinkOptions;
+use crate::core::mount;
 use crate::hub::live::Peer;
 use crate::hub::{ConnectRequest, Departure, Hub, WillRequest};
-use crate::net::{Accepted, sniff};
+use crate::net::{Accepted, ListenerInfo, sniff};
+use crate::tenant::Place;
 
 /// Bytes read at a time before CONNECT is whole.
 const READ: usize = 2048;
@@ -324,7 +327,10 @@ async fn establish(
             }
         }
     };
-    let will = will(hub, &connect, &client_id, &principal)?;
+    let (principal, tenant) = tenant(hub, principal, &accepted.listener)
+        .map_err(|(reason, why)| Refusal::new(version, reason, why))?;
+    let client_id = inside(version, client_id, tenant.as_ref())?;
+    let will = will(hub, &connect, &client_id, &principal, tenant.as_ref())?;
     let peer = Peer {
         principal,
         address: accepted.peer,
@@ -333,6 +339,7 @@ async fn establish(
             .certificate
             .take()
             .map(|certificate| Arc::new(certificate.slim())),
+        tenant: tenant.map(Arc::new),
     };
     let request = request(hub, &connect, client_id, will, peer);
     let expiry_interval = request.expiry_interval;
@@ -370,6 +377,59 @@ async fn establish(
         enhanced,
     };
     Ok((established, connack))
+}
+
+/// Who has shown no tenant is of the listener's, if that has one.
+pub(super) fn of_listener(principal: Arc<Principal>, listener: &ListenerInfo) -> Arc<Principal> {
+    match &listener.tenant {
+        Some(tenant) if principal.tenant.is_none() => Arc::new(Principal {
+            tenant: Some(tenant.clone()),
+            ..Principal::clone(&principal)
+        }),
+        _ => principal,
+    }
+}
+
+/// A place in the tenant that the client belongs to by what it has shown, or by where it came in.
+fn tenant(
+    hub: &Hub,
+    principal: Arc<Principal>,
+    listener: &ListenerInfo,
+) -> Result<(Arc<Principal>, Option<Place>), (ReasonCode, String)> {
+    let principal = of_listener(principal, listener);
+    if let (Some(own), Some(of_listener)) = (&principal.tenant, &listener.tenant)
+        && own != of_listener
+    {
+        let why = format!("of tenant {own:?}, and the listener is {of_listener:?}'s");
+        return Err((ReasonCode::NOT_AUTHORIZED, why));
+    }
+    let Some(name) = &principal.tenant else {
+        return Ok((principal, None));
+    };
+    let tenant = hub.tenants.find(name);
+    let tenant = tenant.map_err(|why| (ReasonCode::NOT_AUTHORIZED, why))?;
+    let place = tenant.enter().map_err(|reason| {
+        let why = format!("tenant {name:?} has as many connections as it may");
+        (reason, why)
+    })?;
+    Ok((principal, Some(place)))
+}
+
+/// The client id as it is inside. One that would look like a tenant's belongs to nobody.
+fn inside(
+    version: Version,
+    client_id: Arc<str>,
+    tenant: Option<&Place>,
+) -> Result<Arc<str>, Refusal> {
+    let refused = |why| Refusal::new(version, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, why);
+    match tenant {
+        Some(tenant) => {
+            let inside = tenant.mount.client_id(&client_id);
+            inside.map_err(|_| refused("the client id is too long for a tenant's client"))
+        }
+        None if is_of_tenants(&client_id) => Err(refused("a client id that begins with $tenant")),
+        None => Ok(client_id),
+    }
 }
 
 /// The same credentials as wrong logins are counted for: SCRAM has its name in a message of its own.
@@ -478,6 +538,7 @@ fn will(
     connect: &Connect<'_>,
     client_id: &Arc<str>,
     principal: &Principal,
+    tenant: Option<&Place>,
 ) -> Result<Option<WillRequest>, Refusal> {
     let Some(will) = &connect.will else {
         return Ok(None);
@@ -494,14 +555,27 @@ fn will(
         qos: will.qos,
         retain: will.retain,
     };
-    if will.topic.starts_with("$SYS") || !hub.auth.allows(principal, client_id, action, will.topic)
-    {
+    let who = Who {
+        principal,
+        client_id: mount::own(client_id),
+    };
+    if will.topic.starts_with("$SYS") || !hub.auth.decide(who, action, will.topic).is_allowed() {
         return Err(Refusal::new(
             connect.version,
             ReasonCode::NOT_AUTHORIZED,
             format!("not allowed to publish the will to {:?}", will.topic),
         ));
     }
+    let inside = match tenant {
+        Some(tenant) => tenant.mount.topic(will.topic).map_err(|_| {
+            Refusal::new(
+                connect.version,
+                ReasonCode::TOPIC_NAME_INVALID,
+                "the will topic is too long for a tenant's client",
+            )
+        })?,
+        None => Arc::from(will.topic),
+    };
     let mut properties = PropertiesBuf::default();
     for property in will.properties.iter() {
         if !matches!(
@@ -517,7 +591,7 @@ fn will(
         }
     }
     let publish = Incoming {
-        topic: Topic::Borrowed(will.topic),
+        topic: Topic::Borrowed(&inside),
         qos: will.qos,
         retain: will.retain,
         properties: Forwarded::Borrowed(properties.as_bytes()),
@@ -615,9 +689,9 @@ fn connack(
         }
         push(Property::MaximumPacketSize(limits.max_packet_size));
         if assigned {
-            push(Property::AssignedClientIdentifier(
+            push(Property::AssignedClientIdentifier(mount::own(
                 &attached.session.client_id,
-            ));
+            )));
         }
         push(Property::TopicAliasMaximum(limits.topic_alias_maximum));
         for (available, property) in [
@@ -644,7 +718,7 @@ fn connack(
         if features.response_information
             && connect.properties.request_response_information() == Some(true)
         {
-            let base = format!("responses/{}", attached.session.client_id);
+            let base = format!("responses/{}", mount::own(&attached.session.client_id));
             push(Property::ResponseInformation(&base));
         }
     }

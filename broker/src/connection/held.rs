@@ -83,7 +83,8 @@ impl Connection {
             packet: packet.into(),
             alias: match topic {
                 Topic::Alias(topic) => Some(topic),
-                Topic::Borrowed(_) => None,
+                // Mounted when it is taken.
+                Topic::Borrowed(_) | Topic::Mounted { .. } => None,
             },
             received_at: batch.origin.received_at,
         });

@@ -5,6 +5,7 @@ mod publishing;
 mod subscribing;
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use dunlin_protocol::{
     Disconnect, FrameHeader, Packet, PacketId, PacketType, ReasonCode, Sender, decode,
@@ -16,8 +17,9 @@ use super::acks::{AckKind, Answer};
 use super::close::Closing;
 use super::run::Connection;
 use super::traces::Traced;
-use crate::auth::Action;
+use crate::auth::{Action, Decision, Who};
 use crate::core::frames::{Incoming, Origin};
+use crate::core::mount;
 use crate::hub::directory::Routes;
 use crate::hub::publish::Outcome;
 use crate::hub::session::Subscription;
@@ -45,6 +47,8 @@ pub(super) struct Batch<'a> {
     pubacks: usize,
     /// The topic of the last publish that was taken, if it was spelt out: the next one often has the same.
     topic: &'a str,
+    /// The same, if it was not the packet's own.
+    inside: Option<Arc<str>>,
     /// Packets that are expected from here on, by the size of the last one.
     expected: usize,
     pub(super) origin: Origin,
@@ -64,7 +68,12 @@ pub(super) struct Batch<'a> {
 impl Batch<'_> {
     /// Whether `topic` is the very slice that the last publish had: then it has been checked.
     fn knows(&self, topic: &str) -> bool {
-        std::ptr::eq(self.topic, topic)
+        let inside = || {
+            self.inside
+                .as_deref()
+                .is_some_and(|last| std::ptr::eq(last, topic))
+        };
+        std::ptr::eq(self.topic, topic) || inside()
     }
 }
 
@@ -103,6 +112,14 @@ impl Connection {
         {
             self.pause_reading(pause);
         }
+        if let Some(tenant) = self.wake.about.tenant() {
+            let messages: u64 = batch.publishes.iter().sum();
+            if messages > 0
+                && let Some(pause) = tenant.published(messages, batch.publish_bytes, Instant::now())
+            {
+                self.pause_reading(pause);
+            }
+        }
         result.map(|()| consumed)
     }
 
@@ -117,6 +134,7 @@ impl Connection {
             },
             pubacks: 0,
             topic: "",
+            inside: None,
             expected: 1,
             outcome: Outcome::default(),
             answers: Vec::new(),
@@ -171,15 +189,12 @@ impl Connection {
     }
 
     /// Whether the client may do something with a topic name or filter.
-    fn may(&self, action: Action, topic: &str) -> bool {
-        let auth = &self.hub.auth;
-        auth.allows_all()
-            || auth.allows(
-                &self.wake.about.principal(),
-                &self.session.client_id,
-                action,
-                topic,
-            )
+    fn may(&self, action: Action, topic: &str) -> Decision {
+        let who = Who {
+            principal: &self.wake.about.principal(),
+            client_id: mount::own(&self.session.client_id),
+        };
+        self.hub.auth.decide(who, action, topic)
     }
 
     /// Delivers the publishes collected so far.

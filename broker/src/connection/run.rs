@@ -100,6 +100,8 @@ pub(super) struct Connection {
     pub(super) inbound_count: u64,
     /// QoS 2 publishes of the client that are not released.
     pub(super) inbound_open: usize,
+    /// The last topic of a tenant's client, as it is inside.
+    pub(super) mounted: Option<Arc<str>>,
     /// Topics by alias; only what the client has used is allocated.
     pub(super) aliases: Vec<Option<Arc<str>>>,
     pub(super) throttle: Option<Box<Throttle>>,
@@ -187,6 +189,7 @@ impl Connection {
             retained_due: Vec::new(),
             inbound_count: 0,
             inbound_open,
+            mounted: None,
             aliases: Vec::new(),
             held: None,
             traced: None,

@@ -15,21 +15,39 @@ use dunlin_protocol::{
 use dunlin_sync::cluster::Held;
 use dunlin_sync::{Message, MessageParts};
 
-use super::out_buffer;
+use super::{mount, out_buffer};
 
 /// A topic: a slice of the read buffer, or what a topic alias stood for.
 #[derive(Clone, Debug)]
 pub(crate) enum Topic<'a> {
     Borrowed(&'a str),
     Alias(Arc<str>),
+    /// Of a tenant's client, as it is inside ([`mount`]).
+    Mounted {
+        inside: Arc<str>,
+        /// The packet that it came in spells it out, without the mount point.
+        spelt_out: bool,
+    },
 }
 
 impl Topic<'_> {
     pub(crate) fn as_str(&self) -> &str {
         match self {
             Self::Borrowed(topic) => topic,
-            Self::Alias(topic) => topic,
+            Self::Alias(topic) | Self::Mounted { inside: topic, .. } => topic,
         }
+    }
+
+    /// As the client knows it.
+    pub(crate) fn own(&self) -> &str {
+        match self {
+            Self::Mounted { inside, .. } => mount::own(inside),
+            _ => self.as_str(),
+        }
+    }
+
+    fn is_mounted(&self) -> bool {
+        matches!(self, Self::Mounted { .. })
     }
 }
 
@@ -171,6 +189,8 @@ pub(crate) struct Frames<'r, 'a> {
     run: &'r [Incoming<'a>],
     origin: &'r Origin,
     variants: [OnceCell<Variant>; FORMS],
+    /// The same for clients of tenants: without the mount point.
+    mounted: OnceCell<Box<[OnceCell<Variant>; FORMS]>>,
     messages: OnceCell<Box<[OnceCell<Arc<Message>>]>>,
 }
 
@@ -180,6 +200,7 @@ impl<'r, 'a> Frames<'r, 'a> {
             run,
             origin,
             variants: [const { OnceCell::new() }; FORMS],
+            mounted: OnceCell::new(),
             messages: OnceCell::new(),
         }
     }
@@ -200,10 +221,19 @@ impl<'r, 'a> Frames<'r, 'a> {
     /// The run as a subscriber gets it that was granted `granted`.
     pub(crate) fn variant(&self, v5: bool, granted: QoS, retain_as_published: bool) -> &Variant {
         let form = usize::from(v5) * 6 + granted as usize * 2 + usize::from(retain_as_published);
-        self.variants[form].get_or_init(|| self.encode(v5, granted, retain_as_published))
+        self.variants[form].get_or_init(|| self.encode(v5, granted, retain_as_published, false))
     }
 
-    fn encode(&self, v5: bool, granted: QoS, retain_as_published: bool) -> Variant {
+    /// The same for a client of the tenant that all topics of the run belong to.
+    pub(crate) fn mounted(&self, v5: bool, granted: QoS, retain_as_published: bool) -> &Variant {
+        let form = usize::from(v5) * 6 + granted as usize * 2 + usize::from(retain_as_published);
+        let variants = self
+            .mounted
+            .get_or_init(|| Box::new([const { OnceCell::new() }; FORMS]));
+        variants[form].get_or_init(|| self.encode(v5, granted, retain_as_published, true))
+    }
+
+    fn encode(&self, v5: bool, granted: QoS, retain_as_published: bool, mounted: bool) -> Variant {
         let mut variant = Variant {
             bytes: out_buffer::pooled(),
             marks: Vec::with_capacity(self.run.len()),
@@ -215,15 +245,26 @@ impl<'r, 'a> Frames<'r, 'a> {
             let qos = publish.qos.min(granted);
             let retain = publish.retain && retain_as_published;
             let start = variant.bytes.len();
+            let topic = match mounted {
+                true => mount::own(publish.topic.as_str()),
+                false => publish.topic.as_str(),
+            };
             let layout = match &publish.received {
-                Some(received) if received.v5 == v5 && qos == publish.qos => copy_publish_into(
-                    &mut variant.bytes,
-                    received.packet,
-                    usize::from(received.header_len),
-                    qos,
-                    retain,
-                    publish.topic.as_str(),
-                ),
+                // What came from a tenant's client has no mount point in it.
+                Some(received)
+                    if received.v5 == v5
+                        && qos == publish.qos
+                        && publish.topic.is_mounted() == mounted =>
+                {
+                    copy_publish_into(
+                        &mut variant.bytes,
+                        received.packet,
+                        usize::from(received.header_len),
+                        qos,
+                        retain,
+                        topic,
+                    )
+                }
                 _ => {
                     let properties = if v5 {
                         with_expiry(&mut expiring, publish.properties.as_bytes(), publish.expiry)
@@ -236,7 +277,7 @@ impl<'r, 'a> Frames<'r, 'a> {
                         false,
                         qos,
                         retain,
-                        publish.topic.as_str(),
+                        topic,
                         placeholder(qos),
                         properties,
                         publish.payload,

@@ -12,6 +12,7 @@ use dunlin_protocol::{
 use dunlin_sync::{Delivery, Message};
 
 use super::frames::{remaining_expiry, version};
+use super::mount::Mount;
 use super::out_buffer::{OutBuffer, SHARE_FROM};
 
 /// What the client said in CONNECT about what it can take.
@@ -65,9 +66,28 @@ impl Payload<'_> {
     }
 }
 
-/// The packet is longer than the client takes; nothing was written.
+/// The packet is longer than the client takes, or not for it; nothing was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TooLarge;
+
+/// Looks once more at what goes to a client. Topics are as they are inside.
+pub(crate) trait Gate: Send + std::fmt::Debug {
+    /// Whether a message of this topic may go to the client.
+    fn lets(&mut self, topic: &str) -> bool;
+
+    /// The client has got a subscription that it may have as a whole.
+    fn granted(&mut self, filter: &str);
+}
+
+/// What few connections have.
+#[derive(Debug, Default)]
+struct Extra {
+    /// Taken off every topic.
+    mount: Option<Arc<Mount>>,
+    gate: Option<Box<dyn Gate>>,
+    /// The gate is for all messages, and not for those alone that come out of a stored queue.
+    gate_for_all: bool,
+}
 
 #[derive(Debug)]
 struct Aliases {
@@ -83,10 +103,11 @@ pub(crate) struct Link {
     pub(crate) out: OutBuffer,
     outbox_bytes: usize,
     aliases: Option<Box<Aliases>>,
+    extra: Option<Box<Extra>>,
 }
 
 impl Link {
-    pub(crate) fn new(options: LinkOptions) -> Self {
+    pub(crate) fn new(options: LinkOptions, mount: Option<Arc<Mount>>) -> Self {
         Self {
             v5: options.version.is_v5(),
             max_packet: options.max_packet,
@@ -98,6 +119,52 @@ impl Link {
                     by_topic: HashMap::default(),
                 })
             }),
+            extra: mount.map(|mount| {
+                Box::new(Extra {
+                    mount: Some(mount),
+                    ..Extra::default()
+                })
+            }),
+        }
+    }
+
+    /// Where the client's topics are mounted.
+    pub(crate) fn mount(&self) -> Option<&Arc<Mount>> {
+        self.extra.as_ref()?.mount.as_ref()
+    }
+
+    /// From now on `gate` is asked: for what comes out of the stored queue, or `for_all` messages.
+    pub(crate) fn set_gate(&mut self, gate: Box<dyn Gate>, for_all: bool) {
+        let extra = self.extra.get_or_insert_default();
+        extra.gate_for_all |= for_all;
+        extra.gate = Some(gate);
+    }
+
+    /// The client has got a subscription that it may have as a whole.
+    pub(crate) fn granted(&mut self, filter: &str) {
+        if let Some(gate) = self.extra.as_mut().and_then(|extra| extra.gate.as_mut()) {
+            gate.granted(filter);
+        }
+    }
+
+    /// Whether a message of this topic may go to the client at all. Nobody is routed what is another tenant's; if it
+    /// happened, it would end here.
+    pub(crate) fn is_for(&mut self, topic: &str) -> bool {
+        let Some(extra) = &mut self.extra else {
+            return true;
+        };
+        let mine = extra.mount.as_ref().is_none_or(|mount| mount.owns(topic));
+        mine && match &mut extra.gate {
+            Some(gate) if extra.gate_for_all => gate.lets(topic),
+            _ => true,
+        }
+    }
+
+    /// Whether a message of this topic that waited in a stored queue may still go to the client.
+    pub(crate) fn lets(&mut self, topic: &str) -> bool {
+        match self.extra.as_mut().and_then(|extra| extra.gate.as_mut()) {
+            Some(gate) => gate.lets(topic),
+            None => true,
         }
     }
 
@@ -113,24 +180,33 @@ impl Link {
 
     /// Whether publishes may be copied from their common encoding.
     pub(crate) fn takes_common_form(&self) -> bool {
-        self.aliases.is_none()
+        self.aliases.is_none() && self.extra.as_ref().is_none_or(|extra| !extra.gate_for_all)
     }
 
     /// Writes a publish.
     pub(crate) fn publish(&mut self, publish: &Outgoing<'_>) -> Result<(), TooLarge> {
+        let mut topic = publish.topic;
+        if self.extra.is_some() {
+            if !self.is_for(topic) {
+                return Err(TooLarge);
+            }
+            if let Some(mount) = self.mount() {
+                topic = mount.own(topic).ok_or(TooLarge)?;
+            }
+        }
         let Some(aliases) = &mut self.aliases else {
-            return self.write(publish, publish.topic, None);
+            return self.write(publish, topic, None);
         };
-        if let Some(alias) = aliases.by_topic.get(publish.topic).copied() {
+        if let Some(alias) = aliases.by_topic.get(topic).copied() {
             return self.write(publish, "", Some(alias));
         }
         if aliases.by_topic.len() >= usize::from(aliases.max) {
-            return self.write(publish, publish.topic, None);
+            return self.write(publish, topic, None);
         }
         let alias = aliases.by_topic.len() as u16 + 1;
-        self.write(publish, publish.topic, Some(alias))?;
+        self.write(publish, topic, Some(alias))?;
         if let Some(aliases) = &mut self.aliases {
-            aliases.by_topic.insert(Arc::from(publish.topic), alias);
+            aliases.by_topic.insert(Arc::from(topic), alias);
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 pub(crate) mod frames;
 pub(crate) mod inbound;
 pub(crate) mod link;
+pub(crate) mod mount;
 pub(crate) mod out_buffer;
 pub(crate) mod outbound;
 pub(crate) mod retained;

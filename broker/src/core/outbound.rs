@@ -67,6 +67,8 @@ pub(crate) struct Tally {
     pub(crate) dropped_queue: u64,
     pub(crate) expired: u64,
     pub(crate) too_large: u64,
+    /// No longer allowed to be read.
+    pub(crate) withheld: u64,
 }
 
 impl Tally {

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::mount;
 use crate::hash::RandomState;
 use dunlin_sync::Message;
 
@@ -31,9 +32,35 @@ pub(crate) struct Retained {
     root: Node,
     len: usize,
     bytes: u64,
+    /// Of these, how many and how much each tenant has.
+    tenants: HashMap<Box<str>, (usize, u64), RandomState>,
 }
 
 impl Retained {
+    /// Number and bytes of a tenant's retained messages.
+    pub(crate) fn of_tenant(&self, name: &str) -> (usize, u64) {
+        self.tenants.get(name).copied().unwrap_or_default()
+    }
+
+    fn count(&mut self, topic: &str, messages: isize, bytes: i64) {
+        if !topic.starts_with('$') {
+            return;
+        }
+        let Some((name, _)) = mount::split(topic) else {
+            return;
+        };
+        if !self.tenants.contains_key(name) {
+            self.tenants.insert(name.into(), (0, 0));
+        }
+        if let Some((len, weight)) = self.tenants.get_mut(name) {
+            *len = len.saturating_add_signed(messages);
+            *weight = weight.saturating_add_signed(bytes);
+            if *len == 0 {
+                self.tenants.remove(name);
+            }
+        }
+    }
+
     /// Number of topics that have a retained message.
     pub(crate) fn len(&self) -> usize {
         self.len
@@ -63,12 +90,17 @@ impl Retained {
             }
             node = children.get_mut(level)?;
         }
-        self.bytes += message.size() as u64;
-        let old = node.message.replace(message);
-        match &old {
-            Some(old) => self.bytes -= old.size() as u64,
-            None => self.len += 1,
-        }
+        let size = message.size() as u64;
+        self.bytes += size;
+        let old = node.message.replace(message.clone());
+        let before = match &old {
+            Some(old) => old.size() as u64,
+            None => 0,
+        };
+        self.bytes -= before;
+        self.len += usize::from(old.is_none());
+        let change = size.cast_signed() - before.cast_signed();
+        self.count(message.topic(), isize::from(old.is_none()), change);
         old
     }
 
@@ -77,6 +109,7 @@ impl Retained {
         let removed = remove_below(&mut self.root, Some(topic))?;
         self.len -= 1;
         self.bytes -= removed.size() as u64;
+        self.count(topic, -1, -(removed.size() as u64).cast_signed());
         Some(removed)
     }
 

@@ -25,12 +25,13 @@ const BOUNDS: QueueBounds = QueueBounds {
 type Seen = (Option<u16>, Option<Vec<u8>>, bool);
 
 fn link(version: Version, max_packet: u32, outbox_bytes: usize) -> Link {
-    Link::new(LinkOptions {
+    let options = LinkOptions {
         version,
         max_packet,
         outbox_bytes,
         aliases: 0,
-    })
+    };
+    Link::new(options, None)
 }
 
 fn connected(stored: bool, quota: u16) -> Delivering {

@@ -72,7 +72,16 @@ impl Delivering {
         if !wanted.subscription_ids.is_empty() || !link.takes_common_form() || shared {
             return self.deliver_singly(frames, wanted, bounds, tally);
         }
-        let variant = frames.variant(link.v5, wanted.qos, wanted.retain_as_published);
+        let variant = match link.mount() {
+            None => frames.variant(link.v5, wanted.qos, wanted.retain_as_published),
+            Some(mount) => {
+                let mut run = frames.run().iter();
+                if !run.all(|publish| mount.owns(publish.topic.as_str())) {
+                    return self.deliver_singly(frames, wanted, bounds, tally);
+                }
+                frames.mounted(link.v5, wanted.qos, wanted.retain_as_published)
+            }
+        };
         if variant.longest > link.max_packet || variant.longest as usize >= SHARE_FROM {
             return self.deliver_singly(frames, wanted, bounds, tally);
         }
@@ -115,6 +124,10 @@ impl Delivering {
         for (index, publish) in frames.run().iter().enumerate() {
             let qos = publish.qos.min(wanted.qos);
             if qos > QoS::AtMostOnce && self.store_id.is_some() {
+                continue;
+            }
+            if !link.is_for(publish.topic.as_str()) {
+                tally.withheld += 1;
                 continue;
             }
             let large = publish.payload.len() >= SHARE_FROM;

@@ -108,6 +108,10 @@ impl Hub {
             Some(session) => session,
             None => self.new_session(&request)?,
         };
+        if present {
+            // Before anything can reach the client.
+            self.take_away(&session, &request.peer.principal);
+        }
         let before = session.lock().last_ticket;
         if present && !wait_durable(&*self.store, before).await {
             return Err(AttachError::Unavailable);
@@ -154,7 +158,9 @@ impl Hub {
         self: &Arc<Self>,
         request: &ConnectRequest,
     ) -> Result<Arc<Session>, AttachError> {
-        if request.expiry_interval > 0 && self.stored_len() >= self.live.load().max_sessions {
+        if request.expiry_interval > 0
+            && (self.stored_len() >= self.live.load().max_sessions || !tenant_has_place(request))
+        {
             return Err(AttachError::TooManySessions);
         }
         let number = self
@@ -181,7 +187,19 @@ impl Hub {
         state.expiry_interval = request.expiry_interval;
         state.wake = Some(wake.clone());
         state.blocked = false;
-        state.delivering.link = Some(Link::new(request.link));
+        let mount = request
+            .peer
+            .tenant
+            .as_ref()
+            .map(|place| place.mount.clone());
+        let mut link = Link::new(request.link, mount);
+        let held = state.subscriptions.iter();
+        let held = held.map(|(filter, subscription)| (&**filter, subscription));
+        if let Some(gate) = self.gate_for(session, wake, held) {
+            let for_all = gate.is_needed_for_all();
+            link.set_gate(gate, for_all);
+        }
+        state.delivering.link = Some(link);
         state.delivering.outbound.attach(request.quota);
         if session.store_id.is_some() {
             ops.extend(session_record(session, state, None));
@@ -221,6 +239,12 @@ impl Hub {
         self.leave(session);
         wake.set_gone();
     }
+}
+
+/// Whether the client's tenant may have one more stored session.
+pub(super) fn tenant_has_place(request: &ConnectRequest) -> bool {
+    let tenant = request.peer.tenant.as_ref();
+    tenant.is_none_or(|place| place.may_store_session())
 }
 
 /// The session as it is to be stored; `None` if it is not stored.

@@ -15,15 +15,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
-use dunlin_protocol::Version;
+use dunlin_protocol::{QoS, Version};
 use dunlin_sync::Op;
 use dunlin_sync::cluster::Epoch;
 
 use super::Hub;
-use super::session::Session;
+use super::gate::RulesGate;
+use super::session::{Session, Subscription};
 use super::wake::{CloseRequest, Wake};
-use crate::auth::{Action, Principal};
+use crate::auth::{Action, Decision, Principal, Who};
+use crate::core::mount;
 use crate::net::{ClientCertificate, ListenerInfo};
+use crate::tenant::{Place, Tenant};
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
@@ -33,6 +36,8 @@ pub(crate) struct Peer {
     pub(crate) listener: Arc<ListenerInfo>,
     /// What it has shown in its TLS handshake.
     pub(crate) certificate: Option<Arc<ClientCertificate>>,
+    /// Its place in its tenant.
+    pub(crate) tenant: Option<Arc<Place>>,
 }
 
 /// The same, as it is kept while the connection is open.
@@ -42,6 +47,7 @@ pub(crate) struct About {
     address: SocketAddr,
     listener: Arc<ListenerInfo>,
     certificate: Option<Arc<ClientCertificate>>,
+    tenant: Option<Arc<Place>>,
     version: Version,
 }
 
@@ -53,8 +59,14 @@ impl About {
             address: peer.address,
             listener: peer.listener,
             certificate: peer.certificate,
+            tenant: peer.tenant,
             version,
         }
+    }
+
+    /// The client's tenant.
+    pub(crate) fn tenant(&self) -> Option<&Arc<Tenant>> {
+        self.tenant.as_deref().map(|place| &**place)
     }
 
     /// Who the client is, and what it may do, from now on until it is asked again.
@@ -65,6 +77,10 @@ impl About {
     /// What the client has shown in its TLS handshake.
     pub(crate) fn certificate(&self) -> Option<&ClientCertificate> {
         self.certificate.as_deref()
+    }
+
+    pub(crate) fn listener(&self) -> &ListenerInfo {
+        &self.listener
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -304,10 +320,15 @@ impl Hub {
 
     /// Removes from a session what `who` may not have, in the store too; `true` if there was anything.
     pub(crate) fn take_away(self: &Arc<Self>, session: &Arc<Session>, who: &Principal) -> bool {
-        if self.auth.allows_all() {
+        if self.auth.allows_all() && who.policy.is_none() {
             return false;
         }
         let client_id = &*session.client_id;
+        let asks = Who {
+            principal: who,
+            client_id: mount::own(client_id),
+        };
+        let mut filtered = false;
         let subscriptions: Vec<_> = {
             let state = session.lock();
             let all = state.subscriptions.iter();
@@ -317,16 +338,19 @@ impl Hub {
         let mut ops = Vec::new();
         let mut lost = 0_usize;
         for (filter, qos) in subscriptions {
-            if !self
-                .auth
-                .allows(who, client_id, Action::Subscribe { qos }, &filter)
-            {
+            let decision = self.judge(asks, &filter, qos);
+            filtered |= matches!(decision, Some(Decision::Filtered(_)));
+            let kept = decision.is_some();
+            if !kept {
                 tracing::info!(client = client_id, %filter, "subscription taken away: it is no longer allowed");
                 self.unsubscribe(session, &filter, &mut ops);
                 lost += 1;
             }
         }
-        lost += usize::from(self.take_will(session, who, &mut ops));
+        lost += usize::from(self.take_will(session, asks, &mut ops));
+        if filtered {
+            self.filter_all(session);
+        }
         if !ops.is_empty() {
             let ticket = self.submit(ops);
             let mut state = session.lock();
@@ -335,8 +359,60 @@ impl Hub {
         lost > 0
     }
 
+    /// What is said to a subscription that a session has, if it may keep it.
+    fn judge(&self, who: Who<'_>, filter: &str, qos: QoS) -> Option<Decision> {
+        let own = mount::own_filter(filter);
+        let decision = self.auth.decide(who, Action::Subscribe { qos }, &own);
+        let kept =
+            matches!(decision, Decision::Granted(max) | Decision::Filtered(max) if max >= qos);
+        kept.then_some(decision)
+    }
+
+    /// Whether a session may keep a subscription.
+    pub(super) fn may_keep(
+        &self,
+        session: &Session,
+        who: &Principal,
+        filter: &str,
+        subscription: Subscription,
+    ) -> bool {
+        let who = Who {
+            principal: who,
+            client_id: mount::own(&session.client_id),
+        };
+        let kept = self.judge(who, filter, subscription.options.qos).is_some();
+        if !kept {
+            tracing::info!(client = %session.client_id, filter, "subscription taken away: it is no longer allowed");
+        }
+        kept
+    }
+
+    /// From now on every message to the client is looked at: it has a subscription that is wider than what it may read.
+    pub(crate) fn filter_all(&self, session: &Session) {
+        let mut state = session.lock();
+        let state = &mut *state;
+        if let (Some(link), Some(wake)) = (&mut state.delivering.link, &state.wake) {
+            let held = state.subscriptions.iter();
+            let held = held.map(|(filter, subscription)| (&**filter, subscription));
+            let gate = RulesGate::new(&self.auth, wake, &session.client_id, held);
+            link.set_gate(Box::new(gate), true);
+        }
+    }
+
+    /// The gate that a session needs which is resumed and has a stored queue: what waits there was put there under other rules.
+    pub(super) fn gate_for<'s>(
+        &self,
+        session: &Session,
+        wake: &Arc<Wake>,
+        held: impl Iterator<Item = (&'s str, &'s Subscription)>,
+    ) -> Option<Box<RulesGate>> {
+        let open = self.auth.allows_all() && wake.about.principal().policy.is_none();
+        let gated = session.store_id.is_some() && !open;
+        gated.then(|| Box::new(RulesGate::new(&self.auth, wake, &session.client_id, held)))
+    }
+
     /// Forgets a will that may no longer be published.
-    fn take_will(&self, session: &Session, who: &Principal, ops: &mut Vec<Op>) -> bool {
+    fn take_will(&self, session: &Session, who: Who<'_>, ops: &mut Vec<Op>) -> bool {
         let mut state = session.lock();
         let Some(will) = &state.will else {
             return false;
@@ -346,10 +422,8 @@ impl Hub {
             qos: message.qos(),
             retain: message.retain(),
         };
-        if self
-            .auth
-            .allows(who, &session.client_id, action, message.topic())
-        {
+        let own = mount::own(message.topic());
+        if self.auth.decide(who, action, own).is_allowed() {
             return false;
         }
         tracing::info!(client = %session.client_id, topic = message.topic(), "will taken away: it is no longer allowed");

@@ -10,6 +10,7 @@ pub(crate) mod cluster;
 mod detach;
 pub(crate) mod directory;
 mod drain;
+mod gate;
 pub(crate) mod live;
 mod moving;
 pub(crate) mod publish;
@@ -52,6 +53,7 @@ use crate::core::outbound::{QueueBounds, Tally};
 use crate::core::retained::Retained;
 use crate::ops::Health;
 use crate::ops::metrics::Metrics;
+use crate::tenant::Tenants;
 
 /// Shards of the sessions by client id.
 const SHARDS: usize = 256;
@@ -65,6 +67,8 @@ pub struct HubConfig {
     pub features: Features,
     /// What clients are told when the broker stops.
     pub farewell: Farewell,
+    /// The tenants.
+    pub tenants: Vec<crate::config::TenantConfig>,
     /// Decides which messages are traced; `None`: none.
     pub tracer: Option<Tracer>,
     /// Where is told who comes and what is changed; `None`: nowhere.
@@ -177,6 +181,7 @@ pub struct Hub {
     /// Those of them that end by themselves: when, in Unix seconds, and which.
     expiring: Mutex<std::collections::BTreeSet<(u64, u64)>>,
     changes: live::Changes,
+    pub(crate) tenants: Tenants,
     draining: AtomicBool,
     #[cfg(feature = "testing")]
     pub(crate) planted_early_acknowledgement: bool,
@@ -211,6 +216,7 @@ impl Hub {
         let guard = config
             .guard
             .unwrap_or_else(|| Guard::new(&limits, &BansConfig::default(), Arc::clone(&metrics)));
+        let of_tenants = metrics.clone();
         let hub = Arc::new(Self {
             queue_bounds: QueueBounds {
                 messages: u64::from(limits.max_queued_messages),
@@ -250,11 +256,13 @@ impl Hub {
             connections: Mutex::default(),
             expiring: Mutex::default(),
             changes: live::Changes::default(),
+            tenants: Tenants::new(of_tenants),
             draining: AtomicBool::new(false),
             #[cfg(feature = "testing")]
             planted_early_acknowledgement: config.planted_early_acknowledgement,
             runtime: tokio::runtime::Handle::current(),
         });
+        hub.tenants.configure(&config.tenants);
         if hub.cluster.is_none() {
             hub.recover()?;
         }
@@ -298,6 +306,9 @@ impl Hub {
             .insert(session.client_id.clone(), session.clone());
         if let Some(id) = session.store_id {
             self.stored.write().insert(id, session.clone());
+            if self.cluster.is_none() {
+                self.tenants.session_stored(&session.client_id, true);
+            }
         }
         self.sessions.fetch_add(1, Ordering::Relaxed);
     }
@@ -316,6 +327,10 @@ impl Hub {
             let mut stored = self.stored.write();
             if stored.get(&id).is_some_and(|now| Arc::ptr_eq(now, session)) {
                 stored.remove(&id);
+                drop(stored);
+                if self.cluster.is_none() {
+                    self.tenants.session_stored(&session.client_id, false);
+                }
             }
         }
         self.sessions.fetch_sub(1, Ordering::Relaxed);
@@ -350,6 +365,7 @@ impl Hub {
                 tally.expired,
                 tally.too_large,
             );
+            self.metrics.withheld(tally.withheld);
         }
     }
 

@@ -12,6 +12,7 @@ use dunlin_sync::{Delivery, Message, Op};
 use super::Hub;
 use super::session::{Session, SessionState, Subscription};
 use crate::core::frames::is_expired;
+use crate::core::mount;
 use crate::core::outbound::Tally;
 
 /// Retained messages handed over under one lock.
@@ -148,7 +149,7 @@ impl Hub {
 
     fn is_retained(&self, message: &Arc<Message>) -> bool {
         let topic = message.topic();
-        let of_broker = topic.starts_with("$SYS");
+        let of_broker = mount::own(topic).starts_with("$SYS");
         let retained = if of_broker {
             &self.own_retained
         } else {

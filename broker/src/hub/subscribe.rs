@@ -8,6 +8,7 @@ use dunlin_sync::{Op, SubscriptionRecord};
 use super::Hub;
 use super::cluster::routes::Interest;
 use super::session::{Session, Subscription};
+use crate::core::mount;
 
 impl Hub {
     /// Adds or replaces a subscription that is authorised. Gives back the reason code for SUBACK, and
@@ -20,7 +21,8 @@ impl Hub {
         subscription: Subscription,
         ops: &mut Vec<Op>,
     ) -> (ReasonCode, bool) {
-        if filter.split('/').count() > usize::from(self.limits.max_topic_levels) {
+        let levels = mount::own_filter(filter).split('/').count();
+        if levels > usize::from(self.limits.max_topic_levels) {
             return (ReasonCode::TOPIC_FILTER_INVALID, false);
         }
         let shared = matches!(topic::parse_shared(filter), Ok(Some(_)));

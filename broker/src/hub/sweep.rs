@@ -1,5 +1,6 @@
 //! Housekeeping: due timers, `$SYS`, figures that are read off now and then.
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -7,6 +8,8 @@ use std::time::Duration;
 use super::Hub;
 use super::detach::Ending;
 use super::timers::{TICK, Timer};
+use crate::core::mount;
+use crate::hash::RandomState;
 
 /// How often gauges are brought up to date.
 const GAUGES: Duration = Duration::from_secs(1);
@@ -94,11 +97,56 @@ impl Hub {
             congested: self.congested.load(Ordering::Relaxed),
         });
         self.metrics.set_limits(&self.live.load());
+        self.update_tenants();
+    }
+
+    fn update_tenants(&self) {
+        if !self.tenants.are_there() {
+            return;
+        }
+        let mut queued: HashMap<Box<str>, u64, RandomState> = HashMap::default();
+        if self.tenants.count_queues() {
+            for shard in &self.shards {
+                let sessions: Vec<_> = shard.sessions.lock().values().cloned().collect();
+                for session in sessions {
+                    if let Some((tenant, _)) = mount::split(&session.client_id) {
+                        let (_, bytes) = session.lock().delivering.outbound.queued();
+                        *queued.entry(tenant.into()).or_default() += bytes;
+                    }
+                }
+            }
+        }
+        let retained = self.retained.read();
+        self.tenants.show(&queued, |name| retained.of_tenant(name));
+    }
+
+    /// What a tenant sees of the broker: its own figures, under the names that those of the whole broker have.
+    fn publish_tenants(self: &Arc<Self>) {
+        for tenant in self.tenants.all() {
+            if tenant.connections() == 0 {
+                continue;
+            }
+            let (retained, bytes) = self.retained.read().of_tenant(&tenant.mount.name);
+            let [publishes, publish_bytes] = tenant.published_so_far();
+            for (name, value) in [
+                ("clients/connected", tenant.connections() as u64),
+                ("clients/stored", tenant.sessions() as u64),
+                ("retained messages/count", retained as u64),
+                ("store/messages/bytes", bytes),
+                ("publish/messages/received", publishes),
+                ("publish/bytes/received", publish_bytes),
+            ] {
+                if let Ok(topic) = tenant.mount.topic(&format!("$SYS/broker/{name}")) {
+                    self.publish_own(&topic, value.to_string().as_bytes());
+                }
+            }
+        }
     }
 
     fn publish_sys(self: &Arc<Self>) {
         for (topic, value) in self.metrics.sys_topics(self.clock.uptime()) {
             self.publish_own(&topic, value.as_bytes());
         }
+        self.publish_tenants();
     }
 }

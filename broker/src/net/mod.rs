@@ -42,6 +42,8 @@ pub struct ListenerInfo {
     pub auth: Arc<[Method]>,
     /// Where the WebSocket listeners are, in words for a person; empty when there are none.
     pub websocket_hint: Arc<str>,
+    /// The tenant of everybody who comes in here.
+    pub tenant: Option<Arc<str>>,
 }
 
 /// A connection that is ready for its CONNECT packet.

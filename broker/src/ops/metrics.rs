@@ -20,7 +20,9 @@ pub use self::count::Gauges;
 pub use self::kinds::{Counters, Gauged};
 pub use self::labels::{Bound, ByQos, Dropped, Label, Outcome, Reload};
 
-use self::kinds::{ByListener, ByListenerAndVersion, ByReason, Kind, Seconds, SecondsCounted};
+use self::kinds::{
+    ByListener, ByListenerAndVersion, ByReason, ByTenant, Kind, Seconds, SecondsCounted,
+};
 use super::sys::LoadAverages;
 
 /// Versions of MQTT as they are shown.
@@ -81,6 +83,24 @@ metrics! {
     audit_events: Counter = "audit_events";
     /// Events that the audit log has lost: too many waited, or its file could not be written.
     audit_lost: Counter = "audit_lost";
+    /// Clients of tenants connected now.
+    tenant_clients: ByTenant = "tenant_clients";
+    /// Stored sessions of tenants, in the whole cluster.
+    tenant_sessions: ByTenant = "tenant_sessions_stored";
+    /// Retained messages of tenants, in the whole cluster.
+    tenant_retained: ByTenant = "tenant_retained_messages";
+    /// What the retained messages of tenants weigh.
+    tenant_retained_bytes: ByTenant = "tenant_retained", Bytes;
+    /// What waits in the queues of the sessions of tenants on this replica; 0 for tenants without max_queued_bytes.
+    tenant_queued_bytes: ByTenant = "tenant_queued", Bytes;
+    /// PUBLISH packets received from clients of tenants.
+    tenant_publishes: ByReason = "tenant_publishes_received";
+    /// Payload bytes of them.
+    tenant_publish_bytes: ByReason = "tenant_publishes_received_payload", Bytes;
+    /// Connections, sessions, publishes and retained messages refused for a bound of their tenant.
+    tenant_refused: ByReason = "tenant_refused";
+    /// Times that a client was not read from as its tenant sent too fast.
+    tenant_slowed: ByReason = "tenant_slowed";
     /// Spans of traces that the collector has taken.
     trace_spans_sent: Counter = "trace_spans_sent";
     /// Spans of traces that were dropped: too many waited, or the collector did not take them.

@@ -43,6 +43,7 @@ pub(super) const LIVE: &[&str] = &[
     "listener.tls.min_version",
     "listener.tls.sni",
     "log.level",
+    "tenant",
     "watch_files_ms",
 ];
 

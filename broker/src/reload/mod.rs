@@ -123,6 +123,7 @@ impl Reloader {
         let of_http = auth.http.iter().flat_map(|http| &http.token_file);
         let all = of_tls
             .chain(&auth.users)
+            .chain(&auth.acl_file)
             .chain(of_jwt)
             .chain(of_http)
             .chain(tokens);
@@ -198,13 +199,8 @@ impl Reloader {
         self.running.auth.renew(users, rules);
         self.renew_methods(&methods);
         self.end_withdrawn();
-        let told = self.running.hub.recheck_all();
-        if told > 0 {
-            tracing::info!(
-                clients = told,
-                "clients were disconnected: what they had is no longer allowed"
-            );
-        }
+        self.running.hub.tenants.configure(&config.tenants);
+        self.look_again();
         self.running.hub.set_limits(&config.limits);
         self.running.hub.guard.renew(&config.limits, &config.bans);
         self.running.hub.set_farewell(config.farewell());
@@ -276,6 +272,17 @@ impl Reloader {
         }
     }
 
+    /// The rules have changed.
+    fn look_again(&self) {
+        let clients = self.running.hub.recheck_all();
+        if clients > 0 {
+            tracing::info!(
+                clients,
+                "clients were disconnected: what they had is no longer allowed"
+            );
+        }
+    }
+
     /// Reads what is watched, each for itself.
     fn reload_files(&self) {
         let config = self.in_force.lock().config.clone();
@@ -301,6 +308,19 @@ impl Reloader {
                             fault.text
                         );
                     }
+                }
+            }
+        }
+        if let Some(path) = &config.auth.acl_file {
+            match config::load_rules(&config.auth) {
+                Ok(rules) => {
+                    self.running.auth.renew_rules(rules);
+                    tracing::info!(file = %path.display(), "the access file was read again");
+                    self.look_again();
+                }
+                Err(problems) => {
+                    problems.0.iter().for_each(say_problem);
+                    tracing::error!(file = %path.display(), "the rules stay as they were");
                 }
             }
         }

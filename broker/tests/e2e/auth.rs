@@ -4,12 +4,13 @@ use crate::support::{foreign::add_user, *};
 
 /// A broker with a password file: user `bird`, password `secret`.
 fn guarded(rules: &str) -> Broker {
+    let default = if rules.is_empty() { "allow" } else { "deny" };
     let setup = Broker::setup();
     add_user(&setup.dir().join("users"), "bird", "secret");
     setup
         .config(&format!(
             "[[listener]]\naddress = \"127.0.0.1:{{port}}\"\n\n[store]\npath = \"{{dir}}/store\"\n\n\
-             [auth]\nanonymous = false\nusers = \"{{dir}}/users\"\n{rules}"
+             [auth]\nanonymous = false\nusers = \"{{dir}}/users\"\ndefault = \"{default}\"\n{rules}"
         ))
         .start()
 }

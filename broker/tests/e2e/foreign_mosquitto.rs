@@ -233,7 +233,7 @@ fn a_wrong_password_is_named_by_the_client() {
     let broker = setup
         .config(
             "[[listener]]\naddress = \"127.0.0.1:{port}\"\n\n[store]\nkind = \"memory\"\n\n\
-             [auth]\nanonymous = false\nusers = \"{dir}/users\"\n",
+             [auth]\nanonymous = false\nusers = \"{dir}/users\"\ndefault = \"allow\"\n",
         )
         .start();
     let attempt = |version: &str, password: &str| {

@@ -22,6 +22,7 @@ mod shared;
 mod stream;
 mod subscribe;
 mod support;
+mod tenants;
 mod websocket;
 mod will;
 mod wrong_input;

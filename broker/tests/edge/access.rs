@@ -1,7 +1,7 @@
 //! Access rules.
 
 use dunlin_broker::{
-    auth::{Action, Rules},
+    auth::{Action, Method, Principal, Rules, Who},
     config::{self, Sources},
 };
 use dunlin_protocol::{QoS, topic};
@@ -16,7 +16,7 @@ const SUBSCRIBE: Action = Action::Subscribe {
 };
 
 /// Rules as they are written in the file.
-fn rules(text: &str) -> Rules {
+fn rules(text: &str) -> Asked {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("dunlin.toml");
     std::fs::write(&file, text).unwrap();
@@ -25,9 +25,23 @@ fn rules(text: &str) -> Rules {
         ..Sources::default()
     }) {
         Ok(loaded) => {
-            Rules::compile(&loaded.config.auth.rules, loaded.config.auth.default).unwrap()
+            Asked(Rules::compile(&loaded.config.auth.rules, loaded.config.auth.default).unwrap())
         }
         Err(problems) => panic!("{problems}"),
+    }
+}
+
+/// Rules that are asked as if a name were all that is known of a client.
+struct Asked(Rules);
+
+impl Asked {
+    fn allow(&self, user: Option<&str>, client: &str, action: Action, topic: &str) -> bool {
+        let principal = Principal::new(Method::Users, user.map(Into::into));
+        let who = Who {
+            principal: &principal,
+            client_id: client,
+        };
+        self.0.decide(who, action, topic).is_allowed()
     }
 }
 

@@ -459,11 +459,41 @@ fn a_users_file_open_to_all_is_a_warning() {
     let folder = tempfile::tempdir().unwrap();
     let users = folder.path().join("users");
     std::fs::write(&users, "").unwrap();
-    let text = format!("[auth]\nusers = {users:?}\n");
+    let text = format!("[auth]\ndefault = \"allow\"\nusers = {users:?}\n");
     std::fs::set_permissions(&users, std::fs::Permissions::from_mode(0o644)).unwrap();
     assert!(load(&text).warnings[0].to_string().contains("DUN-0304"));
     std::fs::set_permissions(&users, std::fs::Permissions::from_mode(0o640)).unwrap();
     assert_eq!(load(&text).warnings, []);
+}
+
+#[test]
+fn methods_without_rules_deny_everything_and_say_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let users = folder.path().join("users");
+    std::fs::write(&users, "").unwrap();
+    let loaded = |more: &str| load(&format!("[auth]\nusers = {users:?}\n{more}"));
+    let unsaid = loaded("");
+    assert!(unsaid.rules.deny_all());
+    let warnings: Vec<_> = unsaid.warnings.iter().map(ToString::to_string).collect();
+    assert!(
+        warnings.iter().any(|warning| warning.contains("DUN-0307")),
+        "{warnings:?}"
+    );
+    for said in [
+        "default = \"deny\"",
+        "default = \"allow\"",
+        "[[auth.rules]]\neffect = \"allow\"\ntopics = [\"a\"]",
+    ] {
+        let warnings: Vec<_> = loaded(said)
+            .warnings
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert!(
+            !warnings.iter().any(|warning| warning.contains("DUN-0307")),
+            "{said}: {warnings:?}"
+        );
+    }
 }
 
 #[test]
@@ -651,6 +681,20 @@ fn keys() -> BTreeMap<String, Option<String>> {
         "auth.rules.users",
         "auth.rules.clients",
         "auth.rules.exact",
+        "auth.rules.tenants",
+        "auth.rules.roles",
+        "auth.rules.retain",
+        "auth.rules.max_qos",
+        "auth.acl_file",
+        "tenant.name",
+        "tenant.max_connections",
+        "tenant.messages_per_second",
+        "tenant.bytes_per_second",
+        "tenant.max_sessions",
+        "tenant.max_retained",
+        "tenant.max_retained_bytes",
+        "tenant.max_queued_bytes",
+        "listener.tenant",
         "listener.address",
         "listener.type",
         "listener.name",

@@ -52,6 +52,7 @@ fn a_browser_is_told_where_it_is_and_where_websocket_is() {
         anonymous: true,
         auth: [].into(),
         websocket_hint: "MQTT over WebSocket is at ws://127.0.0.1:8083/mqtt.".into(),
+        tenant: None,
     };
     let answer = String::from_utf8(Sniffed::Http.answer(&listener)).unwrap();
     let body = "This is a port for MQTT, not for HTTP (Dunlin, listener \"plain\").\n\

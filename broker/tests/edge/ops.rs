@@ -21,6 +21,7 @@ fn every_metric_is_documented_with_its_type_and_labels() {
     let reason = [("reason", catalogue::OPEN.to_owned())];
     drop(metrics.protocol_errors.get_or_create(&reason));
     metrics.certificate(catalogue::OPEN, 0);
+    metrics.tenant(catalogue::OPEN);
     for version in [Version::V31, Version::V311, Version::V5] {
         drop(metrics.connection_opened(catalogue::OPEN, version));
     }

@@ -27,6 +27,7 @@ fn credentials(username: Option<&str>, password: Option<&str>, anonymous: bool) 
             anonymous,
             auth: Arc::new(Method::ASKED),
             websocket_hint: "".into(),
+            tenant: None,
         }),
     }
 }

@@ -245,13 +245,13 @@ fn rules_hold_for_clients_that_are_connected_too() {
     command.arg("--config").arg(&config);
     let mut running = Running::start(command);
     let mut client = running.connect_mqtt();
-    let mut subscribe = |id: u8| {
-        client.write_all(&[0x82, 6, 0, id, 0, 1, b'a', 0]).unwrap();
+    let subscribe = |client: &mut std::net::TcpStream| {
+        client.write_all(&[0x82, 6, 0, 1, 0, 1, b'a', 0]).unwrap();
         let mut answer = [0; 5];
         client.read_exact(&mut answer).unwrap();
         answer[4]
     };
-    assert_eq!(subscribe(1), 0);
+    assert_eq!(subscribe(&mut client), 0);
     std::fs::write(
         &config,
         "[[auth.rules]]\neffect = \"allow\"\ntopics = [\"b\"]\n",
@@ -259,5 +259,9 @@ fn rules_hold_for_clients_that_are_connected_too() {
     .unwrap();
     running.signal("-HUP");
     running.wait_for("the configuration was read again");
-    assert_eq!(subscribe(2), 0x80);
+    // What is no longer allowed is taken away, and its client told by the end of the connection.
+    running.wait_for("clients were disconnected");
+    assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+    let mut again = running.connect_mqtt();
+    assert_eq!(subscribe(&mut again), 0x80);
 }

@@ -100,6 +100,7 @@ impl Setup {
             anonymous: true,
             auth: Arc::new(Method::ASKED),
             websocket_hint: "MQTT over WebSocket is at ws://elsewhere/mqtt.".into(),
+            tenant: None,
         };
         let name_from = self.tls.as_ref().and_then(|tls| tls.name_from);
         let bound = Bound {

@@ -14,6 +14,7 @@ use crate::connection::held::acknowledged;
 use crate::connection::run::Connection;
 use crate::core::frames::{Forwarded, Incoming, Received, Topic};
 use crate::core::inbound::Admitted;
+use crate::core::mount;
 
 /// Publishes of one read that are made room for at once.
 const PLACES_MAX: usize = 64;
@@ -52,6 +53,10 @@ impl Connection {
         received: Option<Received<'a>>,
         batch: &mut Batch<'a>,
     ) -> Result<(), Closing> {
+        let topic = match self.wake.about.tenant().is_some() {
+            true => self.mounted(topic)?,
+            false => topic,
+        };
         let kind = match publish.qos {
             QoS::AtMostOnce => None,
             QoS::AtLeastOnce => Some(AckKind::PubAck),
@@ -73,7 +78,7 @@ impl Connection {
         // Whoever subscribes while a run is read does so after its bytes were read.
         let as_before =
             batch.run.routes.is_some() && batch.knows(name) && batch.run.allowed == Some(action);
-        if !as_before && (name.starts_with("$SYS") || !self.may(action, name)) {
+        if !as_before && !self.may_publish(action, topic.own()) {
             self.end_run(batch);
             return self.refuse_publish(ack, ReasonCode::NOT_AUTHORIZED, batch);
         }
@@ -85,6 +90,14 @@ impl Connection {
         {
             self.end_run(batch);
             self.hub.metrics.retained_refused(1);
+            return self.refuse_publish(ack, ReasonCode::QUOTA_EXCEEDED, batch);
+        }
+        if ack.is_some()
+            && let Some(tenant) = self.wake.about.tenant()
+            && tenant.is_full()
+        {
+            tenant.refuse();
+            self.end_run(batch);
             return self.refuse_publish(ack, ReasonCode::QUOTA_EXCEEDED, batch);
         }
         if !as_before {
@@ -107,15 +120,21 @@ impl Connection {
             true => (Forwarded::Borrowed(&[][..]), None),
             false => Forwarded::from_publish(publish.properties),
         };
-        let spelt_out = match topic {
+        let spelt_out = match &topic {
             Topic::Borrowed(topic) => {
                 batch.topic = topic;
                 true
             }
-            // `topic` and the run's routes belong together.
-            Topic::Alias(_) => {
+            // `topic`, or `inside`, and the run's routes belong together.
+            Topic::Alias(inside) => {
                 batch.topic = "";
+                batch.inside = Some(inside.clone());
                 false
+            }
+            Topic::Mounted { inside, spelt_out } => {
+                batch.topic = "";
+                batch.inside = Some(inside.clone());
+                *spelt_out
             }
         };
         let unaltered = spelt_out && matches!(properties, Forwarded::Borrowed(_));
@@ -137,6 +156,35 @@ impl Connection {
         batch.pubacks += usize::from(kind == Some(AckKind::PubAck));
         batch.run.acks.extend(ack);
         Ok(())
+    }
+
+    /// The topic of a tenant's client as it is inside. The one before is remembered, as most clients have few topics.
+    fn mounted<'a>(&mut self, topic: Topic<'a>) -> Result<Topic<'a>, Closing> {
+        let spelt_out = matches!(topic, Topic::Borrowed(_));
+        let own = topic.as_str();
+        if let Some(last) = &self.mounted
+            && mount::own(last) == own
+        {
+            return Ok(Topic::Mounted {
+                inside: last.clone(),
+                spelt_out,
+            });
+        }
+        let Some(tenant) = self.wake.about.tenant() else {
+            return Ok(topic);
+        };
+        let inside = tenant.mount.topic(own).map_err(|_| {
+            violation(
+                ReasonCode::TOPIC_NAME_INVALID,
+                "the topic is too long for a tenant's client",
+            )
+        })?;
+        self.mounted = Some(inside.clone());
+        Ok(Topic::Mounted { inside, spelt_out })
+    }
+
+    fn may_publish(&self, action: Action, own: &str) -> bool {
+        !own.starts_with("$SYS") && self.may(action, own).is_allowed()
     }
 
     /// [MQTT-3.3.2-7] [MQTT-3.3.2-12]: an alias is set by a publish that has a topic too, and is good for

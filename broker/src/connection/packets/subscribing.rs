@@ -1,15 +1,42 @@
 //! SUBSCRIBE and UNSUBSCRIBE.
 
+use std::sync::Arc;
+
 use dunlin_protocol::{
     Packet, Properties, PropertiesBuf, Property, QoS, ReasonCode, SubAck, Subscribe, UnsubAck,
     Unsubscribe,
 };
 
 use super::{Batch, violation};
-use crate::auth::Action;
+use crate::auth::{Action, Decision};
 use crate::connection::close::Closing;
 use crate::connection::run::Connection;
 use crate::hub::session::Subscription;
+
+/// A subscription that may be made.
+struct Allowed<'f> {
+    inside: Inside<'f>,
+    /// What it gets at the most.
+    qos: QoS,
+    /// All that it matches may be read.
+    whole: bool,
+}
+
+/// A filter as it is inside.
+enum Inside<'f> {
+    Same(&'f str),
+    Mounted(Arc<str>),
+}
+
+impl std::ops::Deref for Inside<'_> {
+    type Target = str;
+    fn deref(&self) -> &str {
+        match self {
+            Self::Same(filter) => filter,
+            Self::Mounted(filter) => filter,
+        }
+    }
+}
 
 impl Connection {
     pub(super) fn subscribe(
@@ -34,9 +61,11 @@ impl Connection {
             options.qos = options
                 .qos
                 .min(QoS::try_from(self.hub.features.maximum_qos).unwrap_or(QoS::ExactlyOnce));
-            let reason = match self.refuses_subscription(filter, options.qos) {
-                Some(reason) => reason,
-                None => {
+            let reason = match self.may_subscribe(filter, options.qos) {
+                Err(reason) => reason,
+                Ok(Allowed { inside, qos, whole }) => {
+                    options.qos = qos;
+                    let filter = &*inside;
                     let before = batch.outcome.ops.len();
                     let subscription = Subscription {
                         options,
@@ -51,6 +80,13 @@ impl Connection {
                     if batch.outcome.ops.len() > before {
                         batch.durable = true;
                         batch.outcome.barrier = true;
+                    }
+                    if !whole {
+                        self.hub.filter_all(&self.session);
+                    } else if !self.hub.auth.allows_all()
+                        && let Some(link) = &mut self.session.lock().delivering.link
+                    {
+                        link.granted(filter);
                     }
                     if retained {
                         batch.retained.push((Box::from(filter), subscription));
@@ -104,22 +140,40 @@ impl Connection {
         Ok(())
     }
 
-    fn refuses_subscription(&self, filter: &str, qos: QoS) -> Option<ReasonCode> {
+    /// How a subscription may be made.
+    fn may_subscribe<'f>(&self, filter: &'f str, qos: QoS) -> Result<Allowed<'f>, ReasonCode> {
         let features = &self.hub.features;
         let shared = filter.starts_with("$share/");
         if shared && !features.shared_subscriptions {
-            return Some(ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED);
+            return Err(ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED);
         }
         if !features.wildcard_subscriptions && filter.contains(['+', '#']) {
-            return Some(ReasonCode::WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED);
+            return Err(ReasonCode::WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED);
         }
-        if !self.may(Action::Subscribe { qos }, filter) {
-            return Some(match features.reveal_refusals {
-                true => ReasonCode::NOT_AUTHORIZED,
-                false => ReasonCode::UNSPECIFIED_ERROR,
-            });
+        let (qos, whole) = match self.may(Action::Subscribe { qos }, filter) {
+            Decision::Granted(qos) => (qos, true),
+            Decision::Filtered(qos) => (qos, false),
+            Decision::Denied => {
+                return Err(match features.reveal_refusals {
+                    true => ReasonCode::NOT_AUTHORIZED,
+                    false => ReasonCode::UNSPECIFIED_ERROR,
+                });
+            }
+        };
+        let inside = self.inside(filter)?;
+        Ok(Allowed { inside, qos, whole })
+    }
+
+    /// The filter as it is inside.
+    fn inside<'f>(&self, filter: &'f str) -> Result<Inside<'f>, ReasonCode> {
+        match self.wake.about.tenant() {
+            None => Ok(Inside::Same(filter)),
+            Some(tenant) => {
+                let inside = tenant.mount.filter(filter);
+                let inside = inside.map_err(|_| ReasonCode::TOPIC_FILTER_INVALID)?;
+                Ok(Inside::Mounted(inside))
+            }
         }
-        None
     }
 
     pub(super) fn unsubscribe(
@@ -130,9 +184,13 @@ impl Connection {
         let mut codes = Vec::with_capacity(unsubscribe.filters.len());
         for filter in unsubscribe.filters.iter() {
             let before = batch.outcome.ops.len();
-            let reason = self
-                .hub
-                .unsubscribe(&self.session, filter, &mut batch.outcome.ops);
+            let reason = match self.inside(filter) {
+                Ok(inside) => {
+                    let ops = &mut batch.outcome.ops;
+                    self.hub.unsubscribe(&self.session, &inside, ops)
+                }
+                Err(_) => ReasonCode::NO_SUBSCRIPTION_EXISTED,
+            };
             batch.durable |= batch.outcome.ops.len() > before;
             codes.push(reason.0);
         }

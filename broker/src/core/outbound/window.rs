@@ -61,6 +61,10 @@ impl Outbound {
             tally.expired += 1;
             return self.discard(seq, size, ops);
         }
+        if !link.is_for(message.topic()) || self.store_id.is_some() && !link.lets(message.topic()) {
+            tally.withheld += 1;
+            return self.discard(seq, size, ops);
+        }
         if link
             .publish_message(
                 message,

@@ -14,7 +14,7 @@ use dunlin_sync::{Op, WillRecord};
 
 use crate::core::link::Link;
 use crate::core::outbound::{Outbound, Tally};
-use crate::hub::attach::{AttachError, Attached, ConnectRequest};
+use crate::hub::attach::{AttachError, Attached, ConnectRequest, tenant_has_place};
 use crate::hub::live::About;
 use crate::hub::moving::is_word;
 use crate::hub::session::{Session, Subscription, Will};
@@ -65,8 +65,8 @@ impl Hub {
         request: ConnectRequest,
     ) -> Result<Attached, AttachError> {
         if request.expiry_interval > 0
-            && self.stored_len() >= self.live.load().max_sessions
             && !self.knows_stored(&request.client_id)
+            && (self.stored_len() >= self.live.load().max_sessions || !tenant_has_place(&request))
         {
             return Err(AttachError::TooManySessions);
         }
@@ -107,7 +107,7 @@ impl Hub {
         let session = self.session_of(&request, &claimed);
         let about = About::new(&session, request.peer.clone(), request.link.version);
         let wake = Arc::new(Wake::new(about));
-        let subscriptions = self.begin(&session, &wake, request, claimed);
+        let (subscriptions, lost) = self.begin(&session, &wake, request, claimed);
         self.insert_session(&session);
         self.enter(&session, &wake);
         if claiming.was_let_go(epoch) {
@@ -122,6 +122,12 @@ impl Hub {
                 session,
                 packet_id: SENT_MARK,
             });
+        }
+        if let Some(session) = session.store_id {
+            ops.extend(
+                lost.into_iter()
+                    .map(|filter| Op::DeleteSubscription(session, filter)),
+            );
         }
         for (filter, subscription) in subscriptions {
             self.subscribe_here(&session, &filter, None, subscription, &mut ops);
@@ -179,12 +185,17 @@ impl Hub {
         wake: &Arc<Wake>,
         request: ConnectRequest,
         claimed: Claimed,
-    ) -> Vec<(Box<str>, Subscription)> {
+    ) -> (Vec<(Box<str>, Subscription)>, Vec<Box<str>>) {
         let mut state = session.lock();
         state.epoch = claimed.epoch.0;
         state.expiry_interval = request.expiry_interval;
         state.wake = Some(wake.clone());
-        state.delivering.link = Some(Link::new(request.link));
+        let mount = request
+            .peer
+            .tenant
+            .as_ref()
+            .map(|place| place.mount.clone());
+        let mut link = Link::new(request.link, mount);
         state.delivering.outbound.attach(request.quota);
         for (id, count) in claimed.inbound {
             if id == SENT_MARK {
@@ -203,7 +214,7 @@ impl Hub {
                 message: will.message,
             })
         });
-        let subscriptions: Vec<_> = claimed
+        let mut subscriptions: Vec<_> = claimed
             .subscriptions
             .into_iter()
             .filter_map(|record| {
@@ -215,8 +226,20 @@ impl Hub {
                 Some((record.filter, subscription))
             })
             .collect();
+        // What is no longer allowed is gone before anything can reach the client.
+        let lost = subscriptions.extract_if(.., |(filter, subscription)| {
+            !self.may_keep(session, &request.peer.principal, filter, *subscription)
+        });
+        let lost = lost.map(|(filter, _)| filter).collect();
+        let held = subscriptions.iter();
+        let held = held.map(|(filter, subscription)| (&**filter, subscription));
+        if let Some(gate) = self.gate_for(session, wake, held) {
+            let for_all = gate.is_needed_for_all();
+            link.set_gate(gate, for_all);
+        }
+        state.delivering.link = Some(link);
         state.subscriptions.extend(subscriptions.iter().cloned());
-        subscriptions
+        (subscriptions, lost)
     }
 
     /// The part of [`Hub::detach`] that follows when the connection is known to be the session's.

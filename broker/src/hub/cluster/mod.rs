@@ -341,7 +341,10 @@ impl ClusterEvents for Events {
                         .subscribe_stored(&session, filter, *subscription);
                 }
             }
-            tables.by_client.insert(entry.client_id.clone(), entry.id);
+            let fresh = tables.by_client.insert(entry.client_id.clone(), entry.id);
+            if fresh.is_none() {
+                hub.tenants.session_stored(&entry.client_id, true);
+            }
             tables.sessions.insert(
                 entry.id,
                 Entry {
@@ -368,6 +371,7 @@ impl ClusterEvents for Events {
             };
             if tables.by_client.get(&entry.session.client_id) == Some(&session) {
                 tables.by_client.remove(&entry.session.client_id);
+                hub.tenants.session_stored(&entry.session.client_id, false);
             }
             for (filter, _) in &entry.subscriptions {
                 hub.directory.unsubscribe_stored(session, filter);

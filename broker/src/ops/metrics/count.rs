@@ -278,6 +278,33 @@ impl Metrics {
         self.publishes_dropped.add(Dropped::TooLarge, too_large);
     }
 
+    /// Shows a tenant with its figures from now on.
+    pub fn tenant(&self, name: &str) {
+        let label = [("tenant", name.to_owned())];
+        for gauges in [
+            &self.tenant_clients,
+            &self.tenant_sessions,
+            &self.tenant_retained,
+            &self.tenant_retained_bytes,
+            &self.tenant_queued_bytes,
+        ] {
+            drop(gauges.get_or_create(&label));
+        }
+        for counters in [
+            &self.tenant_publishes,
+            &self.tenant_publish_bytes,
+            &self.tenant_refused,
+            &self.tenant_slowed,
+        ] {
+            drop(counters.get_or_create(&label));
+        }
+    }
+
+    /// Messages were not delivered because their receiver may not read them.
+    pub fn withheld(&self, messages: u64) {
+        self.publishes_dropped.add(Dropped::Withheld, messages);
+    }
+
     /// A message of QoS 0 was not appended to a tap, as the store is behind.
     pub fn tap_skipped(&self) {
         self.tap_skipped.inc();

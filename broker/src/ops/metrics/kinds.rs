@@ -47,6 +47,9 @@ pub(super) type SecondsCounted = Counter<f64, AtomicU64>;
 /// When what is served on a listener ends, in Unix time.
 pub(super) type ByListener = Family<[(&'static str, String); 1], Gauge>;
 
+/// One gauge per tenant that has an entry in the configuration, and one for all others.
+pub(crate) type ByTenant = Family<[(&'static str, String); 1], Gauge>;
+
 /// Clients connected through a listener, by version of MQTT.
 pub(super) type ByListenerAndVersion = Family<[(&'static str, String); 2], Gauge>;
 

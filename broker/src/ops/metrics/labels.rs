@@ -34,6 +34,8 @@ label! {
         Expired = "expired",
         /// Larger than the subscriber's Maximum Packet Size.
         TooLarge = "too_large",
+        /// Its receiver may not read it, or no longer.
+        Withheld = "withheld",
     }
 }
 
