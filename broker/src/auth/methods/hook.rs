@@ -153,7 +153,9 @@ impl Hook {
         };
         match self.ask(question).await {
             Ok(reply) => {
-                self.away.failures.store(0, Ordering::Relaxed);
+                if self.away.failures.swap(0, Ordering::Relaxed) > 0 {
+                    *self.away.until.lock() = None;
+                }
                 let verdict = verdict(credentials, reply);
                 self.remember(print, &verdict);
                 verdict

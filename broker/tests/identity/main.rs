@@ -1,0 +1,17 @@
+//! Who is let in, by what, and for how long: every method of authentication against every version and kind of listener.
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    unreachable_pub,
+    reason = "test code"
+)]
+
+mod authority;
+mod broker;
+mod client;
+mod enhanced;
+mod live;
+mod matrix;
+mod service;
+mod tokens;
+mod world;
