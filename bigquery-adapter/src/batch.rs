@@ -238,6 +238,8 @@ mod tests {
             topic: "a/b",
             payload: b"x",
             client_id: None,
+            tenant: None,
+            device_id: None,
             content_type: None,
             response_topic: None,
             correlation_data: None,

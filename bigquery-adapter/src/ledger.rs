@@ -244,6 +244,8 @@ mod tests {
             topic: "t",
             payload: b"",
             client_id: None,
+            tenant: None,
+            device_id: None,
             content_type: None,
             response_topic: None,
             correlation_data: None,

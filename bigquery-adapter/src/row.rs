@@ -59,6 +59,10 @@ pub struct Row<'a> {
     pub payload: &'a [u8],
     /// Client id of the publisher, where the broker vouches for it.
     pub client_id: Option<&'a str>,
+    /// Its tenant, where the broker knows one.
+    pub tenant: Option<&'a str>,
+    /// The id of its device in the broker's registry, where it has one.
+    pub device_id: Option<&'a str>,
     /// Property of the same name.
     pub content_type: Option<&'a str>,
     /// Property of the same name.
@@ -169,6 +173,8 @@ struct Head {
     received_at: i64,
     identity: Identity,
     retain: bool,
+    /// Tenant and device are at the end.
+    known: bool,
 }
 
 impl Head {
@@ -203,6 +209,7 @@ impl Head {
                 fingerprint,
             },
             retain: flags & 0b100 != 0,
+            known: flags & 0b1_0000 != 0,
         })
     }
 }
@@ -215,7 +222,8 @@ impl<'a> Row<'a> {
         out.extend_from_slice(&self.fingerprint.to_le_bytes());
         out.extend_from_slice(&self.delivery.packet_id().to_le_bytes());
         let tapped = u8::from(self.origin.is_some());
-        out.push(self.delivery.qos() | (u8::from(self.retain) << 2) | (tapped << 3));
+        let known = u8::from(self.is_of_known());
+        out.push(self.delivery.qos() | (u8::from(self.retain) << 2) | (tapped << 3) | (known << 4));
         if let Some(origin) = self.origin {
             out.extend_from_slice(&origin.to_le_bytes());
         }
@@ -227,6 +235,15 @@ impl<'a> Row<'a> {
         put_option(out, self.correlation_data);
         put_varint(out, self.user_properties.count);
         put_bytes(out, self.user_properties.bytes);
+        if self.is_of_known() {
+            put_option(out, self.tenant.map(str::as_bytes));
+            put_option(out, self.device_id.map(str::as_bytes));
+        }
+    }
+
+    /// Whether the broker knows more of the publisher than its client id.
+    fn is_of_known(&self) -> bool {
+        self.tenant.is_some() || self.device_id.is_some()
     }
 
     /// Reads a row that [`Row::encode`] has written, all of `bytes`.
@@ -239,8 +256,9 @@ impl<'a> Row<'a> {
             received_at,
             identity,
             retain,
+            known,
         } = Head::read(&mut reader)?;
-        let row = Self {
+        let mut row = Self {
             received_at,
             origin: identity.origin,
             number: identity.number,
@@ -250,6 +268,8 @@ impl<'a> Row<'a> {
             topic: reader.text()?,
             payload: reader.bytes()?,
             client_id: reader.option_text()?,
+            tenant: None,
+            device_id: None,
             content_type: reader.option_text()?,
             response_topic: reader.option_text()?,
             correlation_data: reader.option()?,
@@ -258,6 +278,10 @@ impl<'a> Row<'a> {
                 bytes: reader.bytes()?,
             },
         };
+        if known {
+            row.tenant = reader.option_text()?;
+            row.device_id = reader.option_text()?;
+        }
         reader.end()?;
         if row.user_properties.iter().count() as u64 != row.user_properties.count {
             return Err(EncodingError::Short { wanted: 1, left: 0 });
@@ -277,7 +301,7 @@ mod tests {
         fn a_row_reads_back_as_it_was_written(
             received_at in any::<i64>(), origin in any::<Option<u64>>(), number in any::<u64>(), qos in 0u8..3, id in 1u16.., retain in any::<bool>(),
             topic in ".{0,40}", payload in proptest::collection::vec(any::<u8>(), 0..300),
-            text in proptest::option::of(".{0,20}"), data in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..20)),
+            text in proptest::option::of(".{0,20}"), tenant in proptest::option::of(".{0,20}"), device in proptest::option::of(".{0,20}"), data in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..20)),
             pairs in proptest::collection::vec((".{0,10}", ".{0,10}"), 0..5),
         ) {
             let mut properties = UserPropertiesBuf::default();
@@ -287,7 +311,7 @@ mod tests {
             let delivery = [Delivery::AtMostOnce, Delivery::AtLeastOnce(id), Delivery::ExactlyOnce(id)][usize::from(qos)];
             let row = Row {
                 received_at, origin, number, delivery, retain, fingerprint: fingerprint(&topic, &payload), topic: &topic,
-                payload: &payload, client_id: text.as_deref(), content_type: None, response_topic: text.as_deref(),
+                payload: &payload, client_id: text.as_deref(), tenant: tenant.as_deref(), device_id: device.as_deref(), content_type: None, response_topic: text.as_deref(),
                 correlation_data: data.as_deref(), user_properties: properties.as_properties(),
             };
             let mut bytes = Vec::new();

@@ -179,7 +179,7 @@ async fn work(config: Config, told: Told, seen: Seen) -> Result<(), RunError> {
             let (mut tap, bigquery) = ((**tap).clone(), (**bigquery).clone());
             let follows = tap.filters.is_empty();
             if follows {
-                tap.filters = config.rules.rules.filters();
+                tap.filters = config.rules.rules.tap_filters();
             }
             let (health, metrics) = (Arc::clone(&seen.health), Arc::clone(&seen.metrics));
             let opening = async {
@@ -285,7 +285,7 @@ async fn tap_to_bigquery(
             };
             // First the columns, then the messages that fill them.
             change.send_replace(Arc::new(new.clone()));
-            if follows && let Err(error) = tap.define(&new.filters(), &health).await {
+            if follows && let Err(error) = tap.define(&new.tap_filters(), &health).await {
                 tracing::error!(code = error.code().as_str(), "{error}");
             }
             counting.rules_read(true);

@@ -22,6 +22,7 @@ mod memory;
 mod message;
 mod op;
 mod pipeline;
+pub mod publisher;
 mod record;
 pub mod records;
 mod store;

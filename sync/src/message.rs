@@ -48,7 +48,7 @@ pub struct MessageParts<'a> {
     pub expires_at: Option<u64>,
     /// Unix time in microseconds at which the broker read it.
     pub received_at: u64,
-    /// Client id of the publisher; `None` for the broker's own messages.
+    /// Who has published it, see [`publisher`](crate::publisher); `None` for the broker's own messages.
     pub publisher: Option<Arc<str>>,
     /// Number of the message in this run of the process.
     pub id: u64,

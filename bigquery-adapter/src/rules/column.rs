@@ -26,6 +26,10 @@ pub enum From {
     UserProperties,
     /// The publisher, as the broker knows it.
     ClientId,
+    /// Its tenant, as the broker knows it.
+    Tenant,
+    /// Its device, as the broker's registry knows it.
+    DeviceId,
     /// See [`Row::received_at`].
     ReceivedAt,
     /// QoS of the publish.
@@ -63,6 +67,7 @@ impl From {
         use ColumnType::{Bool, Bytes, Int64, Json, Pairs, String, Timestamp};
         match self {
             Self::Topic | Self::ClientId | Self::MessageId => matches!(wanted, String),
+            Self::Tenant | Self::DeviceId => matches!(wanted, String),
             Self::ContentType | Self::ResponseTopic => matches!(wanted, String),
             Self::Level(_) | Self::UserProperty(_) => !matches!(wanted, Pairs | Json | Bytes),
             Self::Payload => !matches!(wanted, Pairs),
@@ -159,6 +164,8 @@ impl Column {
             }
             From::UserProperties => Ok(Value::Pairs(row.user_properties)),
             From::ClientId => text(row.client_id),
+            From::Tenant => text(row.tenant),
+            From::DeviceId => text(row.device_id),
             From::ReceivedAt => Ok(Value::Int(row.received_at)),
             From::Qos => Ok(Value::Int(i64::from(row.delivery.qos()))),
             From::Retain => Ok(Value::Bool(row.retain)),

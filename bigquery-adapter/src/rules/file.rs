@@ -172,6 +172,9 @@ impl Reading {
             ("response_topic", From::ResponseTopic),
             ("correlation_data", From::CorrelationData),
             ("user_properties", From::UserProperties),
+            // Behind what was there before them: columns that are added stand at the end of tables, too.
+            ("tenant", From::Tenant),
+            ("device_id", From::DeviceId),
         ];
         let columns = columns.map(|(name, from)| plain(name, from)).to_vec();
         let new = !self.by_name.contains_key(&name.to_ascii_lowercase());
@@ -362,6 +365,8 @@ fn read_from(text: &str, pattern: &TopicPattern) -> Result<From, String> {
         "payload_json" => From::PayloadJson,
         "user_properties" => From::UserProperties,
         "client_id" => From::ClientId,
+        "tenant" => From::Tenant,
+        "device_id" => From::DeviceId,
         "received_at" => From::ReceivedAt,
         "qos" => From::Qos,
         "retain" => From::Retain,
@@ -385,7 +390,7 @@ fn read_from(text: &str, pattern: &TopicPattern) -> Result<From, String> {
                 From::Path(path)
             } else {
                 return Err(format!(
-                    "{text:?} is no source of a value: there are topic, topic.NAME, payload, payload_json, $.json.path, user_property.NAME, user_properties, client_id, received_at, qos, retain, message_id, content_type, response_topic and correlation_data"
+                    "{text:?} is no source of a value: there are topic, topic.NAME, payload, payload_json, $.json.path, user_property.NAME, user_properties, client_id, tenant, device_id, received_at, qos, retain, message_id, content_type, response_topic and correlation_data"
                 ));
             }
         }

@@ -16,7 +16,7 @@ mod pattern;
 mod tests;
 mod value;
 
-pub use column::{Column, From};
+use column::{Column, From};
 pub use file::check_table_name;
 pub use path::{JsonPath, PathError};
 pub use pattern::{Captures, PatternError, TopicPattern};
@@ -24,6 +24,7 @@ pub use value::{ColumnType, ConversionError, TimeUnit, Value};
 
 use crate::row::Row;
 use column::Body;
+use dunlin_sync::publisher::TENANT_PREFIX;
 
 /// Table of the messages that no rule matches, unless the file says otherwise.
 pub const DEFAULT_TABLE: &str = "messages";
@@ -116,6 +117,18 @@ impl Rules {
     #[must_use]
     pub fn tables(&self) -> &[Table] {
         &self.tables
+    }
+
+    /// The same for a tap, where the topics of a tenant stand below the tenant's name.
+    #[must_use]
+    pub fn tap_filters(&self) -> Vec<String> {
+        let mut filters = self.filters();
+        let of_tenants: Vec<_> = filters
+            .iter()
+            .map(|filter| format!("{TENANT_PREFIX}+/{filter}"))
+            .collect();
+        filters.extend(of_tenants);
+        filters
     }
 
     /// Topic filters of all that the rules want.

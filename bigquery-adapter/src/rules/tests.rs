@@ -33,6 +33,8 @@ fn row<'a>(topic: &'a str, payload: &'a [u8], properties: &'a UserPropertiesBuf)
         topic,
         payload,
         client_id: Some("c-1"),
+        tenant: Some("acme"),
+        device_id: Some("d-1"),
         content_type: None,
         response_topic: None,
         origin: None,
@@ -165,6 +167,10 @@ fn two_rules_of_one_table_share_its_columns_and_the_first_that_matches_counts() 
         r#"Text("p")"#
     );
     assert_eq!(rules.filters(), ["a/+", "#"]);
+    assert_eq!(
+        rules.tap_filters(),
+        ["a/+", "#", "$tenant/+/a/+", "$tenant/+/#"]
+    );
 }
 
 #[test]

@@ -35,6 +35,8 @@ fn row(number: u64, topic: &str, delivery: Delivery) -> Row<'_> {
         topic,
         payload: b"body",
         client_id: None,
+        tenant: None,
+        device_id: None,
         content_type: None,
         response_topic: None,
         origin: None,

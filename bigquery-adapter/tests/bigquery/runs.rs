@@ -70,6 +70,8 @@ impl Messages for Given {
                 topic,
                 payload: payload.as_bytes(),
                 client_id: Some("c"),
+                tenant: None,
+                device_id: None,
                 content_type: None,
                 response_topic: None,
                 origin: None,

@@ -35,6 +35,8 @@ fn letter(id: u64, payload: &str) -> Letter {
         response_topic: None,
         correlation_data: Some(vec![0, 255]),
         user_properties: vec![("fw".to_owned(), format!("1.{id}"))],
+        tenant: Some("acme".to_owned()),
+        device_id: None,
     }
 }
 

@@ -71,6 +71,8 @@ impl Messages for Given {
                 topic,
                 payload: &payload,
                 client_id: Some("c-1"),
+                tenant: None,
+                device_id: None,
                 content_type: None,
                 response_topic: Some("re/ply"),
                 origin: None,

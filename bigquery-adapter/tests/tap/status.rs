@@ -86,7 +86,7 @@ fn the_status_shows_all_adapters_and_how_far_they_are() {
     let (success, text) = ask(&elsewhere, &[]);
     assert!(success, "{text}");
     assert!(
-        text.starts_with("tap warehouse: 6 partitions, 2 adapters, filters #\n"),
+        text.starts_with("tap warehouse: 6 partitions, 2 adapters, filters # $tenant/+/#\n"),
         "{text}"
     );
     assert!(text.contains("no adapter answers at 127.0.0.1:"), "{text}");

@@ -8,6 +8,7 @@ use dunlin_protocol::{
     Version, decode, peek_frame, topic,
 };
 use dunlin_sync::Message;
+use dunlin_sync::publisher::publisher_text;
 use tokio::io::AsyncReadExt;
 use zeroize::Zeroizing;
 
@@ -604,7 +605,7 @@ fn will(
     };
     let origin = Origin {
         received_at: hub.clock.now_us(),
-        publisher: Some(client_id.clone()),
+        publisher: Some(publisher_text(client_id, principal.device.as_deref())),
     };
     let message: Message = keep(&publish, &origin);
     Ok(Some(WillRequest {

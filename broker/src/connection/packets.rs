@@ -141,7 +141,7 @@ impl Connection {
             durable: false,
             origin: Origin {
                 received_at: now_us,
-                publisher: Some(self.session.client_id.clone()),
+                publisher: Some(self.publisher.clone()),
             },
             now_ms: now_us / 1000,
             packets: 0,

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use dunlin_protocol::Version;
 use dunlin_sync::Op;
+use dunlin_sync::publisher::publisher_text;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
@@ -83,6 +84,8 @@ pub(super) struct Connection {
     pub(super) keep_alive_seconds: u16,
     /// It has authenticated by AUTH packets, and may again.
     pub(super) enhanced: Option<Box<Enhanced>>,
+    /// What its messages are known by: client id and device.
+    pub(super) publisher: Arc<str>,
     /// Answers, before what others deliver.
     pub(super) local: OutBuffer,
     /// What is being written.
@@ -165,7 +168,10 @@ impl Connection {
         let inbound_open = attached.session.lock().inbound.len();
         let here = hub.metrics.connection_opened(&listener.name, version);
         tracing::debug!(client = %attached.session.client_id, %peer, ?version, present = attached.present, "client connected");
+        let device = attached.wake.about.principal().device.clone();
+        let publisher = publisher_text(&attached.session.client_id, device.as_deref());
         Self {
+            publisher,
             throttle: Throttle::new(hub.live.load().publish_rate, now).map(Box::new),
             hub,
             session: attached.session,

@@ -204,7 +204,12 @@ impl Hub {
         self.metrics.will_published();
         let origin = Origin {
             received_at: self.clock.now_us(),
-            publisher: Some(session.client_id.clone()),
+            // With its device, if it has one.
+            publisher: will
+                .message
+                .publisher()
+                .map(Arc::from)
+                .or_else(|| Some(session.client_id.clone())),
         };
         let run = [Incoming::from_message(&will.message, will.expiry)];
         let mut outcome = Outcome::default();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use dunlin_protocol::QoS;
 use dunlin_sync::cluster::tap::{Definition, name_of};
+use dunlin_sync::publisher::client_of;
 use dunlin_sync::{Message, Op};
 use parking_lot::Mutex;
 
@@ -87,7 +88,7 @@ impl Hub {
         taps: &[Arc<Definition>],
         outcome: &mut Outcome,
     ) {
-        let publisher = frames.origin().publisher.as_deref().unwrap_or_default();
+        let publisher = client_of(frames.origin().publisher.as_deref().unwrap_or_default());
         let behind = self.store.pending_bytes() > self.limits.store_pending_bytes / 2;
         for tap in taps {
             let partition = tap.partition_of(publisher);

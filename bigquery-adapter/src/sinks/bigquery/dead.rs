@@ -57,6 +57,12 @@ pub struct Letter {
     pub correlation_data: Option<Vec<u8>>,
     /// User properties in their order.
     pub user_properties: Vec<(String, String)>,
+    /// Tenant of the publisher; files of earlier versions do not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// Device of the publisher; files of earlier versions do not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_id: Option<String>,
 }
 
 /// Bytes as hexadecimal digits.
@@ -119,6 +125,8 @@ impl Letter {
                 .iter()
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
                 .collect(),
+            tenant: row.tenant.map(str::to_owned),
+            device_id: row.device_id.map(str::to_owned),
         }
     }
 
@@ -142,6 +150,8 @@ impl Letter {
             topic: &self.topic,
             payload: &self.payload,
             client_id: self.client_id.as_deref(),
+            tenant: self.tenant.as_deref(),
+            device_id: self.device_id.as_deref(),
             content_type: self.content_type.as_deref(),
             response_topic: self.response_topic.as_deref(),
             correlation_data: self.correlation_data.as_deref(),
@@ -174,6 +184,8 @@ impl Letter {
                 .map_or(Value::Null, Value::Bytes),
             Value::Pairs(pairs.as_properties()),
             Value::Int(i64::try_from(self.payload.len()).unwrap_or(i64::MAX)),
+            self.tenant.as_deref().map_or(Value::Null, text),
+            self.device_id.as_deref().map_or(Value::Null, text),
         ];
         let mut out = Vec::new();
         encode::encode(&values, &mut out);
@@ -206,6 +218,8 @@ pub fn table(name: &str) -> Table {
             field("correlation_data", ColumnType::Bytes),
             field("user_properties", ColumnType::Pairs),
             field("payload_bytes", ColumnType::Int64),
+            field("tenant", ColumnType::String),
+            field("device_id", ColumnType::String),
         ],
         partition_by: "failed_at".to_owned(),
         cluster_by: vec!["table_name".to_owned()],
@@ -363,6 +377,8 @@ mod tests {
             response_topic: None,
             correlation_data: Some(vec![1]),
             user_properties: vec![("k".to_owned(), "v".to_owned())],
+            tenant: None,
+            device_id: None,
         };
         let text = serde_json::to_string(&letter).unwrap();
         assert_eq!(

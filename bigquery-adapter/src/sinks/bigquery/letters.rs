@@ -184,7 +184,7 @@ impl Letters {
         };
         let sql = format!(
             "select unix_micros(received_at), message_id, table_name, reason, topic, to_hex(payload), client_id, qos, retain, \
-             content_type, response_topic, to_hex(correlation_data), user_properties \
+             content_type, response_topic, to_hex(correlation_data), user_properties, tenant, device_id \
              from {} where table_name = '{table}' and payload_bytes = byte_length(payload) and message_id > '{}' {stored} \
              qualify row_number() over (partition by message_id order by failed_at desc) = 1 \
              order by message_id limit {limit}",
@@ -449,5 +449,7 @@ fn letter(row: &[Json]) -> Option<Letter> {
         response_topic: cell(10),
         correlation_data,
         user_properties: pairs.iter().filter_map(pair).collect(),
+        tenant: cell(13),
+        device_id: cell(14),
     })
 }

@@ -60,6 +60,10 @@ impl Rows<'_> {
                 Column::ClientId => {
                     self.optional(out, rows, |row| row.client_id.map(str::as_bytes))?
                 }
+                Column::Tenant => self.optional(out, rows, |row| row.tenant.map(str::as_bytes))?,
+                Column::DeviceId => {
+                    self.optional(out, rows, |row| row.device_id.map(str::as_bytes))?
+                }
                 Column::ContentType => {
                     self.optional(out, rows, |row| row.content_type.map(str::as_bytes))?
                 }

@@ -24,11 +24,13 @@ pub(super) enum Column {
     CorrelationData,
     UserPropertyKey,
     UserPropertyValue,
+    Tenant,
+    DeviceId,
 }
 
 impl Column {
     /// All leaves in the order of the schema.
-    pub(super) const ALL: [Self; 13] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::ReceivedAt,
         Self::Topic,
         Self::Payload,
@@ -42,6 +44,8 @@ impl Column {
         Self::CorrelationData,
         Self::UserPropertyKey,
         Self::UserPropertyValue,
+        Self::Tenant,
+        Self::DeviceId,
     ];
 }
 
@@ -66,6 +70,8 @@ const SCHEMA: &str = "message messages {
             }
         }
     }
+    optional binary tenant (STRING);
+    optional binary device_id (STRING);
 }";
 
 /// The schema of every part file.
@@ -159,6 +165,8 @@ mod tests {
                 "correlation_data",
                 "user_properties.list.element.key",
                 "user_properties.list.element.value",
+                "tenant",
+                "device_id",
             ]
         );
         assert_eq!(names.len(), Column::ALL.len());

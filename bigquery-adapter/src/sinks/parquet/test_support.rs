@@ -29,6 +29,8 @@ pub(crate) fn row<'a>(number: u64, topic: &'a str, payload: &'a [u8]) -> Row<'a>
         topic,
         payload,
         client_id: None,
+        tenant: None,
+        device_id: None,
         content_type: None,
         response_topic: None,
         origin: None,

@@ -95,6 +95,8 @@ impl RowMaker {
             topic,
             payload: publish.payload,
             client_id,
+            tenant: None,
+            device_id: None,
             content_type: properties.content_type(),
             response_topic: properties.response_topic(),
             correlation_data: properties.correlation_data(),

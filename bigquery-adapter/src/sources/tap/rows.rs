@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use dunlin_protocol::{Properties, QoS};
 use dunlin_sync::cluster::tap::{Batch, Row as Tapped};
+use dunlin_sync::publisher::Publisher;
 
 use crate::row::{Delivery, Row, UserPropertiesBuf, write_message_id};
 use crate::sinks::bigquery::partition::Messages;
@@ -12,13 +13,15 @@ use crate::sinks::bigquery::partition::Messages;
 #[derive(Debug, Clone)]
 pub struct TapMessages(pub(super) Batch);
 
-/// The row of a message. Its client id is the authenticated one, its times are the broker's.
+/// The row of a message. Client id, tenant and device are those of the authenticated connection, its times are the broker's; the
+/// topic is as the publisher knows it.
 pub(super) fn row<'a>(tapped: &Tapped<'a>, pairs: &'a mut UserPropertiesBuf) -> Row<'a> {
     let properties = Properties::from_validated(tapped.properties);
     pairs.clear();
     for (key, value) in properties.user_properties() {
         pairs.push(key, value);
     }
+    let publisher = tapped.publisher.map(Publisher::of);
     Row {
         received_at: i64::try_from(tapped.received_at).unwrap_or(i64::MAX),
         origin: Some(tapped.identity.0.0),
@@ -30,9 +33,11 @@ pub(super) fn row<'a>(tapped: &Tapped<'a>, pairs: &'a mut UserPropertiesBuf) -> 
         },
         fingerprint: 0,
         retain: tapped.retain,
-        topic: tapped.topic,
+        topic: publisher.map_or(tapped.topic, |publisher| publisher.topic(tapped.topic)),
         payload: tapped.payload,
-        client_id: tapped.publisher,
+        client_id: publisher.map(|publisher| publisher.client_id),
+        tenant: publisher.and_then(|publisher| publisher.tenant),
+        device_id: publisher.and_then(|publisher| publisher.device),
         content_type: properties.content_type(),
         response_topic: properties.response_topic(),
         correlation_data: properties.correlation_data(),
@@ -107,5 +112,38 @@ mod tests {
         assert_eq!(row.correlation_data, Some(&[1, 2][..]));
         let pairs: Vec<_> = row.user_properties.iter().collect();
         assert_eq!(pairs, [("site", "b"), ("site", "c")]);
+        assert_eq!((row.tenant, row.device_id), (None, None));
+    }
+
+    #[test]
+    fn tenant_and_device_come_from_the_connection_and_the_topic_is_the_publishers() {
+        let tapped = |publisher, topic| Tapped {
+            position: 9,
+            identity: (ReplicaId(1), 4),
+            publisher: Some(publisher),
+            topic,
+            properties: &[],
+            payload: b"{\"tenant\":\"evil\"}",
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            expires_at: None,
+            received_at: 1,
+        };
+        let found = |publisher, topic| {
+            let mut pairs = UserPropertiesBuf::default();
+            let tapped = tapped(publisher, topic);
+            let row = row(&tapped, &mut pairs);
+            let texts = [row.client_id, row.tenant, row.device_id, Some(row.topic)];
+            texts.map(|text| text.map(str::to_owned))
+        };
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(
+            found("$tenant/acme/m7\0acme/pump", "$tenant/acme/a/b"),
+            [some("m7"), some("acme"), some("pump"), some("a/b")]
+        );
+        assert_eq!(
+            found("m7\0/pump", "$tenant/acme/a/b"),
+            [some("m7"), None, some("pump"), some("$tenant/acme/a/b")]
+        );
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use dunlin_protocol::QoS;
 use dunlin_sync::cluster::ReplicaId;
 use dunlin_sync::cluster::tap::Definition;
+use dunlin_sync::publisher::client_of;
 
 use super::{StoredSession, StoredSubscriber, Subscriber};
 use crate::core::session::Wanted;
@@ -23,7 +24,7 @@ impl StoredTarget {
     /// How the session wants what the client `publisher` publishes; `None`: not at all.
     pub(crate) fn wanted_from(&self, publisher: Option<&str>) -> Option<&Wanted> {
         match &self.own {
-            Some(own) if publisher == Some(&*self.session.client_id) => own.as_ref(),
+            Some(own) if publisher.map(client_of) == Some(&*self.session.client_id) => own.as_ref(),
             _ => Some(&self.wanted),
         }
     }

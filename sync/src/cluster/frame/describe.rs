@@ -167,7 +167,7 @@ fn describe_message(message: &MessageView<'_>) -> String {
         message.topic,
         message.qos as u8,
         if message.retain { " retained" } else { "" },
-        message.publisher.unwrap_or(""),
+        crate::publisher::client_of(message.publisher.unwrap_or("")),
         message.payload.len(),
         String::from_utf8_lossy(shown),
         if message.payload.len() > SHOWN {

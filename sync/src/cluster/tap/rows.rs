@@ -31,7 +31,7 @@ pub struct Row<'a> {
     pub position: u64,
     /// The replica that accepted it, and its number there: what the message is known by for ever.
     pub identity: (ReplicaId, u64),
-    /// Client id of the publisher; `None`: the broker's own message.
+    /// Who has published it, see [`publisher`](crate::publisher); `None`: the broker's own message.
     pub publisher: Option<&'a str>,
     /// Topic.
     pub topic: &'a str,

@@ -376,6 +376,8 @@ fn row(number: u64, delivery: Delivery, fingerprint: u64) -> Row<'static> {
         topic: "t",
         payload: b"",
         client_id: None,
+        tenant: None,
+        device_id: None,
         content_type: None,
         response_topic: None,
         origin: None,
