@@ -16,7 +16,7 @@ mod pattern;
 mod tests;
 mod value;
 
-use column::{Column, From};
+pub use column::{Column, From};
 pub use file::check_table_name;
 pub use path::{JsonPath, PathError};
 pub use pattern::{Captures, PatternError, TopicPattern};
