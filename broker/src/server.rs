@@ -34,7 +34,7 @@ use crate::{
         tls,
     },
     ops::{self, Health, Metrics, pulse},
-    registry::Registry,
+    registry::RegistryMethod,
     reload::{Reloader, Running},
     replica::{self, Replica, ReplicaError},
     shutdown::Shutdown,
@@ -217,6 +217,7 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
         ..HubConfig::default()
     };
     let hub = start_hub(&config, (shared.clone(), base), &auth, &metrics, &health).await?;
+    RegistryMethod::arrange(&auth, hub.registry(), &config.auth);
     if let Some(replica) = &replica {
         let joined = tokio::select! {
             joined = reminded(&replica.backplane, hub.join()) => joined,
@@ -233,7 +234,7 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
         tokio::spawn(memory::watch(Arc::clone(&hub), Arc::clone(&health), limit));
     }
     let administered = admin_socket.zip(access.clone()).map(|(socket, access)| {
-        let registry = Arc::new(Registry::new(hub.store.records()));
+        let registry = Arc::clone(hub.registry());
         tokio::spawn(admin::serve(
             socket,
             access,

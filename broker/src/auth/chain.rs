@@ -66,6 +66,11 @@ impl Chain {
         self.methods.push(method);
     }
 
+    /// Takes the method of a kind out.
+    pub fn remove(&mut self, method: Method) {
+        self.methods.retain(|other| other.method() != method);
+    }
+
     /// The method of a kind.
     #[must_use]
     pub fn get(&self, method: Method) -> Option<&Arc<dyn Authenticator>> {

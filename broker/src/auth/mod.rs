@@ -128,6 +128,12 @@ impl Auth {
         self.renew_chain();
     }
 
+    /// Takes out what was added.
+    pub fn remove(&self, method: Method) {
+        self.added.lock().remove(method);
+        self.renew_chain();
+    }
+
     fn renew_chain(&self) {
         // Held, so that two changes at once do not lose one.
         let added = self.added.lock();

@@ -117,6 +117,10 @@ pub struct AuthConfig {
     pub jwt: Option<JwtConfig>,
     /// The web service that is asked.
     pub http: Option<HookConfig>,
+    /// Whether devices of the registry may connect.
+    pub registry: bool,
+    /// What tokens of devices must be for, but for the client ids of IoT Core; empty: anything.
+    pub registry_audiences: Vec<String>,
     /// What holds when no rule fits.
     pub default: Effect,
     /// The access rules.
@@ -136,6 +140,8 @@ impl AuthConfig {
         let people: Vec<_> = section.tables("user", UserConfig::read).unwrap_or_default();
         let jwt = section.with_table("jwt", JwtConfig::read);
         let http = section.with_table("http", HookConfig::read);
+        let registry = section.get("registry", false, &());
+        let registry_audiences = section.get("registry_audiences", Vec::new(), &());
         let rules: Vec<_> = section.tables("rules", read_rule).unwrap_or_default();
         let acl_file = section
             .optional::<String>("acl_file", &())
@@ -147,6 +153,8 @@ impl AuthConfig {
             people: people.into_iter().flatten().collect(),
             jwt,
             http,
+            registry,
+            registry_audiences,
             default: Effect::Allow,
             rules,
             acl_file,
@@ -174,6 +182,7 @@ impl AuthConfig {
             Method::Users | Method::Scram => (self.users.is_some(), "auth.users"),
             Method::Jwt => (self.jwt.is_some(), "auth.jwt"),
             Method::Http => (self.http.is_some(), "auth.http"),
+            Method::Registry => (self.registry, "auth.registry = true"),
             // Its names come with the listener's tls.name_from.
             Method::Certificate | Method::Anonymous => return None,
             _ => (false, "what this version does not have"),

@@ -479,6 +479,9 @@ fn look_again(
             "the credentials were withdrawn while they were checked",
         ));
     }
+    if changes != hub.changes() {
+        hub.devices.look_again(&principal);
+    }
     if attached.present || changes != hub.changes() {
         hub.take_away(&attached.session, &principal);
     }

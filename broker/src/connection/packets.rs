@@ -213,6 +213,14 @@ impl Connection {
         if !batch.traced.is_empty() {
             self.trace_routed(&mut batch.traced, &routes);
         }
+        if let Some(device) = &self.device {
+            let (key, topic) = &**device;
+            let reports = batch.run.publishes.iter();
+            for report in reports.filter(|publish| publish.topic.as_str() == topic) {
+                let at_ms = batch.origin.received_at / 1000;
+                self.hub.devices.report(key, at_ms, report.payload);
+            }
+        }
         batch.durable |= batch.outcome.ops.len() > before || !self.may_acknowledge();
         let reason = match wanted {
             true => ReasonCode::SUCCESS,

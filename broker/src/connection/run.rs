@@ -108,6 +108,8 @@ pub(super) struct Connection {
     /// Topics by alias; only what the client has used is allocated.
     pub(super) aliases: Vec<Option<Arc<str>>>,
     pub(super) throttle: Option<Box<Throttle>>,
+    /// It is a device of the registry: the key of its record, and the topic of its reports.
+    pub(super) device: Option<Box<(String, String)>>,
     /// Publishes that are to be matched when this replica can keep its promises again.
     pub(super) held: Option<Box<Held>>,
     /// Traced publishes that are not durable yet.
@@ -172,6 +174,7 @@ impl Connection {
         let publisher = publisher_text(&attached.session.client_id, device.as_deref());
         Self {
             publisher,
+            device: reporting(&attached.wake.about.principal()),
             throttle: Throttle::new(hub.live.load().publish_rate, now).map(Box::new),
             hub,
             session: attached.session,
@@ -571,4 +574,11 @@ impl Connection {
             None => true,
         }
     }
+}
+
+/// Of a device, the key of its record and the topic of its reports.
+fn reporting(principal: &crate::auth::Principal) -> Option<Box<(String, String)>> {
+    let key = crate::registry::key_of(principal)?;
+    let topic = crate::registry::topic_of(&key, "state");
+    Some(Box::new((key.to_string(), topic)))
 }

@@ -158,8 +158,29 @@ impl Hub {
         self.changes.0.load(Ordering::SeqCst)
     }
 
-    fn open_connections(&self) -> Vec<Arc<Wake>> {
+    /// Something has changed that may concern connections that are not in the table yet.
+    pub(super) fn note_change(&self) {
         self.changes.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(super) fn clients_of_numbers(&self, numbers: &[u64]) -> Vec<LiveClient> {
+        let connections = self.connections.lock();
+        let found: Vec<_> = numbers
+            .iter()
+            .filter_map(|number| connections.get(number).cloned())
+            .collect();
+        drop(connections);
+        found.into_iter().filter_map(LiveClient::of).collect()
+    }
+
+    /// Replaces the principal of a client, and looks again at what it has.
+    pub(super) fn renew_client(self: &Arc<Self>, client: &LiveClient, principal: Arc<Principal>) {
+        self.renew_principal(&client.wake, principal);
+        self.recheck(&client.wake);
+    }
+
+    fn open_connections(&self) -> Vec<Arc<Wake>> {
+        self.note_change();
         self.connections.lock().values().cloned().collect()
     }
 
@@ -218,6 +239,7 @@ impl Hub {
         let mut connections = self.connections.lock();
         connections.insert(session.number, wake.clone());
         drop(connections);
+        self.devices.opened(&wake.about.principal(), session.number);
         self.expect_end(wake, None);
     }
 
@@ -226,6 +248,7 @@ impl Hub {
         let Some(wake) = self.connections.lock().remove(&session.number) else {
             return;
         };
+        self.devices.closed(&wake.about.principal(), session.number);
         if let Some(end) = wake.about.principal().expires_at {
             self.expiring.lock().remove(&(end, session.number));
         }

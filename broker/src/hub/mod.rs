@@ -8,6 +8,7 @@ mod attach;
 pub(crate) mod clock;
 pub(crate) mod cluster;
 mod detach;
+mod devices;
 pub(crate) mod directory;
 mod drain;
 mod gate;
@@ -53,6 +54,7 @@ use crate::core::outbound::{QueueBounds, Tally};
 use crate::core::retained::Retained;
 use crate::ops::Health;
 use crate::ops::metrics::Metrics;
+use crate::registry::Registry;
 use crate::tenant::Tenants;
 
 /// Shards of the sessions by client id.
@@ -182,6 +184,7 @@ pub struct Hub {
     expiring: Mutex<std::collections::BTreeSet<(u64, u64)>>,
     changes: live::Changes,
     pub(crate) tenants: Tenants,
+    pub(crate) devices: devices::Devices,
     draining: AtomicBool,
     #[cfg(feature = "testing")]
     pub(crate) planted_early_acknowledgement: bool,
@@ -217,6 +220,7 @@ impl Hub {
             .guard
             .unwrap_or_else(|| Guard::new(&limits, &BansConfig::default(), Arc::clone(&metrics)));
         let of_tenants = metrics.clone();
+        let registry = Registry::new(store.store().records());
         let hub = Arc::new(Self {
             queue_bounds: QueueBounds {
                 messages: u64::from(limits.max_queued_messages),
@@ -257,6 +261,7 @@ impl Hub {
             expiring: Mutex::default(),
             changes: live::Changes::default(),
             tenants: Tenants::new(of_tenants),
+            devices: devices::Devices::new(registry),
             draining: AtomicBool::new(false),
             #[cfg(feature = "testing")]
             planted_early_acknowledgement: config.planted_early_acknowledgement,
@@ -267,6 +272,7 @@ impl Hub {
             hub.recover()?;
         }
         sweep::spawn(&hub);
+        hub.watch_devices();
         Ok(hub)
     }
 

@@ -101,6 +101,15 @@ impl Credential {
             && self.expires_at.is_none_or(|until| now < until)
     }
 
+    /// The public key as `SubjectPublicKeyInfo` in DER; `None`: it is about a certificate.
+    #[must_use]
+    pub fn key_der(&self) -> Option<Vec<u8>> {
+        match &self.shown {
+            Shown::Key(text) => Base64::decode_vec(text).ok(),
+            _ => None,
+        }
+    }
+
     /// The public key; `None`: it is about a certificate.
     #[must_use]
     pub fn public_key(&self) -> Option<PublicKey> {

@@ -1,9 +1,17 @@
 //! The registry of devices: who they are, what they show, what they may do.
 
+mod beside;
 pub mod credential;
 pub mod device;
+mod method;
+mod policy;
 mod service;
 
+pub use beside::{DeviceConfig, PAYLOAD_MAX, Reported, Sent};
+pub(crate) use beside::{Reports, topic_of};
 pub use credential::{Algorithm, Credential, PublicKey, Shown};
 pub use device::{Device, DeviceKey, Invalid, PolicyAction, PolicyEffect, PolicyRule, State};
+pub use method::RegistryMethod;
+pub(crate) use method::{key_of, renewed};
+pub(crate) use service::read as read_device;
 pub use service::{Found, Imported, OnExisting, Page, Registry, RegistryError, hint};

@@ -24,9 +24,10 @@ const IMPORT_PART_BYTES: usize = 4 << 20;
 
 /// Bits that are told along with a change of a device, see [`RecordPut::hint`].
 pub mod hint {
-    /// Its live connections end now: it is blocked or removed, or a credential of its is.
+    /// Its live connections end now: it is blocked or removed.
     pub const END: u8 = 1;
-    /// What it may do, or what is known of it, is another.
+    /// What it may do or what is known of it is another, or a credential of its is gone: it is read again, and those of its
+    /// connections end that came with that credential.
     pub const RENEW: u8 = 2;
 }
 
@@ -132,7 +133,7 @@ fn index_key(index: &str) -> RecordKey {
     RecordKey::new(Table::Credential, index)
 }
 
-fn read(key: &DeviceKey, record: &Record) -> Result<Found, RegistryError> {
+pub(crate) fn read(key: &DeviceKey, record: &Record) -> Result<Found, RegistryError> {
     let device = Device::decode(&record.value).map_err(|why| RegistryError::Damaged {
         key: key.to_string(),
         why,
@@ -148,12 +149,13 @@ fn read(key: &DeviceKey, record: &Record) -> Result<Found, RegistryError> {
 fn hint_of(old: &Device, new: &Device) -> u8 {
     let mut hint = 0;
     let kept = |credential: &Credential| new.credentials.contains(credential);
-    if new.state == State::Blocked && old.state != State::Blocked
-        || !old.credentials.iter().all(kept)
-    {
+    if new.state == State::Blocked && old.state != State::Blocked {
         hint |= hint::END;
     }
-    if old.policy != new.policy || old.attributes != new.attributes {
+    if old.policy != new.policy
+        || old.attributes != new.attributes
+        || !old.credentials.iter().all(kept)
+    {
         hint |= hint::RENEW;
     }
     hint
@@ -294,15 +296,13 @@ impl Registry {
                     revision: record.revision,
                 });
             }
-            let text = key.to_string();
             let own = RecordPut::remove(record_key(key))
                 .expecting(Expect::Revision(record.revision))
                 .hinting(hint::END);
             if self.put_one(own, true).await?.revision().is_none() {
                 continue;
             }
-            let beside = [Table::Config, Table::State]
-                .map(|table| RecordPut::remove(RecordKey::new(table, text.as_str())));
+            let beside = super::beside::keys_of(key).map(RecordPut::remove);
             self.records.put(beside.into()).await?;
             if let Ok(found) = read(key, &record) {
                 self.release(key, &found.device, None).await?;
@@ -434,7 +434,7 @@ impl Registry {
         Ok(Imported::Replaced)
     }
 
-    async fn one(&self, key: RecordKey) -> Result<Option<Record>, StoreError> {
+    pub(super) async fn one(&self, key: RecordKey) -> Result<Option<Record>, StoreError> {
         Ok(self
             .records
             .get(vec![key])
@@ -444,7 +444,11 @@ impl Registry {
             .flatten())
     }
 
-    async fn put_one(&self, put: RecordPut, everywhere: bool) -> Result<PutOutcome, RegistryError> {
+    pub(super) async fn put_one(
+        &self,
+        put: RecordPut,
+        everywhere: bool,
+    ) -> Result<PutOutcome, RegistryError> {
         let done = if everywhere {
             self.records.put_everywhere(vec![put]).await?
         } else {

@@ -23,6 +23,7 @@ use crate::error::Code;
 use crate::hub::Hub;
 use crate::net::{acceptor::Acceptor, gate::Gate, slots::Slots, tls};
 use crate::ops::{Metrics, metrics::Reload};
+use crate::registry::RegistryMethod;
 
 /// What a running broker can be told anew.
 pub(crate) struct Running {
@@ -199,6 +200,8 @@ impl Reloader {
         self.running.auth.renew(users, rules);
         self.renew_methods(&methods);
         self.end_withdrawn();
+        let registry = self.running.hub.registry();
+        RegistryMethod::arrange(&self.running.auth, registry, &config.auth);
         self.running.hub.tenants.configure(&config.tenants);
         self.look_again();
         self.running.hub.set_limits(&config.limits);

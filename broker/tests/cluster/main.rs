@@ -13,6 +13,7 @@ mod support;
 
 mod barrier;
 mod delivery;
+mod devices;
 mod exactly_once;
 mod expiry;
 mod failover;

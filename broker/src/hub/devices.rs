@@ -1,0 +1,369 @@
+//! The connections of devices of the registry: they end, or are renewed, when their devices change.
+//!
+//! A change is told with a hint ([`hint`]). That a device is blocked or removed ends its connections at once, in the step in which
+//! the announcement is applied: when who has made that change is told that it is everywhere, they have been told to end. After any other change
+//! it is read again by one task, some milliseconds later; and so is every device that is connected here when announcements were missed.
+//!
+//! What devices report goes the other way, by one task too: of each the newest, as far as the one before is not written yet.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use dunlin_protocol::QoS;
+use dunlin_sync::records::{RECORDS_AT_ONCE, RecordChange, RecordKey, RecordListener, Table};
+use dunlin_sync::wait_durable;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::Hub;
+use super::live::{EndReason, LiveClient};
+use super::publish::{NOBODY, Outcome};
+use crate::auth::Principal;
+use crate::core::frames::{Forwarded, Incoming, Origin, Topic};
+use crate::hash::RandomState;
+use crate::registry::{
+    DeviceConfig, DeviceKey, PAYLOAD_MAX, Registry, RegistryError, Reported, Reports, Sent, hint,
+    key_of, read_device, renewed, topic_of,
+};
+
+/// Devices that are read at once.
+const READ_AT_ONCE: usize = 256;
+/// Pause before they are read again when that has failed.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// The registry, and who of it is connected here.
+pub(crate) struct Devices {
+    pub(crate) registry: Arc<Registry>,
+    /// Numbers of connections. At most as many as there are connections.
+    live: Mutex<HashMap<String, Vec<u64>, RandomState>>,
+    /// To be read again. At most as many as are connected.
+    pending: Mutex<BTreeSet<String>>,
+    wake: Arc<Notify>,
+    /// What devices have reported, and is not written yet. At most one report for each that is connected.
+    reports: Mutex<Reports>,
+    reported: Arc<Notify>,
+    /// Kept, as the store holds it weakly.
+    listener: Mutex<Option<Arc<dyn RecordListener>>>,
+}
+
+impl Devices {
+    pub(super) fn new(registry: Registry) -> Self {
+        Self {
+            registry: Arc::new(registry),
+            live: Mutex::default(),
+            pending: Mutex::default(),
+            wake: Arc::default(),
+            reports: Mutex::default(),
+            reported: Arc::default(),
+            listener: Mutex::default(),
+        }
+    }
+
+    pub(super) fn opened(&self, principal: &Principal, number: u64) {
+        if let Some(key) = key_of(principal) {
+            let mut live = self.live.lock();
+            live.entry(key.to_string()).or_default().push(number);
+            drop(live);
+            self.seen(&key.to_string());
+        }
+    }
+
+    /// It is there, or was until now.
+    fn seen(&self, key: &str) {
+        self.reports.lock().seen.insert(key.into(), now_s());
+        self.reported.notify_one();
+    }
+
+    /// A device reports its state.
+    pub(crate) fn report(&self, key: &str, at_ms: u64, data: &[u8]) {
+        if data.len() > PAYLOAD_MAX {
+            tracing::info!(
+                device = key,
+                bytes = data.len(),
+                "a report of a device is not kept: {PAYLOAD_MAX} bytes are the most"
+            );
+            return;
+        }
+        let reported = Reported {
+            at_ms,
+            data: data.to_vec(),
+        };
+        self.reports.lock().states.insert(key.into(), reported);
+        self.reported.notify_one();
+    }
+
+    pub(super) fn closed(&self, principal: &Principal, number: u64) {
+        let Some(key) = key_of(principal).map(|key| key.to_string()) else {
+            return;
+        };
+        self.seen(&key);
+        let mut live = self.live.lock();
+        if let Some(numbers) = live.get_mut(&key) {
+            numbers.retain(|other| *other != number);
+            if numbers.is_empty() {
+                live.remove(&key);
+            }
+        }
+    }
+
+    /// Has those among the devices connected here read again of which `wanted` says so.
+    fn look_at(&self, wanted: impl Fn(&str) -> bool) {
+        let live = self.live.lock();
+        let keys: Vec<_> = live.keys().filter(|key| wanted(key)).cloned().collect();
+        drop(live);
+        if !keys.is_empty() {
+            self.pending.lock().extend(keys);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Has a client's device read again: it may have changed while the client was on its way in.
+    pub(crate) fn look_again(&self, principal: &Principal) {
+        if let Some(key) = key_of(principal) {
+            self.pending.lock().insert(key.to_string());
+            self.wake.notify_one();
+        }
+    }
+}
+
+impl Drop for Devices {
+    /// The task that reads them again ends.
+    fn drop(&mut self) {
+        self.wake.notify_one();
+        self.reported.notify_one();
+    }
+}
+
+fn now_s() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+struct Listener(Weak<Hub>);
+
+impl RecordListener for Listener {
+    fn changed(&self, change: &RecordChange) {
+        let Some(hub) = self.0.upgrade() else {
+            return;
+        };
+        match change {
+            RecordChange::Changed { key, hint, .. } if key.table == Table::Device => {
+                if hint & hint::END != 0 {
+                    hub.end_device(&key.key);
+                } else if hub.devices.live.lock().contains_key(&*key.key) {
+                    hub.devices.pending.lock().insert(key.key.to_string());
+                    hub.devices.wake.notify_one();
+                }
+            }
+            RecordChange::Changed { .. } => {}
+            RecordChange::Missed { .. } => hub
+                .devices
+                .look_at(|key| change.concerns(&RecordKey::new(Table::Device, key))),
+        }
+    }
+}
+
+impl Hub {
+    /// From now on devices are looked after.
+    pub(super) fn watch_devices(self: &Arc<Self>) {
+        let listener: Arc<dyn RecordListener> = Arc::new(Listener(Arc::downgrade(self)));
+        self.devices.registry.records().listen(&listener);
+        *self.devices.listener.lock() = Some(listener);
+        let hub = Arc::downgrade(self);
+        self.spawn(read_again(hub.clone()));
+        self.spawn(write_reports(hub));
+    }
+
+    /// Gives a device a configuration: it is stored, and delivered as a retained message on its topic. With `only`, if the one that is there has
+    /// that version (0: there is none).
+    ///
+    /// # Errors
+    /// [`RegistryError::Missing`], [`RegistryError::Changed`] with the version that is there; bounds; the store.
+    pub async fn set_device_config(
+        self: &Arc<Self>,
+        key: &DeviceKey,
+        data: &[u8],
+        only: Option<u64>,
+    ) -> Result<DeviceConfig, RegistryError> {
+        let registry = &self.devices.registry;
+        let config = registry.store_config(key, data, only, now_s()).await?;
+        self.publish_to_device(&topic_of(key, "config"), data, true)
+            .await;
+        Ok(config)
+    }
+
+    /// Sends a command to a device, at QoS 1. `false`: nobody waits for it there, connected or with a session that outlives the connection; it is not
+    /// kept.
+    ///
+    /// # Errors
+    /// [`RegistryError::Missing`]; bounds; the store.
+    pub async fn send_device_command(
+        self: &Arc<Self>,
+        key: &DeviceKey,
+        subfolder: &str,
+        data: &[u8],
+    ) -> Result<(Sent, bool), RegistryError> {
+        let registry = &self.devices.registry;
+        let sent = registry.note_command(key, subfolder, data, now_s()).await?;
+        let below = match subfolder {
+            "" => "commands".to_owned(),
+            subfolder => format!("commands/{subfolder}"),
+        };
+        let wanted = self
+            .publish_to_device(&topic_of(key, &below), data, false)
+            .await;
+        Ok((sent, wanted))
+    }
+
+    /// Publishes at QoS 1 in the whole cluster; resolves when that is durable. Gives back whether anybody wanted it.
+    async fn publish_to_device(
+        self: &Arc<Self>,
+        topic: &str,
+        payload: &[u8],
+        retain: bool,
+    ) -> bool {
+        let (wanted, ticket) = {
+            let origin = Origin {
+                received_at: self.clock.now_us(),
+                publisher: None,
+            };
+            let publish = Incoming {
+                topic: Topic::Borrowed(topic),
+                qos: QoS::AtLeastOnce,
+                retain,
+                properties: Forwarded::Borrowed(&[]),
+                expiry: None,
+                payload,
+                once: None,
+                held: None,
+                received: None,
+            };
+            let routes = self.directory.routes(topic);
+            let mut outcome = Outcome::default();
+            let wanted = self.publish_run(NOBODY, &[publish], &origin, &routes, &mut outcome);
+            self.count(outcome.tally);
+            (wanted, self.submit(outcome.ops))
+        };
+        // What comes of it is in the store's health.
+        let _is_open = wait_durable(&*self.store, ticket).await;
+        wanted
+    }
+
+    /// The devices of the registry.
+    #[must_use]
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.devices.registry
+    }
+
+    fn clients_of(&self, key: &str) -> Vec<LiveClient> {
+        let numbers = self.devices.live.lock().get(key).cloned();
+        self.clients_of_numbers(&numbers.unwrap_or_default())
+    }
+
+    fn end_device(&self, key: &str) {
+        self.note_change();
+        for client in self.clients_of(key) {
+            if client.wake.close_request().is_none() {
+                tracing::info!(client = %client.client_id, device = key, "its device was blocked or removed: the connection ends");
+                client.wake.close(EndReason::Revoked.into());
+            }
+        }
+    }
+
+    /// Reads devices again; `false`: that has failed.
+    async fn read_devices(self: &Arc<Self>, keys: &[String]) -> bool {
+        let asked = keys
+            .iter()
+            .map(|key| RecordKey::new(Table::Device, key.as_str()));
+        let records = match self.devices.registry.records().get(asked.collect()).await {
+            Ok(records) => records,
+            Err(error) => {
+                tracing::warn!(%error, devices = keys.len(), "devices that may have changed cannot be read: it is tried again");
+                return false;
+            }
+        };
+        self.note_change();
+        for (text, record) in keys.iter().zip(records) {
+            let found = match (DeviceKey::parse(text), record) {
+                (Some(key), Some(record)) => match read_device(&key, &record) {
+                    Ok(found) => Some(found),
+                    Err(error) => {
+                        tracing::warn!(%error, "a device that is connected cannot be read");
+                        continue;
+                    }
+                },
+                _ => None,
+            };
+            for client in self.clients_of(text) {
+                match renewed(&client.principal, found.as_ref()) {
+                    Some(principal) => self.renew_client(&client, principal),
+                    None if client.wake.close_request().is_none() => {
+                        tracing::info!(client = %client.client_id, device = %text, "its device or credential is no longer good: the connection ends");
+                        client.wake.close(EndReason::Revoked.into());
+                    }
+                    None => {}
+                }
+            }
+        }
+        true
+    }
+}
+
+/// Pause between two writings of what devices have reported, so that those that come together are written together.
+const GATHER: Duration = Duration::from_millis(100);
+
+async fn write_reports(hub: Weak<Hub>) {
+    while let Some(held) = hub.upgrade() {
+        let reported = Arc::clone(&held.devices.reported);
+        let Reports { states, seen } = std::mem::take(&mut *held.devices.reports.lock());
+        if states.is_empty() && seen.is_empty() {
+            drop(held);
+            reported.notified().await;
+            tokio::time::sleep(GATHER).await;
+            continue;
+        }
+        let registry = &held.devices.registry;
+        for (key, state) in states {
+            if let Err(error) = registry.store_state(&key, &state).await {
+                tracing::warn!(device = %key, %error, "what a device has reported is not kept");
+            }
+        }
+        let mut seen = seen.into_iter().peekable();
+        while seen.peek().is_some() {
+            let part = seen.by_ref().take(RECORDS_AT_ONCE / 4);
+            let part = part.map(|(key, at)| (key.to_string(), at));
+            if let Err(error) = registry.store_seen(part).await {
+                tracing::warn!(%error, "when devices were seen is not noted");
+                break;
+            }
+        }
+    }
+}
+
+async fn read_again(hub: Weak<Hub>) {
+    while let Some(held) = hub.upgrade() {
+        let wake = Arc::clone(&held.devices.wake);
+        let keys: Vec<_> = {
+            let mut pending = held.devices.pending.lock();
+            let taken = pending
+                .iter()
+                .take(READ_AT_ONCE)
+                .cloned()
+                .collect::<Vec<_>>();
+            for key in &taken {
+                pending.remove(key);
+            }
+            taken
+        };
+        if keys.is_empty() {
+            drop(held);
+            wake.notified().await;
+        } else if !held.read_devices(&keys).await {
+            held.devices.pending.lock().extend(keys);
+            drop(held);
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
