@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::target::{Net, Target};
 use super::{BansConfig, following};
 use crate::audit::{Event, Kind};
-use crate::auth::Principal;
+use crate::auth::{Credential, Principal};
 use crate::hash::RandomState;
 use crate::hub::Hub;
 use crate::ops::Metrics;
@@ -248,8 +248,15 @@ impl Bans {
             });
         let tenant = tenant.map(|tenant| Target::Tenant(tenant.into()));
         let client = Some(Target::Client(client_id.into()));
+        let shown = match &who.credential {
+            Some(Credential::Token { id: Some(id), .. }) => Some(Target::Token(id.clone())),
+            Some(Credential::Certificate { sha256, .. }) => {
+                Some(Target::Certificate(crate::net::hex(sha256)))
+            }
+            _ => None,
+        };
         list.holds_address(address, now)
-            || [client, user, device, tenant]
+            || [client, user, device, tenant, shown]
                 .iter()
                 .flatten()
                 .any(|target| list.holds(target, now))
@@ -483,6 +490,34 @@ mod tests {
                 banned,
                 "{target}"
             );
+        }
+    }
+
+    #[test]
+    fn one_token_or_certificate_is_banned_alone() {
+        let address = IpAddr::from([192, 0, 2, 7]);
+        let token = |id: &str| Credential::Token {
+            id: Some(id.into()),
+            key: None,
+        };
+        let certificate = |byte| Credential::Certificate {
+            sha256: [byte; 32],
+            serial: "01".into(),
+        };
+        let print = format!("certificate:{}", "0a".repeat(32));
+        for (target, credential, banned) in [
+            ("token:t-1", token("t-1"), true),
+            ("token:t-1", token("t-2"), false),
+            ("token:t-1", Credential::Password { print: 0 }, false),
+            (&*print, certificate(10), true),
+            (&*print, certificate(11), false),
+        ] {
+            let who = Principal {
+                credential: Some(credential),
+                ..somebody()
+            };
+            let bans = bans(&[(target, None)]);
+            assert_eq!(bans.holds_client(address, "one", &who), banned, "{target}");
         }
     }
 

@@ -117,6 +117,19 @@ pub enum Target {
     Device(Box<str>),
     /// All of a tenant.
     Tenant(Box<str>),
+    /// One token: its `jti`.
+    Token(Box<str>),
+    /// One certificate: its SHA-256, in 64 hexadecimal digits.
+    Certificate(Box<str>),
+}
+
+/// The digits of a SHA-256, also as `openssl x509 -fingerprint -sha256` shows them.
+fn fingerprint(text: &str) -> Result<Box<str>, String> {
+    let digits = text.replace(':', "").to_ascii_lowercase();
+    let right = digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    right
+        .then(|| digits.into())
+        .ok_or_else(|| format!("{text:?} is no SHA-256: it has 64 hexadecimal digits"))
 }
 
 impl FromStr for Target {
@@ -125,7 +138,7 @@ impl FromStr for Target {
     fn from_str(text: &str) -> Result<Self, String> {
         let (kind, value) = text.split_once(':').ok_or_else(|| {
             format!(
-                "{text:?} is no target: write address:…, client:…, user:…, device:… or tenant:…"
+                "{text:?} is no target: write address:…, client:…, user:…, device:…, tenant:…, token:… or certificate:…"
             )
         })?;
         if value.is_empty() || value.len() > NAME_MAX || value.contains(char::is_control) {
@@ -140,8 +153,10 @@ impl FromStr for Target {
             "device" if value.contains('/') => Ok(Self::Device(value.into())),
             "device" => Ok(Self::Device(format!("/{value}").into())),
             "tenant" => Ok(Self::Tenant(value.into())),
+            "token" => Ok(Self::Token(value.into())),
+            "certificate" => fingerprint(value).map(Self::Certificate),
             other => Err(format!(
-                "{other:?} cannot be banned: address, client, user, device or tenant can"
+                "{other:?} cannot be banned: address, client, user, device, tenant, token or certificate can"
             )),
         }
     }
@@ -155,6 +170,8 @@ impl fmt::Display for Target {
             Self::User(name) => write!(f, "user:{name}"),
             Self::Device(id) => write!(f, "device:{id}"),
             Self::Tenant(name) => write!(f, "tenant:{name}"),
+            Self::Token(id) => write!(f, "token:{id}"),
+            Self::Certificate(sha256) => write!(f, "certificate:{sha256}"),
         }
     }
 }
@@ -176,6 +193,11 @@ mod tests {
             ("device:acme/pump", "device:acme/pump"),
             ("device:pump", "device:/pump"),
             ("tenant:acme", "tenant:acme"),
+            ("token:a/7", "token:a/7"),
+            (
+                "certificate:AB:CD00000000000000000000000000000000000000000000000000000000000f",
+                "certificate:abcd00000000000000000000000000000000000000000000000000000000000f",
+            ),
         ] {
             let target: Target = text.parse().unwrap();
             assert_eq!(target.to_string(), shown);
@@ -194,6 +216,8 @@ mod tests {
             "client:",
             "user:a\nb",
             "role:admin",
+            "certificate:abcd",
+            "token:",
         ] {
             assert!(text.parse::<Target>().is_err(), "{text}");
         }

@@ -264,6 +264,11 @@ impl Connection {
             return false;
         }
         let hub = Arc::clone(&self.hub);
+        let address = self.wake.about.address().ip();
+        let bans = &hub.guard.bans;
+        if bans.holds_client(address, &self.session.client_id, &principal) {
+            return false;
+        }
         hub.renew_principal(&self.wake, Arc::clone(&principal));
         let holds = hub.auth.holds(&principal, self.wake.about.certificate());
         tracing::debug!(client = %self.session.client_id, until = principal.expires_at, "a client has authenticated again");
