@@ -1,5 +1,6 @@
 //! Password checks take long on purpose; here they stand in line.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -22,6 +23,23 @@ impl<'a> Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How much the threads of checks give way to the others.
+const NICENESS: i32 = 10;
+
+thread_local! {
+    static GIVES_WAY: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Lowers the priority of this thread, for good: it is one of a worker's pool, in which there is nothing but checks. A flood of
+/// wrong passwords then takes the time that is left over, and those who are connected hardly notice.
+fn give_way() {
+    if !GIVES_WAY.replace(true)
+        && let Err(error) = rustix::process::nice(NICENESS)
+    {
+        tracing::debug!(%error, "the threads of password checks keep their priority");
     }
 }
 
@@ -69,7 +87,11 @@ impl Checks {
     ) -> Result<bool, NoAnswer> {
         let _turn = self.turn().await.ok_or(NoAnswer::Busy)?;
         let began = Instant::now();
-        let answer = tokio::task::spawn_blocking(check).await;
+        let answer = tokio::task::spawn_blocking(|| {
+            give_way();
+            check()
+        })
+        .await;
         let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         let known = self.takes_us.load(Ordering::Relaxed);
         let newer = if known == 0 {

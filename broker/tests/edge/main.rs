@@ -13,6 +13,7 @@ mod audit;
 mod catalogue;
 mod certificates;
 mod configuration;
+mod flood;
 mod listeners;
 mod misdirected;
 mod ops;
