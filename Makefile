@@ -8,7 +8,7 @@ SEEDS ?= 700
 FIRST ?= 1
 FUZZ_SECONDS ?= 60
 
-.PHONY: help deps build run cluster test check-cloud deny fmt lint doc check-fuzz fuzz bench bench-cluster bench-rollout bench-lag chaos sim instructions paho paho-cluster clean
+.PHONY: help deps build run cluster test check-cloud deny fmt lint doc check-fuzz fuzz bench bench-cluster bench-rollout bench-lag chaos flood sim instructions paho paho-cluster clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -69,6 +69,10 @@ bench-lag: deps build ## RATE (default 100000) messages a second for DURATION (6
 chaos: deps ## KILLS (default 20) faults of each kind under load: nothing acknowledged may be missing, no QoS 2 message or row twice
 	CHAOS_KILLS=$(KILLS) $(CARGO) test --locked -p dunlin-broker -p dunlin-bigquery-adapter --test e2e --test cluster --test chaos -- \
 		--nocapture --test-threads 1 chaos
+
+flood: deps build ## ATTACKERS (default 1000) of six kinds beside HONEST (default 1000) clients for DURATION (default 30) seconds: latency and memory, nothing lost
+	FLOOD_BROKER=$(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/release/broker FLOOD_ATTACKERS=$(or $(ATTACKERS),1000) FLOOD_HONEST=$(or $(HONEST),1000) \
+		FLOOD_CALM=10 FLOOD_SECONDS=$(or $(DURATION),30) $(CARGO) test --locked -p dunlin-broker --test edge -- --nocapture flood
 
 # Optimised, a seed takes a tenth of a second; that is worth the build from some hundred seeds on. Assertions stay.
 sim: ## SEEDS (default 700) simulated clusters of each kind, from seed FIRST on: storms, failovers that lose writes, shared groups, no faults
