@@ -11,6 +11,7 @@
 #[path = "../e2e/support/mod.rs"]
 mod support;
 
+mod access;
 mod barrier;
 mod delivery;
 mod devices;
