@@ -113,6 +113,7 @@ fn setup() -> ClusterSetup {
     Cluster::setup(3)
         .set("auth.registry=true")
         .set("auth.anonymous=true")
+        .set("auth.default=deny")
 }
 
 fn cluster() -> Cluster {

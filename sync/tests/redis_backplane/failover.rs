@@ -9,6 +9,7 @@ use dunlin_sync::cluster::{
     AppendFate, Appending, Backplane, BackplaneEvent, Bucket, Epoch, RELEASED_ENTRY, ReleaseEnd,
     ReplicaId, Reply, Request, Route, WillFate,
 };
+use dunlin_sync::records::{Expect, PutOutcome, RecordKey, RecordPut, Table};
 
 use crate::proxy::{Proxy, Way};
 use crate::support::{LIMIT, RedisServer, ask, cli, connect, head, record, until, wait_until};
@@ -929,4 +930,104 @@ async fn the_will_of_a_lost_claim_comes_back_although_its_client_was_claimed_sin
     };
     assert_eq!(ask(&first, release).await, Reply::Fenced);
     assert_eq!(wills(&first, "c").await, []);
+}
+
+fn put_record(name: u64, key: &str, body: Option<&'static str>, expect: Expect) -> Request {
+    let key = RecordKey::new(Table::Serial, key);
+    let put = match body {
+        Some(body) => RecordPut::set(key.clone(), body),
+        None => RecordPut::remove(key.clone()),
+    };
+    Request::PutRecords {
+        bucket: key.bucket(),
+        puts: vec![put.expecting(expect)].into(),
+        name,
+        head: head(1),
+    }
+}
+
+/// The revision, or what was found instead.
+async fn put(redis: &RedisBackplane, request: Request) -> PutOutcome {
+    let Reply::RecordsPut { mut outcomes, .. } = ask(redis, request).await else {
+        panic!("not put");
+    };
+    outcomes.remove(0)
+}
+
+async fn get_record(redis: &RedisBackplane, key: &str) -> Option<(u64, String)> {
+    let key = RecordKey::new(Table::Serial, key);
+    let get = Request::GetRecords {
+        bucket: key.bucket(),
+        keys: vec![key],
+    };
+    let Reply::Records(mut records) = ask(redis, get).await else {
+        panic!("not read");
+    };
+    let record = records.remove(0)?;
+    let text = String::from_utf8(record.value.to_vec()).unwrap();
+    Some((record.revision, text))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_come_back_under_their_revisions_and_the_newest_wins() {
+    let mut pair = Pair::start().await;
+    let slow = Proxy::start(pair.master.port).await;
+    let (early, late) = (connect(pair.front.url()), connect(slow.url()));
+    let any = Expect::Any;
+    put(&late, put_record(1, "kept", Some("old"), any)).await;
+    put(&early, put_record(2, "kept", Some("new"), any)).await;
+    put(&early, put_record(3, "gone", Some("there"), any)).await;
+    pair.stop_replication().await;
+    put(&late, put_record(4, "lost", Some("old"), any)).await;
+    let newest = put(&early, put_record(5, "lost", Some("new"), any)).await;
+    put(&late, put_record(6, "since", Some("old"), any)).await;
+    let only = put(&late, put_record(7, "only", Some("late"), Expect::Absent)).await;
+    put(&early, put_record(8, "gone", None, any)).await;
+    slow.go(Way::Cut);
+    pair.fail_over();
+    failover_noticed(&early).await;
+    put(&early, put_record(9, "since", Some("new"), any)).await;
+    slow.go(Way::To(pair.replica.port));
+    failover_noticed(&late).await;
+    let (newest, only) = (newest.revision().unwrap(), only.revision().unwrap());
+    assert_eq!(get_record(&early, "kept").await.unwrap().1, "new");
+    assert_eq!(
+        get_record(&early, "lost").await,
+        Some((newest, "new".to_owned()))
+    );
+    assert_eq!(get_record(&early, "since").await.unwrap().1, "new");
+    assert_eq!(
+        get_record(&early, "only").await,
+        Some((only, "late".to_owned()))
+    );
+    assert_eq!(get_record(&early, "gone").await, None);
+    // Who was told the revision can go on from it, and nobody can make the record a second time.
+    let again = put(&early, put_record(10, "only", Some("x"), Expect::Absent)).await;
+    assert!(again.revision().is_none(), "{again:?}");
+    let next = put(
+        &early,
+        put_record(11, "only", Some("y"), Expect::Revision(only)),
+    )
+    .await;
+    assert!(
+        next.revision().unwrap() > 65_536,
+        "revisions go on above what was lost: {next:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_put_that_is_repeated_has_the_answer_of_the_first() {
+    let server = RedisServer::start(&[]);
+    let redis = connect(server.url());
+    let first = put_record(1, "a", Some("1"), Expect::Absent);
+    let made = put(&redis, first.clone()).await;
+    let changed = put_record(
+        2,
+        "a",
+        Some("2"),
+        Expect::Revision(made.revision().unwrap()),
+    );
+    put(&redis, changed).await;
+    assert_eq!(put(&redis, first).await, made);
+    assert_eq!(get_record(&redis, "a").await.unwrap().1, "2");
 }

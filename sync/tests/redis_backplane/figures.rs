@@ -7,6 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use dunlin_sync::cluster::redis::RedisBackplane;
 use dunlin_sync::cluster::{AppendFate, Appending, Backplane, Bucket, ReplicaId, Reply, Request};
+use dunlin_sync::records::{Expect, RecordKey, RecordPut, Table};
 
 use crate::support::{RedisServer, ask, connect, head, record};
 use crate::traffic::session;
@@ -158,4 +159,86 @@ async fn claim_all(redis: &RedisBackplane, numbers: std::ops::Range<u64>) {
         };
         assert!(matches!(ask(redis, claim).await, Reply::Claimed { .. }));
     }
+}
+
+/// A device of the registry with one key takes about so much.
+const RECORD: usize = 300;
+
+async fn put_records(redis: &RedisBackplane, numbers: std::ops::Range<usize>) -> usize {
+    let mut buckets = std::collections::BTreeMap::<Bucket, Vec<RecordPut>>::new();
+    let name = numbers.start as u64 + 1;
+    for n in numbers {
+        let key = RecordKey::new(Table::Device, format!("/device-{n:07}"));
+        let put = RecordPut::set(key.clone(), vec![7; RECORD]).expecting(Expect::Absent);
+        buckets.entry(key.bucket()).or_default().push(put);
+    }
+    let puts = buckets
+        .into_iter()
+        .map(|(bucket, puts)| Request::PutRecords {
+            bucket,
+            puts: puts.into(),
+            name,
+            head: head(1),
+        });
+    let mut done = 0;
+    for reply in redis.execute(puts.collect()).await {
+        let Ok(Reply::RecordsPut { outcomes, .. }) = reply else {
+            panic!("{reply:?}");
+        };
+        done += outcomes.iter().filter(|it| it.revision().is_some()).count();
+    }
+    done
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_records_cost() {
+    let total = std::env::var("DUNLIN_FIGURES")
+        .ok()
+        .and_then(|total| total.parse().ok())
+        .unwrap_or(2000_usize);
+    let server = RedisServer::start(&[]);
+    let redis = connect(server.url());
+    let used = || -> u64 {
+        let info = server.cli(&["INFO", "memory"]);
+        let mut lines = info.lines();
+        let line = lines.find_map(|line| line.strip_prefix("used_memory:"));
+        line.unwrap().trim().parse().unwrap()
+    };
+    put_records(&redis, 0..1).await;
+    let pid = server.pid().to_string();
+    let (before, its, begin) = (used(), cpu(&pid), Instant::now());
+    let mut done = 1;
+    while done < total {
+        let until = (done + 4096).min(total);
+        assert_eq!(put_records(&redis, done..until).await, until - done);
+        done = until;
+    }
+    let each = |seconds: f64| seconds * 1e6 / done as f64;
+    println!(
+        "{done} records of {RECORD} bytes put, 4096 in a call: {:.2} µs each in redis, {:.2} µs of time; {} bytes each in its memory, with the names of the last minute",
+        each(cpu(&pid) - its),
+        each(begin.elapsed().as_secs_f64()),
+        (used() - before) / done as u64,
+    );
+    let (its, begin) = (cpu(&pid), Instant::now());
+    for first in (0..done).step_by(64) {
+        let gets = (first..done.min(first + 64)).map(|n| {
+            let key = RecordKey::new(Table::Device, format!("/device-{n:07}"));
+            Request::GetRecords {
+                bucket: key.bucket(),
+                keys: vec![key],
+            }
+        });
+        for reply in redis.execute(gets.collect()).await {
+            let Ok(Reply::Records(found)) = reply else {
+                panic!("no records: {reply:?}");
+            };
+            assert!(found[0].is_some(), "of those from {first} on");
+        }
+    }
+    println!(
+        "one record read in a request, 64 requests in a call: {:.2} µs each in redis, {:.2} µs of time",
+        each(cpu(&pid) - its),
+        each(begin.elapsed().as_secs_f64())
+    );
 }
