@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use base64ct::{Base64UrlUnpadded, Encoding};
-use dunlin_broker::registry::{Credential, Device, DeviceKey, Registry, Shown, State};
+use dunlin_broker::registry::{
+    Credential, Device, DeviceKey, PolicyAction, PolicyEffect, PolicyRule, Registry, Shown, State,
+};
 use dunlin_sync::Store;
 use dunlin_sync::cluster::redis::{RedisBackplane, RedisOptions};
 use dunlin_sync::cluster::{ClusterStore, EngineOptions};
@@ -97,6 +99,18 @@ impl Administrator {
         let key = DeviceKey::new(None, "pump").expect("a name");
         let made = self.runtime.block_on(self.registry.create(&key, device));
         made.expect("it is new");
+    }
+
+    /// What the device has reported, when that is there.
+    fn states(&self) -> Vec<Vec<u8>> {
+        let key = DeviceKey::new(None, "pump").expect("a name");
+        let mut states = Vec::new();
+        wait_until("a report of the device is kept", || {
+            let found = self.runtime.block_on(self.registry.states(&key));
+            states = found.expect("it can be read");
+            !states.is_empty()
+        });
+        states.into_iter().map(|state| state.data).collect()
     }
 
     fn change(&self, change: impl Fn(&mut Device)) {
@@ -237,4 +251,97 @@ fn a_token_of_iot_core_is_taken_as_it_is() {
         let refused = with(wrong).answer(&cluster.replicas[0]).1;
         assert_eq!(refused.connack().reason.0, 5, "not authorized: {refused:?}");
     }
+}
+
+#[test]
+fn a_device_has_its_own_topics_and_those_of_no_other() {
+    let cluster = cluster();
+    let administrator = Administrator::new(&cluster);
+    let pair = Pair::new();
+    let mut device = Device::new(now());
+    device.credentials.push(pair.credential("only"));
+    administrator.create(device);
+    let mut client = cluster.open(0, &pair.connect("pump"), false);
+    let filters = [
+        ("/devices/pump/config", 1),
+        ("/devices/pump/commands/#", 1),
+        ("/devices/pump/commands/reboot", 1),
+        ("/devices/pump/#", 0x87),
+        ("/devices/+/config", 0x87),
+        ("/devices/valve/config", 0x87),
+        ("/devices/pump/events", 0x87),
+        ("#", 0x87),
+        ("$share/g//devices/+/commands/#", 0x87),
+        ("$share/g//devices/pump/commands/#", 1),
+        ("$SYS/#", 0x87),
+    ];
+    for (filter, expected) in filters {
+        let options = SubscribeOptions::new(QoS::AtLeastOnce);
+        let codes = client.subscribe_all(&[(filter, options)], &[]);
+        assert_eq!(codes, [expected], "{filter}");
+    }
+    let topics = [
+        ("/devices/pump/events", true),
+        ("/devices/pump/events/alarm", true),
+        ("/devices/pump/state", true),
+        ("/devices/pump/config", false),
+        ("/devices/valve/state", false),
+        ("/devices/pump/../valve/state", false),
+        ("/devices/pump", false),
+        ("devices/pump/state", false),
+    ];
+    for (topic, allowed) in topics {
+        let packet_id = client.next_id();
+        client.send(Packet::Publish(Publish {
+            dup: false,
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            topic,
+            packet_id: Some(id(packet_id)),
+            properties: properties(&[]).as_properties(),
+            payload: b"x",
+        }));
+        let reason = client.next_answer().reason();
+        assert_eq!(reason != ReasonCode::NOT_AUTHORIZED, allowed, "{topic}");
+    }
+    assert_eq!(administrator.states(), [b"x"], "what it reports is kept");
+}
+
+#[test]
+fn rules_that_are_changed_reach_the_connections_on_all_replicas() {
+    let cluster = cluster();
+    let administrator = Administrator::new(&cluster);
+    let pair = Pair::new();
+    let mut device = Device::new(now());
+    device.credentials.push(pair.credential("only"));
+    administrator.create(device);
+    let mut clients: Vec<Client> = (0..3)
+        .map(|n| {
+            let mut client = cluster.open(n, &pair.connect(&format!("pump/{n}")), false);
+            client.subscribe("/devices/pump/config", QoS::AtLeastOnce);
+            client
+        })
+        .collect();
+    let begin = Instant::now();
+    administrator.change(|device| {
+        device.policy = Some(vec![PolicyRule {
+            effect: PolicyEffect::Allow,
+            action: PolicyAction::Any,
+            topics: vec!["site/%{place}/#".to_owned()],
+        }]);
+        let place = ("place".to_owned(), "north".to_owned());
+        device.attributes.extend([place]);
+    });
+    for client in &mut clients {
+        expect_end(client);
+    }
+    println!(
+        "rules: changed in the registry to the end of three subscribers on three replicas: {:?}",
+        begin.elapsed()
+    );
+    let mut client = cluster.open(1, &pair.connect("pump"), false);
+    client.subscribe("site/north/x", QoS::AtMostOnce);
+    let options = SubscribeOptions::new(QoS::AtMostOnce);
+    let codes = client.subscribe_all(&[("site/south/x", options)], &[]);
+    assert_eq!(codes, [0x87]);
 }
