@@ -16,6 +16,8 @@ pub struct Broker {
     log: PathBuf,
     /// By the listener's name.
     pub addresses: HashMap<String, SocketAddr>,
+    /// Where it is administered.
+    pub admin: Option<SocketAddr>,
 }
 
 impl Broker {
@@ -44,18 +46,23 @@ impl Broker {
             child,
             log,
             addresses: HashMap::new(),
+            admin: None,
         };
         broker.wait_for("\"message\":\"ready\"", 1);
-        for line in broker
-            .log()
-            .lines()
-            .filter(|line| line.contains("\"message\":\"listening\""))
-        {
+        for line in broker.log().lines() {
+            let administration = line.contains("\"message\":\"administration\"");
+            if !administration && !line.contains("\"message\":\"listening\"") {
+                continue;
+            }
             let line: serde_json::Value = serde_json::from_str(line).unwrap();
             let field = |name: &str| {
                 let at = line.get(name).or_else(|| line["fields"].get(name));
                 at.and_then(serde_json::Value::as_str).unwrap().to_owned()
             };
+            if administration {
+                broker.admin = Some(field("address").parse().unwrap());
+                continue;
+            }
             broker
                 .addresses
                 .insert(field("listener"), field("address").parse().unwrap());

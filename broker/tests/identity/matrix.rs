@@ -49,9 +49,13 @@ enum Row {
     Http,
     Scram,
     JwtByAuth,
+    DeviceToken,
+    DeviceOfIotCore,
+    DeviceCertificate,
+    DeviceTokenByAuth,
 }
 
-const ROWS: [Row; 11] = [
+const ROWS: [Row; 15] = [
     Row::Anonymous,
     Row::Certificate,
     Row::Users,
@@ -63,6 +67,10 @@ const ROWS: [Row; 11] = [
     Row::Http,
     Row::Scram,
     Row::JwtByAuth,
+    Row::DeviceToken,
+    Row::DeviceOfIotCore,
+    Row::DeviceCertificate,
+    Row::DeviceTokenByAuth,
 ];
 
 /// What a client is told.
@@ -92,10 +100,11 @@ const NOT: Told = Told::Code(ReasonCode::NOT_AUTHORIZED);
 
 /// What must be told.
 fn expected(row: Row, version: Version, kind: Kind, given: Given) -> Told {
-    if row == Row::Certificate && !kind.is_tls() {
+    if matches!(row, Row::Certificate | Row::DeviceCertificate) && !kind.is_tls() {
         return Told::Not("certificates are shown in TLS");
     }
-    if matches!(row, Row::Scram | Row::JwtByAuth) && !version.is_v5() {
+    let by_auth = matches!(row, Row::Scram | Row::JwtByAuth | Row::DeviceTokenByAuth);
+    if by_auth && !version.is_v5() {
         return Told::Not("AUTH came with MQTT 5.0");
     }
     match (row, given) {
@@ -111,7 +120,10 @@ fn expected(row: Row, version: Version, kind: Kind, given: Given) -> Told {
         (Row::JwtHs256, Given::Revoked) => {
             Told::Not("there is one secret: without it there is no HS256")
         }
-        (Row::Scram | Row::JwtByAuth, _) => NOT,
+        // Blocked: who it is is known.
+        (Row::DeviceToken | Row::DeviceOfIotCore | Row::DeviceCertificate, Given::Revoked) => NOT,
+        (Row::DeviceCertificate, _) => Told::Tls,
+        (Row::Scram | Row::JwtByAuth | Row::DeviceTokenByAuth, _) => NOT,
         (_, Given::Expired) => NOT,
         (_, Given::Wrong | Given::Revoked) => BAD,
     }
@@ -123,6 +135,33 @@ fn as_told(told: Told, version: Version) -> Told {
         BAD if !version.is_v5() => Told::Code(ReasonCode(4)),
         NOT if !version.is_v5() => Told::Code(ReasonCode(5)),
         other => other,
+    }
+}
+
+/// The client id.
+fn client_id(row: Row, given: Given) -> &'static str {
+    match (row, given) {
+        (Row::DeviceToken | Row::DeviceTokenByAuth, Given::Revoked) => "gone-pump",
+        (Row::DeviceToken | Row::DeviceTokenByAuth, _) => "pump",
+        (Row::DeviceOfIotCore, Given::Revoked) => {
+            "projects/p/locations/l/registries/r/devices/gone-core"
+        }
+        (Row::DeviceOfIotCore, _) => "projects/p/locations/l/registries/r/devices/core",
+        (Row::DeviceCertificate, Given::Revoked) => "gone-valve",
+        (Row::DeviceCertificate, _) => "valve",
+        _ => "device",
+    }
+}
+
+/// A token of a device; its clock may be ten minutes off.
+fn device_token(signer: &Signer, given: Given, audience: &str) -> Option<String> {
+    let claims =
+        |issued: u64, end: u64| format!(r#"{{"aud":"{audience}","iat":{issued},"exp":{end}}}"#);
+    match given {
+        Given::Missing => None,
+        Given::Expired => Some(signer.sign(None, &claims(now() - 1_800, now() - 700))),
+        Given::Wrong => Some(Signer::es256().sign(None, &claims(now(), now() + 600))),
+        _ => Some(signer.sign(None, &claims(now(), now() + 600))),
     }
 }
 
@@ -211,6 +250,33 @@ fn shown(world: &World, row: Row, given: Given) -> (&'static str, Shown, Option<
             };
             ("http", shown, None)
         }
+        Row::DeviceToken => {
+            let token = device_token(&world.pump, given, "any");
+            ("registry", in_password(token), None)
+        }
+        Row::DeviceOfIotCore => {
+            let token = device_token(&world.rsa, given, "p");
+            ("registry", in_password(token), None)
+        }
+        Row::DeviceCertificate => {
+            let certificate = match given {
+                Given::Right => Some("valve"),
+                Given::Wrong => Some("stranger"),
+                Given::Missing => None,
+                Given::Expired => Some("expired"),
+                Given::Revoked => Some("gone-valve"),
+            };
+            ("registry", Shown::default(), certificate)
+        }
+        Row::DeviceTokenByAuth => {
+            let token = device_token(&world.pump, given, "any");
+            let enhanced = Some((TOKEN, token.map(String::into_bytes)));
+            let shown = Shown {
+                enhanced,
+                ..Shown::default()
+            };
+            ("registry", shown, None)
+        }
         Row::Scram | Row::JwtByAuth if given == Given::Missing => {
             // The method, and nothing of it.
             let method = if row == Row::Scram { SCRAM } else { TOKEN };
@@ -255,12 +321,12 @@ fn ask(world: &World, row: Row, version: Version, kind: Kind, given: Given) -> T
             assert_eq!(kind, Answer::ConnAck);
             return Ok(reason);
         }
-        shown.send(&mut client, "device")?;
+        shown.send(&mut client, client_id(row, given))?;
         client.connack()
     })();
     match outcome {
         Ok(code) => Told::Code(code),
-        Err(error) if row == Row::Certificate => {
+        Err(error) if matches!(row, Row::Certificate | Row::DeviceCertificate) => {
             let text = error.to_string();
             assert!(
                 ["alert", "Alert", "reset", "closed", "eof", "pipe"]
@@ -281,6 +347,7 @@ fn ask(world: &World, row: Row, version: Version, kind: Kind, given: Given) -> T
 #[test]
 fn every_method_version_listener_and_credential_has_its_code() {
     let mut world = World::start("");
+    world.add_devices();
     // The service's keys come when they are first asked for, or before.
     let mut table = BTreeMap::new();
     let mut reasons = BTreeMap::new();
@@ -293,6 +360,9 @@ fn every_method_version_listener_and_credential_has_its_code() {
                 "goes.json",
                 &format!("{{\"keys\":[{}]}}", Signer::es256().jwk("new")),
             );
+            for device in ["gone-pump", "gone-core", "gone-valve"] {
+                world.devices(&["block", device, "--reason", "stolen"]);
+            }
             world
                 .service
                 .state

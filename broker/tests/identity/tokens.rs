@@ -38,7 +38,16 @@ impl Signer {
         Self::Es256(Box::new(key.unwrap()))
     }
 
-    /// An RSA key, made by openssl.
+    /// A key on P-256, and its public key as PEM.
+    pub fn es256_with_pem() -> (Self, String) {
+        let pair = rcgen::KeyPair::generate().unwrap();
+        let random = SystemRandom::new();
+        let der = pair.serialize_der();
+        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der, &random);
+        (Self::Es256(Box::new(key.unwrap())), pair.public_key_pem())
+    }
+
+    /// An RSA key, made by openssl; its public key is in `rsa.pub`.
     pub fn rs256(folder: &Path) -> Self {
         let file = folder.join("rsa.pem");
         let made = Command::new("openssl")
@@ -54,6 +63,14 @@ impl Signer {
             .output()
             .expect("openssl runs");
         assert!(made.status.success(), "{made:?}");
+        let shown = Command::new("openssl")
+            .args(["pkey", "-pubout", "-in"])
+            .arg(&file)
+            .arg("-out")
+            .arg(folder.join("rsa.pub"))
+            .output()
+            .unwrap();
+        assert!(shown.status.success(), "{shown:?}");
         let der = PrivatePkcs8KeyDer::from_pem_slice(&fs::read(&file).unwrap()).unwrap();
         Self::Rs256(Box::new(
             RsaKeyPair::from_pkcs8(der.secret_pkcs8_der()).unwrap(),

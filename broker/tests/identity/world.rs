@@ -23,6 +23,10 @@ pub struct World {
     /// The same for keys of the service.
     pub rsa: Signer,
     pub hs: Signer,
+    /// The key of the device `pump`, and of `gone-pump`.
+    pub pump: Signer,
+    /// For the administration.
+    token: String,
     pub folder: TempDir,
 }
 
@@ -40,7 +44,7 @@ fn passwd(file: &Path, name: &str, scram: bool) {
 }
 
 /// Methods, as listeners have them, beside the kinds.
-pub const METHODS: [&str; 7] = [
+pub const METHODS: [&str; 8] = [
     "none",
     "anonymous",
     "certificate",
@@ -48,6 +52,7 @@ pub const METHODS: [&str; 7] = [
     "jwt",
     "http",
     "scram",
+    "registry",
 ];
 
 impl World {
@@ -62,6 +67,8 @@ impl World {
         authority.sign(at, "revoked", REVOKED, false);
         authority.sign(at, "expired", EXPIRED, true);
         authority.sign(at, "later", LATER, false);
+        authority.sign(at, "valve", 0x1005, false);
+        authority.sign(at, "gone-valve", 0x1006, false);
         Authority::new("another authority").sign(at, "stranger", 1, false);
         authority.revoke(&at.join("crl.pem"), &[REVOKED]);
 
@@ -91,6 +98,17 @@ impl World {
         let service = Service::start();
         *service.state.keys.lock() = format!("{{\"keys\":[{}]}}", rsa.jwk("rsa"));
 
+        let (pump, pump_pem) = Signer::es256_with_pem();
+        fs::write(at.join("pump.pub"), pump_pem).unwrap();
+        let made = Command::new(env!("CARGO_BIN_EXE_broker"))
+            .arg("token")
+            .arg(at.join("admin-tokens"))
+            .args(["operator", "--write"])
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let token = String::from_utf8(made.stdout).unwrap().trim().to_owned();
+
         let broker = Broker::start(at, &config(at, &service, more));
         Self {
             broker,
@@ -100,8 +118,42 @@ impl World {
             ec_gone,
             rsa,
             hs: Signer::hs256(SECRET.as_bytes()),
+            pump,
+            token,
             folder,
         }
+    }
+
+    /// Devices, and those that are to be blocked.
+    pub fn add_devices(&self) {
+        for (id, kind, file) in [
+            ("pump", "--public-key", "pump.pub"),
+            ("gone-pump", "--public-key", "pump.pub"),
+            ("core", "--public-key", "rsa.pub"),
+            ("gone-core", "--public-key", "rsa.pub"),
+            ("valve", "--certificate", "valve.pem"),
+            ("gone-valve", "--certificate", "gone-valve.pem"),
+        ] {
+            let file = self.at().join(file);
+            self.devices(&["add", id, kind, file.to_str().unwrap()]);
+        }
+    }
+
+    /// `broker devices`.
+    pub fn devices(&self, arguments: &[&str]) {
+        let url = format!("http://{}", self.broker.admin.unwrap());
+        let done = Command::new(env!("CARGO_BIN_EXE_broker"))
+            .arg("devices")
+            .args(arguments)
+            .env("DUNLIN_ADMIN_URL", url)
+            .env("DUNLIN_ADMIN_TOKEN", &self.token)
+            .output()
+            .unwrap();
+        assert!(
+            done.status.success(),
+            "{arguments:?}: {done:?}\n{}",
+            self.broker.log()
+        );
     }
 
     pub fn at(&self) -> &Path {
@@ -136,10 +188,12 @@ fn config(at: &Path, service: &Service, more: &str) -> String {
     let file = |name: &str| format!("{:?}", at.join(name).to_str().unwrap());
     let mut text = format!(
         "watch_files_ms = 50\nworkers = 2\n[limits]\nlogin_failures = 0\n[features]\nallow_mqtt31 = true\n\
-         [auth]\nanonymous = false\nusers = {users}\ndefault = \"allow\"\n\
+         [admin]\nlisten = \"127.0.0.1:0\"\ntokens_file = {admin}\n\
+         [auth]\nanonymous = false\nregistry = true\nusers = {users}\ndefault = \"allow\"\n\
          [auth.jwt]\nkeys = [{stays}, {goes}]\nsecret_file = {secret}\njwks_url = \"http://{service}/keys\"\n\
          jwks_refresh_s = 10\naudiences = [\"dunlin\"]\nleeway_s = 0\n\
          [auth.http]\nurl = \"http://{service}/clients\"\ntoken_file = {token}\n{more}\n",
+        admin = file("admin-tokens"),
         users = file("users"),
         stays = file("stays.json"),
         goes = file("goes.json"),
@@ -171,12 +225,15 @@ fn config(at: &Path, service: &Service, more: &str) -> String {
                     file("localhost.key")
                 ));
             }
-            if method == "certificate" {
+            if kind.is_tls() && matches!(method, "certificate" | "registry") {
                 text.push_str(&format!(
-                    "client_ca = {}\nclient_auth = \"optional\"\nname_from = \"cn\"\ncrl = [{}]\n",
+                    "client_ca = {}\nclient_auth = \"optional\"\ncrl = [{}]\n",
                     file("ca.pem"),
                     file("crl.pem")
                 ));
+                if method == "certificate" {
+                    text.push_str("name_from = \"cn\"\n");
+                }
             }
         }
     }
