@@ -58,6 +58,22 @@ pub(super) fn silent(hub: &Hub, accepted: &Accepted, why: &str) {
     }
 }
 
+/// A client that has authenticated again while it was connected, or could not.
+pub(super) fn again(connection: &Connection, outcome: Result<(), &str>) {
+    let audit = &connection.hub.audit;
+    if !audit.wants(Kind::Reauthenticated) {
+        return;
+    }
+    let event = Event::new(Kind::Reauthenticated)
+        .peer(connection.wake.about.address())
+        .client(&connection.session.client_id)
+        .principal(&connection.wake.about.principal());
+    audit.record(match outcome {
+        Ok(()) => event,
+        Err(why) => event.reason(ReasonCode::NOT_AUTHORIZED).why(why),
+    });
+}
+
 /// A client that had been accepted, and leaves.
 pub(super) fn disconnected(connection: &Connection, closing: &Closing) {
     let audit = &connection.hub.audit;

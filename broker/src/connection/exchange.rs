@@ -15,6 +15,7 @@ use futures_util::future::BoxFuture;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
+use super::audited;
 use super::close::Closing;
 use super::handshake::of_listener;
 use super::run::Connection;
@@ -233,13 +234,23 @@ impl Connection {
             }
             Ok(Step::Done(principal, data)) => {
                 enhanced.state = State::Done;
-                if !self.become_again(principal) {
+                let same = self.become_again(principal);
+                audited::again(
+                    self,
+                    if same {
+                        Ok(())
+                    } else {
+                        Err("it is not the same client, or banned")
+                    },
+                );
+                if !same {
                     return Err(Closing::Asked(CloseRequest::NotAuthorized));
                 }
                 (ReasonCode::SUCCESS, data)
             }
             Err(refused) => {
                 tracing::info!(client = %self.session.client_id, why = refused.why, "a client could not authenticate again");
+                audited::again(self, Err(refused.why));
                 return Err(Closing::Asked(CloseRequest::NotAuthorized));
             }
         };

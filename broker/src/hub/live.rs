@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
-use dunlin_protocol::{QoS, Version};
+use dunlin_protocol::{QoS, ReasonCode, Version};
 use dunlin_sync::Op;
 use dunlin_sync::cluster::Epoch;
 
@@ -23,6 +23,7 @@ use super::Hub;
 use super::gate::RulesGate;
 use super::session::{Session, Subscription};
 use super::wake::{CloseRequest, Wake};
+use crate::audit::{Event, Kind};
 use crate::auth::{Action, Decision, Principal, Who};
 use crate::core::mount;
 use crate::net::{ClientCertificate, ListenerInfo};
@@ -292,8 +293,24 @@ impl Hub {
             let still = |wake: &Arc<Wake>| wake.about.principal().expires_at == Some(end);
             if let Some(wake) = wake.filter(still) {
                 self.metrics.credential_expired();
+                if let Some(client) = LiveClient::of(wake.clone()) {
+                    let reason = ReasonCode::MAXIMUM_CONNECT_TIME;
+                    self.tell_ended(&client, reason, "the time of the credential is over");
+                }
                 wake.close(CloseRequest::Expired);
             }
+        }
+    }
+
+    fn tell_ended(&self, client: &LiveClient, reason: ReasonCode, why: &str) {
+        if self.audit.wants(Kind::Ended) {
+            let event = Event::new(Kind::Ended)
+                .peer(client.peer)
+                .client(&client.client_id)
+                .principal(&client.principal)
+                .reason(reason)
+                .why(why);
+            self.audit.record(event);
         }
     }
 
@@ -305,6 +322,8 @@ impl Hub {
                 .holds(&client.principal, client.wake.about.certificate());
             if !holds {
                 self.metrics.credential_revoked();
+                let why = "the credential is no longer good";
+                self.tell_ended(client, ReasonCode::NOT_AUTHORIZED, why);
             }
             !holds
         });

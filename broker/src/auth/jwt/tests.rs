@@ -235,3 +235,28 @@ fn keys_that_cannot_be_used_say_why() {
     assert!(Key::from_pem(private).unwrap_err().contains("private key"));
     assert!(Key::from_pem(b"").unwrap_err().contains("BEGIN PUBLIC KEY"));
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_bytes_are_too_strange_for_tokens_keys_and_scram(
+        bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300),
+        parts in proptest::collection::vec("[A-Za-z0-9_{}\":,=.-]{0,60}", 0..5),
+    ) {
+        let key = Key::from_secret(SECRET).unwrap();
+        let texts = [bytes.clone(), parts.join(".").into_bytes(), parts.join(",").into_bytes()];
+        for text in &texts {
+            let believed = Token::parse(text).and_then(|token| token.verified_by(&key));
+            proptest::prop_assert!(believed.is_none());
+            proptest::prop_assert!(Key::from_pem(text).is_err());
+            proptest::prop_assert!(Key::from_spki_der(text).is_err());
+            let _jwks = Key::from_jwks(text, true).is_ok();
+            let _name = crate::auth::scram::name_in(text).is_ok();
+            let _verifier = std::str::from_utf8(text).map(crate::auth::scram::Verifier::parse).is_ok();
+        }
+        // Header and claims that are well encoded, with anything in them.
+        let signed = hs256(r#"{"alg":"HS256"}"#, &parts.concat());
+        if let Some(claims) = Token::parse(signed.as_bytes()).and_then(|token| token.verified_by(&key)) {
+            let _checked = Checks::default().check(&claims, NOW).is_ok();
+        }
+    }
+}
