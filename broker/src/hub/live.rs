@@ -11,7 +11,7 @@
 )]
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
@@ -45,6 +45,8 @@ pub(crate) struct Peer {
 pub(crate) struct About {
     session: Weak<Session>,
     principal: ArcSwap<Principal>,
+    /// Of its principal and tenant no more is to be known than the rules for everybody.
+    plain: AtomicBool,
     address: SocketAddr,
     listener: Arc<ListenerInfo>,
     certificate: Option<Arc<ClientCertificate>>,
@@ -56,6 +58,7 @@ impl About {
     pub(super) fn new(session: &Arc<Session>, peer: Peer, version: Version) -> Self {
         Self {
             session: Arc::downgrade(session),
+            plain: AtomicBool::new(peer.principal.policy.is_none() && peer.tenant.is_none()),
             principal: ArcSwap::new(peer.principal),
             address: peer.address,
             listener: peer.listener,
@@ -68,6 +71,11 @@ impl About {
     /// The client's tenant.
     pub(crate) fn tenant(&self) -> Option<&Arc<Tenant>> {
         self.tenant.as_deref().map(|place| &**place)
+    }
+
+    /// Whether nothing but the rules for everybody is to be asked; see [`Self::principal`] otherwise.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.plain.load(Ordering::Relaxed)
     }
 
     /// Who the client is, and what it may do, from now on until it is asked again.
@@ -257,7 +265,12 @@ impl Hub {
 
     /// From now on the client is this one.
     pub(crate) fn renew_principal(&self, wake: &Arc<Wake>, principal: Arc<Principal>) {
-        let before = wake.about.principal.swap(principal);
+        let about = &wake.about;
+        if principal.policy.is_some() {
+            // Before it can be seen.
+            about.plain.store(false, Ordering::SeqCst);
+        }
+        let before = about.principal.swap(principal);
         self.expect_end(wake, before.expires_at);
     }
 

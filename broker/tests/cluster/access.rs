@@ -11,8 +11,8 @@ const AFTER: &str = "topic readwrite open/#\n";
 /// Puts a file in place as editors and Kubernetes do.
 fn put(file: &Path, text: &str) {
     let new = file.with_extension("new");
-    std::fs::write(&new, text).unwrap();
-    std::fs::rename(&new, file).unwrap();
+    std::fs::write(&new, text).expect("a file can be written");
+    std::fs::rename(&new, file).expect("a file can be renamed");
 }
 
 #[test]

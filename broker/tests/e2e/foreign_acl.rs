@@ -24,7 +24,7 @@ impl Mosquitto {
             dir.display()
         );
         let file = dir.join("mosquitto.conf");
-        std::fs::write(&file, config).unwrap();
+        std::fs::write(&file, config).expect("a file can be written");
         let mut command = Command::new("mosquitto");
         let child = command
             .arg("-c")

@@ -17,6 +17,7 @@ mod limits;
 mod malformed;
 mod memory;
 mod outbound;
+mod policy;
 mod retained;
 mod session;
 mod shared;

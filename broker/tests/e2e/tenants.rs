@@ -222,7 +222,7 @@ fn wait_for_place(world: &World) -> Client {
         open = (answer.reason() == ReasonCode::SUCCESS).then_some(client);
         open.is_some()
     });
-    open.unwrap()
+    open.expect("it was just seen")
 }
 
 // --- any filter against any topic, by any road

@@ -29,9 +29,9 @@ pub(in crate::auth) enum Part {
 #[derive(Debug)]
 pub(in crate::auth) enum Name {
     /// `%c`
-    ClientId,
+    Client,
     /// `%u`
-    UserName,
+    User,
     /// `%t`
     Tenant,
     /// `%d`
@@ -55,8 +55,8 @@ impl Name {
     fn of<'w>(&self, who: Who<'w>) -> Option<&'w str> {
         let principal = who.principal;
         match self {
-            Self::ClientId => Some(who.client_id),
-            Self::UserName => principal.username.as_deref(),
+            Self::Client => Some(who.client_id),
+            Self::User => principal.username.as_deref(),
             Self::Tenant => principal.tenant.as_deref(),
             Self::Device => principal.device.as_deref(),
             Self::Attribute(name) => principal.attributes.get(name).map(|value| &**value),
@@ -124,8 +124,8 @@ fn parts(mut text: &str, names: Names) -> Result<Box<[Part]>, String> {
         let (before, rest) = text.split_at(at);
         plain.push_str(before);
         let (name, len) = match (rest.as_bytes().get(1), names) {
-            (Some(b'c'), _) => (Name::ClientId, 2),
-            (Some(b'u'), _) => (Name::UserName, 2),
+            (Some(b'c'), _) => (Name::Client, 2),
+            (Some(b'u'), _) => (Name::User, 2),
             (Some(b't'), Names::All) => (Name::Tenant, 2),
             (Some(b'd'), Names::All) => (Name::Device, 2),
             (Some(b'{'), Names::All) => {

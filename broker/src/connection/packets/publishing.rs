@@ -53,7 +53,7 @@ impl Connection {
         received: Option<Received<'a>>,
         batch: &mut Batch<'a>,
     ) -> Result<(), Closing> {
-        let topic = match self.wake.about.tenant().is_some() {
+        let topic = match batch.of_tenant {
             true => self.mounted(topic)?,
             false => topic,
         };
@@ -92,7 +92,8 @@ impl Connection {
             self.hub.metrics.retained_refused(1);
             return self.refuse_publish(ack, ReasonCode::QUOTA_EXCEEDED, batch);
         }
-        if ack.is_some()
+        if batch.of_tenant
+            && ack.is_some()
             && let Some(tenant) = self.wake.about.tenant()
             && tenant.is_full()
         {
@@ -125,14 +126,13 @@ impl Connection {
                 batch.topic = topic;
                 true
             }
-            // `topic`, or `inside`, and the run's routes belong together.
-            Topic::Alias(inside) => {
+            // `topic` and the run's routes belong together.
+            Topic::Alias(_) => {
                 batch.topic = "";
-                batch.inside = Some(inside.clone());
                 false
             }
+            // So do `inside` and they: all topics of such a connection are mounted.
             Topic::Mounted { inside, spelt_out } => {
-                batch.topic = "";
                 batch.inside = Some(inside.clone());
                 *spelt_out
             }

@@ -24,6 +24,9 @@ use crate::hub::{Departure, Hub};
 /// A will that is published where its connection ended is left to whoever sweeps after so long.
 const WILL_GRACE_MS: u64 = 10_000;
 
+/// Subscriptions with their filters.
+type Held = Vec<(Box<str>, Subscription)>;
+
 /// A claim under way; see [`Known::claiming`](super::Known).
 struct Claiming<'a> {
     hub: &'a Hub,
@@ -185,7 +188,7 @@ impl Hub {
         wake: &Arc<Wake>,
         request: ConnectRequest,
         claimed: Claimed,
-    ) -> (Vec<(Box<str>, Subscription)>, Vec<Box<str>>) {
+    ) -> (Held, Vec<Box<str>>) {
         let mut state = session.lock();
         state.epoch = claimed.epoch.0;
         state.expiry_interval = request.expiry_interval;
