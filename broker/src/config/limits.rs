@@ -17,6 +17,19 @@ word_setting!(QueueFull {
     "drop-oldest" => QueueFull::DropOldest,
 });
 
+/// What happens to a client that publishes more than it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OverRate {
+    /// It is read from more slowly.
+    Slow,
+    /// It is disconnected, if it can be told why.
+    Disconnect,
+}
+word_setting!(OverRate {
+    "slow" => OverRate::Slow,
+    "disconnect" => OverRate::Disconnect,
+});
+
 settings! {
     /// The bounds of `[limits]`. Defaults suit one machine with a few GiB of memory.
     pub struct Limits {
@@ -106,6 +119,19 @@ settings! {
         /// Messages per second that one client may publish; above it the broker reads more slowly
         /// from that client. 0 is no bound. Default 0.
         pub publish_rate: u32 = 0, 0..=10_000_000;
+        /// Bytes of topics' payloads per second that one client may publish, as `publish_rate`. 0 is no bound. Default 0.
+        pub publish_byte_rate: u64 = 0, 0..=1_099_511_627_776;
+        /// What happens to a client above `publish_rate` or `publish_byte_rate`: `"slow"`: it is read from more slowly;
+        /// `"disconnect"`: an MQTT 5 client is disconnected (0x96), older ones, which cannot be told why, are slowed down.
+        /// Default `"slow"`.
+        pub over_rate: OverRate = OverRate::Slow, ();
+        /// Milliseconds from the first bytes of a packet to its last, once 4 KiB of it are there: what is half sent is held in
+        /// memory. Above it the connection ends (0x83). 0 is no bound. Default 120,000.
+        pub packet_timeout_ms: u32 = 120_000, 0..=86_400_000;
+        /// Filters of one SUBSCRIBE packet. Those above it are refused (0x97; 3.1.1: 0x80). Default 1,000.
+        pub max_filters_per_subscribe: u32 = 1_000, 1..=1_000_000;
+        /// `+` and `#` of one filter. More are refused (0x97; 3.1.1: 0x80). Default 16.
+        pub max_wildcards_per_filter: u16 = 16, 0..=65_535;
         /// New connections per second over all listeners; above it the rest waits in the kernel's
         /// queue. 0 is no bound. Default 0.
         pub connect_rate: u32 = 0, 0..=1_000_000;

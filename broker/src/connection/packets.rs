@@ -110,8 +110,19 @@ impl Connection {
             batch.publish_bytes,
         );
         if let Some(throttle) = &mut self.throttle
-            && let Some(pause) = throttle.take(batch.publishes.iter().sum(), Instant::now())
+            && let Some(pause) = throttle.take(
+                batch.publishes.iter().sum(),
+                batch.publish_bytes,
+                Instant::now(),
+            )
         {
+            self.hub.metrics.publishers_slowed.inc();
+            if throttle.disconnects() && self.version.is_v5() {
+                result = result.and(Err(violation(
+                    ReasonCode::MESSAGE_RATE_TOO_HIGH,
+                    "more was published within a second than may be",
+                )));
+            }
             self.pause_reading(pause);
         }
         if batch.of_tenant

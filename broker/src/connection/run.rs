@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use dunlin_protocol::Version;
+use dunlin_protocol::{ReasonCode, Version};
 use dunlin_sync::Op;
 use dunlin_sync::publisher::publisher_text;
 use prometheus_client::metrics::gauge::Gauge;
@@ -35,6 +35,8 @@ use crate::net::{Accepted, Slot, Transport};
 const TURNS: usize = 4;
 /// Buffers per `writev`.
 const SLICES: usize = 16;
+/// Bytes of a packet from which on it must be whole in time.
+const UNFINISHED: usize = 4_096;
 /// Turns that a publisher gives away while receivers have not run; then it reads on regardless.
 const YIELDS_MAX: u8 = 64;
 /// How long nothing is read when the store is behind.
@@ -120,6 +122,8 @@ pub(super) struct Connection {
     pub(super) behind: Option<Arc<Session>>,
     /// The beginning of a packet that is not whole yet.
     partial: Vec<u8>,
+    /// By when the packet that has begun must be whole.
+    unfinished: Option<Pin<Box<Sleep>>>,
     /// Nothing is read until then.
     pause: Option<Pin<Box<Sleep>>>,
     keep_alive: Option<Pin<Box<Sleep>>>,
@@ -175,7 +179,7 @@ impl Connection {
         Self {
             publisher,
             device: reporting(&attached.wake.about.principal()),
-            throttle: Throttle::new(hub.live.load().publish_rate, now).map(Box::new),
+            throttle: Throttle::new(&hub.live.load(), now),
             hub,
             session: attached.session,
             wake: attached.wake,
@@ -205,6 +209,7 @@ impl Connection {
             publishing: false,
             behind: None,
             partial: rest,
+            unfinished: None,
             pause: None,
             keep_alive: keep_alive_limit(keep_alive_seconds)
                 .map(|limit| Box::pin(tokio::time::sleep(limit))),
@@ -272,6 +277,9 @@ impl Connection {
                 }
                 Poll::Pending => {
                     self.expect_release(cx);
+                    if let Poll::Ready(closing) = self.poll_unfinished(cx) {
+                        return Poll::Ready(Turn::Close(closing));
+                    }
                     return self.poll_keep_alive(cx).map(Turn::Close);
                 }
             }
@@ -513,9 +521,35 @@ impl Connection {
         if consumed == 0 {
             self.partial = whole;
         } else {
+            self.unfinished = None;
             self.partial = whole.get(consumed..).unwrap_or_default().to_vec();
         }
         Ok(())
+    }
+
+    /// A packet that comes byte by byte keeps what is there of it in memory: it has its time. Pings in between are not possible, so
+    /// the keep alive does not end it.
+    fn poll_unfinished(&mut self, cx: &mut Context<'_>) -> Poll<Closing> {
+        let limit = self.hub.limits.packet_timeout_ms;
+        if self.partial.len() < UNFINISHED || limit == 0 {
+            self.unfinished = None;
+            return Poll::Pending;
+        }
+        if self.pause.is_some() || self.barrier > self.wake.committed() {
+            // The delay is ours.
+            self.unfinished = None;
+            return Poll::Pending;
+        }
+        let limit = Duration::from_millis(limit.into());
+        let timer = self
+            .unfinished
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        timer.as_mut().poll(cx).map(|()| {
+            Closing::Violation(
+                ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR,
+                format!("a packet was not whole within {limit:?}"),
+            )
+        })
     }
 
     fn poll_keep_alive(&mut self, cx: &mut Context<'_>) -> Poll<Closing> {

@@ -75,6 +75,8 @@ metrics! {
     certificate_reloads: Counters<Outcome> = "certificate_reloads";
     /// When the certificate of a listener expires, in Unix time.
     certificate_expires: ByListener = "certificate_expires_timestamp", Seconds;
+    /// Reads after which a client had published more than it may in a second.
+    publishers_slowed: Counter = "publishers_slowed";
     /// Bans in force.
     bans: Gauge = "bans";
     /// Logins that were refused without a look at the password: too many had been wrong.

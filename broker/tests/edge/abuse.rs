@@ -164,3 +164,94 @@ fn an_address_has_so_many_connections_and_handshakes() {
         answer(&mut from(&running, 2), CONNECT) == ACCEPTED
     });
 }
+
+/// CONNECT of MQTT 5 as `n`.
+const CONNECT_5: &[u8] = b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x01n";
+
+/// First byte and body of the next packet, which is short.
+fn next(stream: &mut TcpStream) -> (u8, Vec<u8>) {
+    let mut header = [0; 2];
+    stream.read_exact(&mut header).unwrap();
+    let mut body = vec![0; usize::from(header[1])];
+    stream.read_exact(&mut body).unwrap();
+    (header[0], body)
+}
+
+fn publish(payload: usize) -> Vec<u8> {
+    let mut packet = vec![0x30, u8::try_from(payload + 4).unwrap()];
+    packet.extend_from_slice(b"\x00\x01t\x00");
+    packet.resize(packet.len() + payload, 0);
+    packet
+}
+
+#[test]
+fn who_publishes_too_fast_is_told_so_where_that_is_wanted() {
+    let mut command = broker();
+    command.args(["--set", "limits.publish_byte_rate=100"]);
+    command.args(["--set", "limits.over_rate=disconnect"]);
+    let running = Running::start(command);
+    let mut stream = running.connect();
+    stream.write_all(CONNECT_5).unwrap();
+    assert_eq!(next(&mut stream).0, 0x20);
+    stream.write_all(&publish(90)).unwrap();
+    stream.write_all(&[0xC0, 0]).unwrap();
+    assert_eq!(next(&mut stream), (0xD0, vec![]), "within its rate");
+    stream.write_all(&publish(100)).unwrap();
+    let (kind, body) = next(&mut stream);
+    assert_eq!((kind, body[0]), (0xE0, 0x96));
+
+    // An older client cannot be told: it is slowed down, and its ping is answered when a second's worth is there again.
+    let mut stream = running.connect_mqtt();
+    for _ in 0..3 {
+        let mut packet = publish(99);
+        packet.remove(5);
+        packet[1] -= 1;
+        stream.write_all(&packet).unwrap();
+    }
+    stream.write_all(&[0xC0, 0]).unwrap();
+    assert_eq!(next(&mut stream), (0xD0, vec![]));
+}
+
+#[test]
+fn a_packet_that_comes_byte_by_byte_has_its_time() {
+    let mut command = broker();
+    command.args(["--set", "limits.packet_timeout_ms=300"]);
+    let running = Running::start(command);
+    let mut stream = running.connect();
+    stream.write_all(CONNECT_5).unwrap();
+    assert_eq!(next(&mut stream).0, 0x20);
+    // Of 100,000 bytes 5,000 come at once, and then one at a time.
+    let mut begun = vec![0x30, 0xA0, 0x8D, 0x06, 0, 1, b't', 0];
+    begun.resize(5_000, 0);
+    stream.write_all(&begun).unwrap();
+    let mut trickle = stream.try_clone().unwrap();
+    std::thread::spawn(move || {
+        while trickle.write_all(&[0]).is_ok() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    let (kind, body) = next(&mut stream);
+    assert_eq!((kind, body[0]), (0xE0, 0x83));
+}
+
+#[test]
+fn filters_have_so_many_wildcards_and_packets_so_many_filters() {
+    let mut command = broker();
+    command.args(["--set", "limits.max_filters_per_subscribe=3"]);
+    command.args(["--set", "limits.max_wildcards_per_filter=2"]);
+    let running = Running::start(command);
+    let mut stream = running.connect();
+    stream.write_all(CONNECT_5).unwrap();
+    assert_eq!(next(&mut stream).0, 0x20);
+    let mut body = b"\x00\x01\x00".to_vec();
+    for filter in ["+/+/a", "+/+/#", "b", "c"] {
+        body.extend_from_slice(&u16::try_from(filter.len()).unwrap().to_be_bytes());
+        body.extend_from_slice(filter.as_bytes());
+        body.push(1);
+    }
+    let mut packet = vec![0x82, u8::try_from(body.len()).unwrap()];
+    packet.extend(body);
+    stream.write_all(&packet).unwrap();
+    let (kind, body) = next(&mut stream);
+    assert_eq!((kind, &body[..]), (0x90, &[0, 1, 0, 1, 0x97, 1, 0x97][..]));
+}

@@ -61,7 +61,12 @@ impl Connection {
             options.qos = options
                 .qos
                 .min(QoS::try_from(self.hub.features.maximum_qos).unwrap_or(QoS::ExactlyOnce));
-            let reason = match self.may_subscribe(filter, options.qos) {
+            let many = codes.len() >= self.hub.limits.max_filters_per_subscribe as usize;
+            let allowed = match many || self.is_too_wild(filter) {
+                true => Err(ReasonCode::QUOTA_EXCEEDED),
+                false => self.may_subscribe(filter, options.qos),
+            };
+            let reason = match allowed {
                 Err(reason) => reason,
                 Ok(Allowed { inside, qos, whole }) => {
                     options.qos = qos;
@@ -109,6 +114,12 @@ impl Connection {
             reason_codes: &codes,
         };
         self.answer(&Packet::SubAck(suback), batch)
+    }
+
+    /// Each wildcard of a filter can double what has to be looked at for a topic.
+    fn is_too_wild(&self, filter: &str) -> bool {
+        let wildcards = filter.bytes().filter(|byte| matches!(byte, b'+' | b'#'));
+        wildcards.count() > usize::from(self.hub.limits.max_wildcards_per_filter)
     }
 
     /// The other replicas cannot be told of a subscription now: the client hears so at once, before what it
