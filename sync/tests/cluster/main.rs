@@ -8,6 +8,7 @@
 mod failures;
 mod lanes;
 mod leases;
+mod records;
 mod sessions;
 mod support;
 mod tables;

@@ -136,7 +136,9 @@ impl Link {
     pub(super) fn keeps_back(&self, request: &Request) -> bool {
         let appends = matches!(
             request,
-            Request::Append { .. } | Request::Tap(TapRequest::Append { .. })
+            Request::Append { .. }
+                | Request::PutRecords { .. }
+                | Request::Tap(TapRequest::Append { .. })
         );
         appends && self.listener.is_some() && self.failovers > self.made_good
     }
