@@ -28,6 +28,7 @@ pub mod logging;
 mod memory;
 pub mod net;
 pub mod ops;
+mod provisioning;
 mod random;
 pub mod registry;
 mod reload;

@@ -34,6 +34,7 @@ use crate::{
         tls,
     },
     ops::{self, Health, Metrics, pulse},
+    provisioning::{self, Provisioner},
     registry::RegistryMethod,
     reload::{Reloader, Running},
     replica::{self, Replica, ReplicaError},
@@ -118,6 +119,7 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
         effective,
         tls,
         admin: admin_files,
+        provisioning_tls,
         users,
         methods,
         rules,
@@ -160,6 +162,7 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
         bound,
         ops: ops_socket,
         admin: admin_socket,
+        provisioning: provisioning_socket,
         slots,
         gate,
     } = bind(&config, tls, (&metrics, &audit, &guard))?;
@@ -233,6 +236,24 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
     if let Some(limit) = memory_limit {
         tokio::spawn(memory::watch(Arc::clone(&hub), Arc::clone(&health), limit));
     }
+    let provisioned = match (provisioning_socket, &config.provisioning) {
+        (Some(socket), Some(provisioning)) => {
+            let registry = Arc::clone(hub.registry());
+            let provisioner = Provisioner::new(provisioning, registry, Arc::clone(&audit));
+            let provisioner = provisioner.map_err(|error| {
+                Failure::Runtime(format!("provisioning cannot be offered: {error}"))
+            })?;
+            let tls = provisioning_tls.map(|tls| tls.config);
+            let stop = ended.clone();
+            Some(tokio::spawn(provisioning::serve(
+                socket,
+                tls,
+                Arc::new(provisioner),
+                stop,
+            )))
+        }
+        _ => None,
+    };
     let administered = admin_socket.zip(access.clone()).map(|(socket, access)| {
         let registry = Arc::clone(hub.registry());
         tokio::spawn(admin::serve(
@@ -325,6 +346,11 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
         && let Ok(Ok(Err(error))) = tokio::time::timeout(LAST_GRACE, administered).await
     {
         tracing::warn!(%error, "the administration had failed");
+    }
+    if let Some(provisioned) = provisioned
+        && let Ok(Ok(Err(error))) = tokio::time::timeout(LAST_GRACE, provisioned).await
+    {
+        tracing::warn!(%error, "provisioning had failed");
     }
     listened.map_err(|error| Failure::Runtime(format!("a listener has failed: {error}")))?;
     if drained {
@@ -516,6 +542,7 @@ struct Doors {
     bound: Vec<Bound>,
     ops: Option<std::net::TcpListener>,
     admin: Option<std::net::TcpListener>,
+    provisioning: Option<std::net::TcpListener>,
     /// The places of `max_connections`.
     slots: Arc<Slots>,
     gate: Arc<Gate>,
@@ -548,6 +575,11 @@ fn bind(config: &Config, tls: Tls, shared: Shared<'_>) -> Result<Doors, Failure>
     let admin = config.admin.as_ref();
     let admin =
         admin.and_then(|admin| keep(listener::bind("administration, admin.listen", admin.listen)));
+    let provisioning = config
+        .provisioning
+        .as_ref()
+        .and_then(|provisioning| provisioning.listen)
+        .and_then(|address| keep(listener::bind("provisioning.listen", address)));
     if failed > 0 {
         return Err(Failure::Bind(failed));
     }
@@ -602,10 +634,14 @@ fn bind(config: &Config, tls: Tls, shared: Shared<'_>) -> Result<Doors, Failure>
     if let Some(socket) = &admin {
         tracing::info!(address = %address_of(socket)?, "administration");
     }
+    if let Some(socket) = &provisioning {
+        tracing::info!(address = %address_of(socket)?, "provisioning");
+    }
     Ok(Doors {
         bound,
         ops,
         admin,
+        provisioning,
         slots,
         gate,
     })

@@ -16,4 +16,5 @@ mod status;
 #[path = "../support/mod.rs"]
 mod support;
 mod topics;
+mod walk_through;
 mod world;

@@ -46,6 +46,11 @@ pub(crate) struct World {
 impl World {
     /// Starts everything but adapters.
     pub(crate) fn start() -> Self {
+        Self::start_with(|port| vec!["--listen".to_owned(), format!("127.0.0.1:{port}")])
+    }
+
+    /// The same; the broker is given these arguments. Anybody must be able to connect to the port in clear.
+    pub(crate) fn start_with(arguments: impl FnOnce(u16) -> Vec<String>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -71,7 +76,8 @@ impl World {
             _runtime: runtime,
         };
         world.start_redis();
-        world.start_broker();
+        let arguments = arguments(world.broker_port);
+        world.start_broker(&arguments);
         world
     }
 
@@ -105,7 +111,7 @@ impl World {
         self.redis.take().unwrap().kill();
     }
 
-    fn start_broker(&mut self) {
+    fn start_broker(&mut self, arguments: &[String]) {
         let adapter = Path::new(env!("CARGO_BIN_EXE_bigquery-adapter"));
         let binary = adapter.with_file_name("broker");
         assert!(
@@ -115,7 +121,7 @@ impl World {
         );
         let mut command = Command::new(binary);
         command
-            .args(["--listen", &format!("127.0.0.1:{}", self.broker_port)])
+            .args(arguments)
             .args(["--no-ops", "--redis", &self.redis_url()]);
         self.broker = Some(self.spawn(&mut command, "broker.log"));
         self.wait_broker();

@@ -11,8 +11,9 @@ mod devices;
 mod import;
 mod json;
 mod lists;
-mod problem;
-mod request;
+mod messages;
+pub(crate) mod problem;
+pub(crate) mod request;
 mod serve;
 #[cfg(test)]
 mod tests;
@@ -84,6 +85,12 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Admin>>)> {
             delete(credentials::remove),
         ),
         ("/v1/devices/{id}/rotate", post(credentials::rotate)),
+        (
+            "/v1/devices/{id}/config",
+            get(messages::config).put(messages::set_config),
+        ),
+        ("/v1/devices/{id}/states", get(messages::states)),
+        ("/v1/devices/{id}/commands", post(messages::command)),
         ("/v1/import", post(import::devices)),
         ("/v1/bans", get(bans::list)),
         ("/v1/bans/{target}", put(bans::put).delete(bans::remove)),

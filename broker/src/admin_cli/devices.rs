@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use base64ct::{Base64, Encoding};
 use clap::{Args, Subcommand};
 use hyper::Method;
 use serde_json::{Value, json};
@@ -92,6 +93,35 @@ pub(crate) enum DevicesCommand {
         /// Remove the credential of this id
         #[arg(long, value_name = "ID", conflicts_with_all = ["public_key", "certificate", "fingerprint"])]
         remove: Option<String>,
+    },
+    /// Show a device's configuration, or give it another one
+    Config {
+        /// Its id
+        id: String,
+        /// The new configuration, as text
+        #[arg(long, conflicts_with = "file")]
+        text: Option<String>,
+        /// A file that is the new configuration
+        #[arg(long)]
+        file: Option<PathBuf>,
+        /// Only if the one that is there has this version
+        #[arg(long, value_name = "VERSION")]
+        only: Option<u64>,
+    },
+    /// Show what a device has reported, the newest first
+    States {
+        /// Its id
+        id: String,
+    },
+    /// Send a command to a device
+    Command {
+        /// Its id
+        id: String,
+        /// The command
+        text: String,
+        /// Where below the device's topic of commands
+        #[arg(long, default_value = "")]
+        subfolder: String,
     },
     /// Remove a device with everything that is known of it
     Remove {
@@ -266,6 +296,55 @@ impl DevicesCommand {
                     .send(Method::POST, &place, None, &credential.required()?)
                     .await?;
                 show(&remote, &device)
+            }
+            Self::Config {
+                id,
+                text,
+                file,
+                only,
+            } => {
+                let place = format!("{}/config", path(&id));
+                let wanted = match (text, file) {
+                    (Some(text), _) => Some(json!({ "text": text })),
+                    (None, Some(file)) => {
+                        let bytes = std::fs::read(&file);
+                        let bytes = bytes
+                            .map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+                        Some(json!({ "data": Base64::encode_string(&bytes) }))
+                    }
+                    (None, None) => None,
+                };
+                let config = match wanted {
+                    Some(wanted) => remote.send(Method::PUT, &place, only, &wanted).await?,
+                    None => remote.get(&place, &[]).await?,
+                };
+                say(&format!("{config:#}\n"))
+            }
+            Self::States { id } => {
+                let states = remote.get(&format!("{}/states", path(&id)), &[]).await?;
+                say(&format!("{states:#}\n"))
+            }
+            Self::Command {
+                id,
+                text,
+                subfolder,
+            } => {
+                let body = json!({ "text": text, "subfolder": subfolder });
+                let sent = remote
+                    .send(
+                        Method::POST,
+                        &format!("{}/commands", path(&id)),
+                        None,
+                        &body,
+                    )
+                    .await?;
+                if remote.json {
+                    return say(&format!("{sent}\n"));
+                }
+                match sent["delivered"].as_bool() {
+                    Some(true) => say("sent\n"),
+                    _ => Err("the device does not wait for commands: it is away, and has no session or no subscription".to_owned()),
+                }
             }
             Self::Remove { id } => {
                 remote.delete(&path(&id), None).await?;

@@ -15,6 +15,7 @@ pub mod limits;
 mod listener;
 mod methods;
 mod prepare;
+mod provisioning;
 mod reader;
 mod redis;
 pub(crate) mod report;
@@ -34,6 +35,7 @@ pub(crate) use methods::ANSWER_MAX;
 pub use methods::{HookConfig, JwtConfig, UserConfig, WhenAway};
 pub use prepare::{AdminFiles, Loaded, load, ops_address};
 pub(crate) use prepare::{load_admin_tokens, load_methods, load_rules, load_users};
+pub use provisioning::ProvisioningConfig;
 pub use redis::RedisConfig;
 pub use report::{Problem, Problems};
 pub use tenant::{Quotas, TenantConfig};
@@ -182,6 +184,8 @@ pub struct Config {
     pub ops: OpsConfig,
     /// The administration of devices; `None`: there is none.
     pub admin: Option<AdminConfig>,
+    /// Identities for devices that have none yet; `None`: there is none.
+    pub provisioning: Option<ProvisioningConfig>,
     /// The log.
     pub log: LogConfig,
     /// Traces.
@@ -223,6 +227,7 @@ impl Config {
                 .unwrap_or_default(),
             ops: root.with_table("ops", read_ops),
             admin: root.with_table("admin", AdminConfig::read),
+            provisioning: root.with_table("provisioning", ProvisioningConfig::read),
             log: root.with_table("log", read_log),
             trace: root.with_table("trace", read_trace),
             listeners,

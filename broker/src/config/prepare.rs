@@ -27,6 +27,8 @@ pub struct Loaded {
     pub tls: Vec<Option<tls::Loaded>>,
     /// Who may administer, and TLS for them.
     pub admin: Option<AdminFiles>,
+    /// TLS of the listener of provisioning.
+    pub provisioning_tls: Option<tls::Loaded>,
     /// Who may connect by name.
     pub users: Option<Users>,
     /// What else says who a client is.
@@ -60,6 +62,9 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
         tokens: read_tokens(&admin.tokens, &mut report),
         tls: load_tls(admin.tls.as_ref(), "admin", &mut report),
     });
+    let provisioning = config.provisioning.as_ref();
+    let provisioning_tls = provisioning
+        .and_then(|provisioning| load_tls(provisioning.tls.as_ref(), "provisioning", &mut report));
     let users = config
         .auth
         .users
@@ -88,6 +93,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
         warnings,
         tls,
         admin,
+        provisioning_tls,
         users,
         methods,
         rules,

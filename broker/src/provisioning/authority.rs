@@ -1,0 +1,118 @@
+//! Our certificate authority: signs what a device asks for, with a subject of ours.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SerialNumber,
+};
+use ring::rand::{SecureRandom, SystemRandom};
+
+use crate::registry::credential::{PEM_MAX, read_key};
+
+/// How far the clock of whoever looks at a new certificate may be behind.
+const BEFORE: Duration = Duration::from_secs(300);
+
+/// A request for a certificate whose signature is right and whose key is one that we take.
+pub(crate) struct Csr(CertificateSigningRequestParams);
+
+impl Csr {
+    /// Reads PEM. The device has the private key to it: that is what the signature says.
+    pub(crate) fn read(pem: &str) -> Result<Self, String> {
+        if pem.len() > PEM_MAX {
+            return Err(format!("{} bytes: {PEM_MAX} at the most", pem.len()));
+        }
+        let csr = CertificateSigningRequestParams::from_pem(pem)
+            .map_err(|error| format!("must be PEM that begins with -----BEGIN CERTIFICATE REQUEST-----, signed by its own key: {error}"))?;
+        read_key(&csr.public_key.subject_public_key_info())?;
+        Ok(Self(csr))
+    }
+
+    /// The key, as a `SubjectPublicKeyInfo`.
+    pub(crate) fn key(&self) -> Vec<u8> {
+        self.0.public_key.subject_public_key_info()
+    }
+}
+
+/// A certificate that was made.
+pub(crate) struct Issued {
+    pub(crate) pem: String,
+    /// Unix seconds.
+    pub(crate) not_after: u64,
+}
+
+/// The authority.
+pub(crate) struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    /// The authority's own certificate, and those above it.
+    pub(crate) chain: String,
+    validity: Duration,
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authority").finish_non_exhaustive()
+    }
+}
+
+impl Authority {
+    /// Reads certificate and key, both PEM.
+    pub(crate) fn load(certificate: &Path, key: &Path, validity: Duration) -> Result<Self, String> {
+        let read = |path: &Path| {
+            std::fs::read_to_string(path)
+                .map_err(|error| format!("cannot read {}: {error}", path.display()))
+        };
+        let chain = read(certificate)?;
+        let pair = zeroize::Zeroizing::new(read(key)?);
+        let pair = KeyPair::from_pem(&pair)
+            .map_err(|error| format!("{} holds no key that can sign: {error}", key.display()))?;
+        let issuer = Issuer::from_ca_cert_pem(&chain, pair)
+            .map_err(|error| format!("{} holds no authority: {error}", certificate.display()))?;
+        Ok(Self {
+            issuer,
+            chain,
+            validity,
+        })
+    }
+
+    /// Signs. Of the request nothing is taken over but the key: subject, names and uses are ours.
+    pub(crate) fn sign(
+        &self,
+        csr: &Csr,
+        device: &str,
+        tenant: Option<&str>,
+    ) -> Result<Issued, String> {
+        let mut name = DistinguishedName::new();
+        name.push(DnType::CommonName, device);
+        if let Some(tenant) = tenant {
+            name.push(DnType::OrganizationName, tenant);
+        }
+        let mut serial = [0; 16];
+        SystemRandom::new()
+            .fill(&mut serial)
+            .map_err(|_| "the system gives no randomness".to_owned())?;
+        // Positive, and never with a zero in front.
+        serial[0] = serial[0] & 0x7f | 0x40;
+        let now = SystemTime::now();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = name;
+        params.is_ca = IsCa::NoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        params.serial_number = Some(SerialNumber::from_slice(&serial));
+        params.not_before = (now - BEFORE).into();
+        params.not_after = (now + self.validity).into();
+        let made = params
+            .signed_by(&csr.0.public_key, &self.issuer)
+            .map_err(|error| error.to_string())?;
+        let not_after = (now + self.validity)
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        Ok(Issued {
+            pem: made.pem(),
+            not_after,
+        })
+    }
+}
