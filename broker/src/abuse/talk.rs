@@ -10,7 +10,7 @@ const LINES: u64 = 100;
 /// The second is above this bit, the lines of it are below.
 const SECOND_AT: u32 = 32;
 
-/// See [the module](self).
+/// See the module.
 #[derive(Debug)]
 pub struct Talk {
     now: AtomicU64,

@@ -1,6 +1,6 @@
 //! Who a client is, and what it may do.
 //!
-//! Several methods stand side by side, and are asked in order ([`chain`]); without a name a client is anonymous, where that is
+//! Several methods stand side by side, and are asked in order ([`Chain`]); without a name a client is anonymous, where that is
 //! allowed. A name that was not verified is no name: it cannot match a rule.
 
 use std::{
@@ -93,6 +93,11 @@ impl std::fmt::Debug for Configured {
             .field("of", &self.of)
             .finish_non_exhaustive()
     }
+}
+
+/// Whether what is known of a name is in `[[auth.user]]`.
+fn is_dressed(method: Method) -> bool {
+    matches!(method, Method::Users | Method::Scram | Method::Certificate)
 }
 
 /// The time, in Unix seconds.
@@ -233,7 +238,7 @@ impl Auth {
     }
 
     /// From now on these are the rules. Whoever is connected is to be looked at again
-    /// ([`Hub::recheck_all`](crate::hub::Hub::recheck_all)).
+    /// (`Hub::recheck_all`).
     pub fn renew_rules(&self, rules: Rules) {
         // Never open for a moment in between.
         self.open.store(false, Ordering::Relaxed);
@@ -314,6 +319,9 @@ impl Auth {
             return false;
         }
         let name = who.username.as_deref().unwrap_or_default();
+        if is_dressed(who.method) && self.people.load().is_moved(who) {
+            return false;
+        }
         match (who.method, &who.credential) {
             (Method::Users | Method::Scram, Some(Credential::Password { print })) => {
                 let users = self.users.load();
@@ -325,6 +333,20 @@ impl Auth {
             }
             _ => true,
         }
+    }
+
+    /// The same client with the roles that its name has now; `None`: they are the same.
+    #[must_use]
+    pub fn renewed(&self, who: &Principal) -> Option<Arc<Principal>> {
+        if !is_dressed(who.method) {
+            return None;
+        }
+        let roles = self.people.load().roles(who);
+        (roles != who.roles).then(|| {
+            let mut renewed = who.clone();
+            renewed.roles = roles;
+            Arc::new(renewed)
+        })
     }
 
     /// Whether everybody may do everything: there is nothing to look at.

@@ -248,9 +248,11 @@ impl Reloader {
         }
     }
 
-    /// Who has come in with what is no longer good has to go.
+    /// Who has come in with what is no longer good has to go; the others have the roles of now.
     fn end_withdrawn(&self) {
-        self.running.hub.end_withdrawn();
+        let (hub, auth) = (&self.running.hub, &self.running.auth);
+        hub.end_withdrawn();
+        hub.renew_where(|client| auth.renewed(&client.principal));
     }
 
     /// New connections get the new certificate.

@@ -100,3 +100,12 @@ pub fn client_of(
         }
     })
 }
+
+/// For connections without TLS.
+pub fn nobody() -> Arc<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider);
+    let builder = builder.with_safe_default_protocol_versions().unwrap();
+    let builder = builder.with_root_certificates(RootCertStore::empty());
+    Arc::new(builder.with_no_client_auth())
+}

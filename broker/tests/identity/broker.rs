@@ -10,10 +10,13 @@ use std::{
 
 use crate::client::LIMIT;
 
+const RELOADED: &str = "the configuration was read again";
+
 /// A running broker; killed when dropped.
 pub struct Broker {
     child: Child,
     log: PathBuf,
+    config: PathBuf,
     /// By the listener's name.
     pub addresses: HashMap<String, SocketAddr>,
     /// Where it is administered.
@@ -37,7 +40,7 @@ impl Broker {
         let child = command
             .stdin(Stdio::null())
             .arg("--config")
-            .arg(file)
+            .arg(&file)
             .args(["--no-ops", "--store", "memory", "--set", "log.format=json"])
             .stderr(std::fs::File::create(&log).unwrap())
             .spawn()
@@ -45,6 +48,7 @@ impl Broker {
         let mut broker = Self {
             child,
             log,
+            config: file,
             addresses: HashMap::new(),
             admin: None,
         };
@@ -72,6 +76,16 @@ impl Broker {
 
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Another configuration from now on.
+    pub fn reload(&mut self, config: &str) {
+        let before = self.log().matches(RELOADED).count();
+        std::fs::write(&self.config, config).unwrap();
+        let id = self.child.id().to_string();
+        let told = Command::new("kill").args(["-HUP", &id]).status().unwrap();
+        assert!(told.success());
+        self.wait_for(RELOADED, before + 1);
     }
 
     /// Waits until the log has the words so often.

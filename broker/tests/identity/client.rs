@@ -8,8 +8,9 @@ use std::{
 };
 
 use dunlin_protocol::{
-    Auth, Connect, Disconnect, Packet, PropertiesBuf, Property, ReasonCode, Sender, Version,
-    decode, peek_frame,
+    Auth, Connect, Disconnect, Packet, PacketId, Properties, PropertiesBuf, Property, QoS,
+    ReasonCode, Sender, Subscribe, SubscribeFiltersBuf, SubscribeOptions, Version, decode,
+    peek_frame,
 };
 use rustls::{ClientConfig, ClientConnection, StreamOwned, pki_types::ServerName};
 use tokio_tungstenite::tungstenite::{
@@ -189,6 +190,24 @@ impl Client {
         self.send(&Packet::PingReq).unwrap();
         self.next(|packet| assert!(matches!(packet, Packet::PingResp), "{packet:?}"))
             .unwrap();
+    }
+
+    /// Asks for a filter, and gives back what is granted.
+    pub fn subscribe(&mut self, filter: &str) -> ReasonCode {
+        let mut list = SubscribeFiltersBuf::default();
+        list.push(filter, SubscribeOptions::new(QoS::AtMostOnce))
+            .unwrap();
+        let subscribe = Subscribe {
+            packet_id: PacketId::new(1).unwrap(),
+            properties: Properties::EMPTY,
+            filters: list.as_filters(),
+        };
+        self.send(&Packet::Subscribe(subscribe)).unwrap();
+        let granted = self.next(|packet| match packet {
+            Packet::SubAck(suback) => ReasonCode(suback.reason_codes[0]),
+            other => panic!("in place of SUBACK: {other:?}"),
+        });
+        granted.unwrap()
     }
 
     /// Sends AUTH.

@@ -315,3 +315,44 @@ fn certificates_are_chosen_by_name_and_tls_1_2_can_be_refused() {
     assert!(Client::open(Kind::Tls, broker.addresses["new"], &old, Version::V5).is_err());
     assert!(Client::open(Kind::Tls, broker.addresses["new"], &tls, Version::V5).is_ok());
 }
+
+#[test]
+fn roles_and_tenants_of_names_change_while_they_are_connected() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let users = at.join("users");
+    for name in ["ann", "bob"] {
+        crate::world::passwd(&users, name, true);
+    }
+    let config = |more: &str| {
+        format!(
+            "[auth]\nanonymous = false\nusers = {users:?}\n{more}\
+             [[auth.rules]]\neffect = \"allow\"\ntopics = [\"work/#\"]\nroles = [\"worker\"]\n\
+             [[tenant]]\nname = \"acme\"\n\
+             [[listener]]\nname = \"users-tcp\"\naddress = \"127.0.0.1:0\"\n"
+        )
+    };
+    let worker = "[[auth.user]]\nname = \"ann\"\nroles = [\"worker\"]\n";
+    let mut broker = crate::broker::Broker::start(at, &config(worker));
+    let tls = authority::nobody();
+    let open = |name: &str| {
+        let mut client =
+            Client::open(Kind::Tcp, broker.addresses["users-tcp"], &tls, Version::V5).unwrap();
+        Shown::named(name, "right").send(&mut client, name).unwrap();
+        assert_eq!(client.connack().unwrap(), ReasonCode::SUCCESS);
+        client
+    };
+    let (mut ann, mut bob) = (open("ann"), open("bob"));
+    assert_eq!(ann.subscribe("work/1"), ReasonCode::SUCCESS);
+    assert_eq!(bob.subscribe("work/1"), ReasonCode::NOT_AUTHORIZED);
+    // Bob becomes a worker, and ann is one no more: she is told, as she has lost something.
+    broker.reload(&config(&worker.replace("ann", "bob")));
+    assert_eq!(ann.disconnect(), ReasonCode::NOT_AUTHORIZED);
+    assert_eq!(bob.subscribe("work/1"), ReasonCode::SUCCESS);
+    // And now he is of a tenant: he has to come again.
+    broker.reload(&config(&format!(
+        "{}tenant = \"acme\"\n",
+        worker.replace("ann", "bob")
+    )));
+    assert_eq!(bob.disconnect(), ReasonCode::NOT_AUTHORIZED);
+}

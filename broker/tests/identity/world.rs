@@ -31,7 +31,7 @@ pub struct World {
 }
 
 /// Writes a users file with the right passwords of these, as `broker passwd` would.
-fn passwd(file: &Path, name: &str, scram: bool) {
+pub fn passwd(file: &Path, name: &str, scram: bool) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_broker"));
     command
         .arg("passwd")

@@ -58,6 +58,23 @@ impl People {
         Self(people.collect())
     }
 
+    /// Whether a name is of another tenant than the client was when it came.
+    pub(super) fn is_moved(&self, who: &Principal) -> bool {
+        let tenant = self.of(who).and_then(|person| person.tenant.as_ref());
+        tenant.is_some_and(|tenant| who.tenant.as_ref() != Some(tenant))
+    }
+
+    /// The roles of a name.
+    pub(super) fn roles(&self, who: &Principal) -> Box<[Arc<str>]> {
+        self.of(who)
+            .map(|person| person.roles.clone())
+            .unwrap_or_default()
+    }
+
+    fn of(&self, who: &Principal) -> Option<&Person> {
+        self.0.get(&**who.username.as_ref()?)
+    }
+
     /// Adds what is known of the name.
     pub(super) fn dress(&self, principal: &mut Principal) {
         let Some(person) = principal
