@@ -32,7 +32,7 @@ impl Bucket {
         reason = "a rate of at most 2^40 is exact"
     )]
     fn new(rate: u64, now: Instant) -> Option<Self> {
-        (rate > 0).then(|| Self {
+        (rate > 0).then_some(Self {
             rate: rate as f64,
             tokens: rate as f64,
             updated: now,
