@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use dunlin_sync::records::{RecordKey, RecordPut, Table};
 use dunlin_sync::testing::{Driver, samples};
 use dunlin_sync::{EmbeddedOptions, EmbeddedStore, Op, SessionId, StoreError};
 
@@ -32,6 +33,7 @@ struct Original {
 struct Content {
     recovered: String,
     queues: Vec<Vec<(u64, String)>>,
+    records: String,
 }
 
 impl Original {
@@ -57,6 +59,12 @@ impl Original {
                     seq: n as u64 / 2,
                 },
             ]);
+        }
+        for n in 0..commits {
+            let device = RecordKey::new(Table::Device, format!("/device-{n}"));
+            let put = RecordPut::set(device, vec![n as u8; 300]);
+            let put = driver.store().records().put(vec![put]);
+            driver.block_on(put).unwrap();
         }
         driver.store().close().unwrap();
         drop(driver);
@@ -130,9 +138,12 @@ fn copy_tree(from: &Path, to: &Path) {
 
 fn content(driver: &Driver) -> Content {
     let recovered = driver.store().recover().unwrap();
+    let scan = driver.store().records().scan(Table::Device, None, 4096);
+    let records = driver.block_on(scan).unwrap();
     Content {
         recovered: format!("{recovered:?}"),
         queues: (1..=2).map(|id| driver.texts(SessionId(id))).collect(),
+        records: format!("{records:?}"),
     }
 }
 

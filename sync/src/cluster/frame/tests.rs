@@ -194,7 +194,10 @@ fn changes_of_tables_are_read_as_redis_writes_them() {
     let mut owner = vec![5];
     owner.extend_from_slice(&8_u64.to_le_bytes());
     owner.extend_from_slice(&2_u64.to_le_bytes());
-    let cases: [(&[u8], Change<'_>); 5] = [
+    // As docs/frames.md has it: table, hint, revision, key.
+    let records = b"\x06\x01\x03\x07\0\0\0\0\0\0\0\x02\0/a\x02\0\x08\0\0\0\0\0\0\0\x01\0f";
+    let cases: [(&[u8], Change<'_>); 6] = [
+        (records, Change::Records(&records[1..])),
         (b"\x01body", Change::RetainedSet(b"body")),
         (b"\x02a/b", Change::RetainedRemoved("a/b")),
         (&deleted, Change::SessionDeleted(SessionId(8))),
@@ -371,5 +374,26 @@ fn read_all(bytes: &[u8]) {
             Body::Routes { changes, .. } => drop(changes.count()),
             Body::Table { .. } => {}
         }
+    }
+}
+
+#[test]
+fn changed_records_are_read_one_after_the_other_up_to_damage() {
+    let changed = |code, hint, revision, key| ChangedRecord {
+        code,
+        hint,
+        revision,
+        key,
+    };
+    let bytes = b"\x01\x03\x07\0\0\0\0\0\0\0\x02\0/a\x02\0\x08\0\0\0\0\0\0\0\x01\0f";
+    let read: Result<Vec<_>, _> = records(bytes).collect();
+    assert_eq!(
+        read,
+        Ok(vec![changed(1, 3, 7, "/a"), changed(2, 0, 8, "f")])
+    );
+    for cut in 1..14 {
+        let read: Vec<_> = records(&bytes[..14 + 13 - cut]).collect();
+        assert_eq!(read.first(), Some(&Ok(changed(1, 3, 7, "/a"))));
+        assert_eq!(read.get(1).is_some_and(Result::is_err), cut < 13, "{cut}");
     }
 }
