@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Counts one that waits.
@@ -47,13 +48,19 @@ fn give_way() {
 #[derive(Debug)]
 pub struct Checks {
     turns: Semaphore,
+    /// Of these, how many may be for clients that were not here before: one is kept for those who were, so that a flood of
+    /// wrong passwords does not keep them out.
+    strangers: Semaphore,
     max: usize,
-    /// Checks that wait for their turn.
-    waiting: AtomicUsize,
+    /// Checks that wait for their turn: those of strangers, and of those who were here before.
+    waiting: [AtomicUsize; 2],
     /// What one takes, in microseconds: seven parts of what was known, one of the newest.
     takes_us: AtomicU64,
     patience: Duration,
 }
+
+/// The permission to check, and that of a stranger beside it.
+type Turn<'a> = (SemaphorePermit<'a>, Option<SemaphorePermit<'a>>);
 
 /// Why a check gave no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,8 +77,9 @@ impl Checks {
     pub fn new(max: usize, patience: Duration) -> Arc<Self> {
         Arc::new(Self {
             turns: Semaphore::new(max.max(1)),
+            strangers: Semaphore::new(max.saturating_sub(1).max(1)),
             max: max.max(1),
-            waiting: AtomicUsize::new(0),
+            waiting: Default::default(),
             takes_us: AtomicU64::new(0),
             patience,
         })
@@ -83,9 +91,10 @@ impl Checks {
     /// When there was no turn for it in time, or it has panicked.
     pub async fn run(
         &self,
+        known: bool,
         check: impl FnOnce() -> bool + Send + 'static,
     ) -> Result<bool, NoAnswer> {
-        let _turn = self.turn().await.ok_or(NoAnswer::Busy)?;
+        let _turn = self.turn(known).await.ok_or(NoAnswer::Busy)?;
         let began = Instant::now();
         let answer = tokio::task::spawn_blocking(|| {
             give_way();
@@ -108,17 +117,28 @@ impl Checks {
 
     /// The permission to check; `None` when it would come too late. Who would wait for longer than half the patience is
     /// refused at once, and knows it: in a storm the others are checked in time, instead of all just too late.
-    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        if let Ok(permit) = self.turns.try_acquire() {
-            return Some(permit);
+    async fn turn(&self, known: bool) -> Option<Turn<'_>> {
+        let [strangers, others] = &self.waiting;
+        let waiting = Waiting::new(match known {
+            true => others,
+            false => strangers,
+        });
+        let turn = async {
+            let stranger = match known {
+                true => None,
+                false => Some(self.strangers.acquire().await.ok()?),
+            };
+            Some((self.turns.acquire().await.ok()?, stranger))
+        };
+        let mut turn = std::pin::pin!(tokio::time::timeout(self.patience, turn));
+        if let Some(at_once) = turn.as_mut().now_or_never() {
+            return at_once.ok()?;
         }
-        let waiting = Waiting::new(&self.waiting);
         let ahead = u64::try_from(waiting.ahead / self.max).unwrap_or(u64::MAX);
         let wait = ahead.saturating_mul(self.takes_us.load(Ordering::Relaxed));
         if Duration::from_micros(wait) > self.patience / 2 {
             return None;
         }
-        let turn = tokio::time::timeout(self.patience, self.turns.acquire());
-        turn.await.ok()?.ok()
+        turn.await.ok()?
     }
 }

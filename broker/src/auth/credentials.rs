@@ -25,6 +25,8 @@ pub struct Credentials {
     pub sni: Option<Arc<str>>,
     /// What it speaks.
     pub version: Version,
+    /// This name has logged in from this address lately: its password need not wait behind those of strangers.
+    pub known: bool,
     /// Where it comes from.
     pub peer: SocketAddr,
     /// Where it came in.

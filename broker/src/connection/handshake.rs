@@ -266,7 +266,7 @@ async fn establish(
     }
     check(hub, &connect)?;
     let (client_id, assigned) = client_id(hub, &connect)?;
-    let credentials = Credentials {
+    let mut credentials = Credentials {
         client_id: client_id.clone(),
         username: connect.username.map(Arc::from),
         password: connect
@@ -276,6 +276,7 @@ async fn establish(
         certificate: accepted.certificate.clone(),
         sni: accepted.sni.clone(),
         version,
+        known: false,
         peer: accepted.peer,
         listener: accepted.listener.clone(),
     };
@@ -291,6 +292,7 @@ async fn establish(
     let counted = counted(&connect, &credentials);
     let attempt = login::ask(hub, &counted)
         .map_err(|why| Refusal::new(version, ReasonCode::CONNECTION_RATE_EXCEEDED, why))?;
+    credentials.known = attempt.is_some_and(|attempt| attempt.is_known());
     let (principal, enhanced, proof) = match connect.properties.authentication_method() {
         None => {
             let principal = hub.auth.authenticate(&credentials).await;

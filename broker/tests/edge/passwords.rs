@@ -19,6 +19,7 @@ fn credentials(username: Option<&str>, password: Option<&str>, anonymous: bool) 
         certificate: None,
         sni: None,
         version: Version::V5,
+        known: false,
         peer: address,
         listener: Arc::new(ListenerInfo {
             name: "tcp-1883".into(),

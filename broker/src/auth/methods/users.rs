@@ -42,7 +42,11 @@ impl UsersMethod {
         };
         let (users, of) = (Arc::clone(&self.users), Arc::clone(name));
         // Also for a name that the file does not have, so that time does not tell which it has.
-        match self.checks.run(move || users.verify(&of, &password)).await {
+        match self
+            .checks
+            .run(credentials.known, move || users.verify(&of, &password))
+            .await
+        {
             Ok(true) => {
                 let mut principal = Principal::new(Method::Users, Some(Arc::clone(name)));
                 let print = self.users.print(name).unwrap_or_default();
