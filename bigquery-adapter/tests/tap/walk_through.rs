@@ -105,7 +105,7 @@ fn a_tutorial_of_iot_core_works_with_another_host_name() {
         tls: free_port(),
         admin: free_port(),
     };
-    let world = World::start_with(&|port| place.prepare(port));
+    let world = World::start_with(|port| place.prepare(port));
     let adapter = Setup::new("mqtt://127.0.0.1:1").and(&[
         "--source",
         "tap",
@@ -156,7 +156,7 @@ fn a_tutorial_of_iot_core_works_with_another_host_name() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let (said, lines) = mpsc::channel();
+    let (said, lines) = mpsc::sync_channel(1_000);
     let out = BufReader::new(client.stdout.take().unwrap());
     let reading = std::thread::spawn(move || {
         out.lines()
