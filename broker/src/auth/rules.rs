@@ -159,7 +159,12 @@ impl Rules {
         if let Some(acl) = &self.acl {
             return acl.decide(who, action, filter, shared.is_some());
         }
-        match (self.default, action) {
+        // A device with rules of its own may not do more because nothing is said of others.
+        let default = match policy {
+            Some(policy) if policy.default == Effect::Deny => Effect::Deny,
+            _ => self.default,
+        };
+        match (default, action) {
             (Effect::Deny, _) => Decision::Denied,
             (Effect::Allow, Action::Subscribe { qos } | Action::Publish { qos, .. }) => {
                 Decision::Granted(qos)

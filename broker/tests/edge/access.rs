@@ -1,7 +1,7 @@
 //! Access rules.
 
 use dunlin_broker::{
-    auth::{Action, Method, Principal, Rules, Who},
+    auth::{Action, Decision, Method, Principal, Rules, Who},
     config::{self, Sources},
 };
 use dunlin_protocol::{QoS, topic};
@@ -185,6 +185,113 @@ fn filter() -> impl Strategy<Value = String> {
     (levels, any::<bool>())
         .prop_map(|(levels, rest)| levels.join("/") + if rest { "/#" } else { "" })
         .prop_filter("not empty", |filter| !filter.is_empty())
+}
+
+#[test]
+fn the_policy_of_a_device_comes_first_and_is_never_widened_by_a_default() {
+    let of = |text: &str| rules(text).0;
+    let policy = of(&(rule("deny", "d/secret", "") + &rule("allow", "d/#", "")));
+    let mut device = Principal::new(Method::Registry, Some("d".into()));
+    device.policy = Some(std::sync::Arc::new(policy));
+    let nobody = Principal::new(Method::Users, Some("d".into()));
+    let decide = |rules: &Rules, principal: &Principal, topic: &str| {
+        let who = Who {
+            principal,
+            client_id: "d",
+        };
+        rules.decide(who, PUBLISH, topic).is_allowed()
+    };
+    let open = of("");
+    let more = of(&rule("allow", "all/#", ""));
+    let everything = of(&rule("allow", "#", ""));
+    for (rules, topic, with_policy, without) in [
+        (&open, "d/x", true, true),
+        (&open, "other", false, true),
+        (&more, "all/x", true, true),
+        (&more, "d/x", true, false),
+        (&more, "other", false, false),
+        (&everything, "d/secret", false, true),
+    ] {
+        assert_eq!(decide(rules, &device, topic), with_policy, "{topic}");
+        assert_eq!(decide(rules, &nobody, topic), without, "{topic}");
+    }
+}
+
+#[test]
+fn rules_look_at_tenant_role_attributes_retain_and_qos() {
+    let asked = rules(
+        &(rule("deny", "+/secret/#", "tenants = [\"acme\"]")
+            + &rule("allow", "sites/%{site}/#", "roles = [\"operator\"]")
+            + &rule("allow", "t/%t/%d", "")
+            + &rule(
+                "allow",
+                "up/%c",
+                "action = \"publish\"\nretain = false\nmax_qos = 1",
+            )
+            + &rule("allow", "low/#", "action = \"subscribe\"\nmax_qos = 0")),
+    )
+    .0;
+    let mut principal = Principal::new(Method::Jwt, Some("u".into()));
+    let decide = |principal: &Principal, action: Action, topic: &str| {
+        let who = Who {
+            principal,
+            client_id: "c",
+        };
+        asked.decide(who, action, topic)
+    };
+    let publish = |qos: QoS, retain: bool| Action::Publish { qos, retain };
+    assert!(decide(&principal, publish(QoS::AtLeastOnce, false), "up/c").is_allowed());
+    assert!(!decide(&principal, publish(QoS::ExactlyOnce, false), "up/c").is_allowed());
+    assert!(!decide(&principal, publish(QoS::AtLeastOnce, true), "up/c").is_allowed());
+    let wanted = Action::Subscribe {
+        qos: QoS::ExactlyOnce,
+    };
+    let granted = Decision::Granted(QoS::AtMostOnce);
+    assert_eq!(decide(&principal, wanted, "low/#"), granted);
+    assert!(!decide(&principal, PUBLISH, "sites/north/x").is_allowed());
+    principal.roles = ["operator".into()].into();
+    assert!(!decide(&principal, PUBLISH, "sites/north/x").is_allowed());
+    principal.attributes.insert("site".into(), "north".into());
+    assert!(decide(&principal, PUBLISH, "sites/north/x").is_allowed());
+    assert!(!decide(&principal, SUBSCRIBE, "sites/+/x").is_allowed());
+    // What would be more than a level fits nothing.
+    for evil in ["+", "#", "north/x", "", "$SYS"] {
+        principal.attributes.insert("site".into(), evil.into());
+        let topic = format!("sites/{evil}/x");
+        assert_eq!(
+            decide(&principal, PUBLISH, &topic).is_allowed(),
+            evil == "$SYS",
+            "{topic}"
+        );
+    }
+    assert!(!decide(&principal, PUBLISH, "t/acme/d1").is_allowed());
+    principal.tenant = Some("acme".into());
+    principal.device = Some("d1".into());
+    assert!(decide(&principal, PUBLISH, "t/acme/d1").is_allowed());
+    principal.attributes.insert("site".into(), "secret".into());
+    assert!(!decide(&principal, PUBLISH, "sites/secret/x").is_allowed());
+}
+
+#[test]
+fn mount_points_are_for_those_whom_a_rule_names_them() {
+    let named =
+        rules(&(rule("allow", "$tenant/+/#", "clients = [\"auditor\"]") + &rule("allow", "#", "")));
+    let open = rules("");
+    for topic in [
+        "$tenant/acme/a",
+        "$tenant$/acme/$x",
+        "$tenant/+/#",
+        "$share/g/$tenant/acme/#",
+    ] {
+        assert!(!open.allow(None, "c", SUBSCRIBE, topic), "{topic}");
+        assert!(!named.allow(None, "c", SUBSCRIBE, topic), "{topic}");
+    }
+    assert!(named.allow(None, "auditor", SUBSCRIBE, "$tenant/+/#"));
+    assert!(!named.allow(None, "auditor", SUBSCRIBE, "$tenant$/+/#"));
+    // Names that are filled in make no such topic.
+    let by_name = rules(&rule("allow", "%u/acme/#", ""));
+    assert!(!by_name.allow(Some("$tenant"), "c", SUBSCRIBE, "$tenant/acme/#"));
+    assert!(by_name.allow(Some("ann"), "c", SUBSCRIBE, "ann/acme/#"));
 }
 
 proptest! {
