@@ -83,8 +83,8 @@ impl Connection {
             packet: packet.into(),
             alias: match topic {
                 Topic::Alias(topic) => Some(topic),
-                // Mounted when it is taken.
-                Topic::Borrowed(_) | Topic::Mounted { .. } => None,
+                // It is mounted when it is taken.
+                Topic::Borrowed(_) => None,
             },
             received_at: batch.origin.received_at,
         });

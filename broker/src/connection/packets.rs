@@ -169,6 +169,8 @@ impl Connection {
         }
     }
 
+    // On the path of every packet, and called from one place.
+    #[inline(always)]
     fn packet<'a>(
         &mut self,
         header: FrameHeader,

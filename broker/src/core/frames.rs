@@ -21,33 +21,16 @@ use super::{mount, out_buffer};
 #[derive(Clone, Debug)]
 pub(crate) enum Topic<'a> {
     Borrowed(&'a str),
+    /// Or as it is inside, of a tenant's client ([`mount`]).
     Alias(Arc<str>),
-    /// Of a tenant's client, as it is inside ([`mount`]).
-    Mounted {
-        inside: Arc<str>,
-        /// The packet that it came in spells it out, without the mount point.
-        spelt_out: bool,
-    },
 }
 
 impl Topic<'_> {
     pub(crate) fn as_str(&self) -> &str {
         match self {
             Self::Borrowed(topic) => topic,
-            Self::Alias(topic) | Self::Mounted { inside: topic, .. } => topic,
+            Self::Alias(topic) => topic,
         }
-    }
-
-    /// As the client knows it.
-    pub(crate) fn own(&self) -> &str {
-        match self {
-            Self::Mounted { inside, .. } => mount::own(inside),
-            _ => self.as_str(),
-        }
-    }
-
-    fn is_mounted(&self) -> bool {
-        matches!(self, Self::Mounted { .. })
     }
 }
 
@@ -106,6 +89,8 @@ pub(crate) struct Received<'a> {
     /// Bytes of its fixed header.
     pub(crate) header_len: u8,
     pub(crate) v5: bool,
+    /// It came from a tenant's client: the topic that is spelt out has no mount point.
+    pub(crate) mounted: bool,
 }
 
 /// One publish on its way to its subscribers.
@@ -252,9 +237,7 @@ impl<'r, 'a> Frames<'r, 'a> {
             let layout = match &publish.received {
                 // What came from a tenant's client has no mount point in it.
                 Some(received)
-                    if received.v5 == v5
-                        && qos == publish.qos
-                        && publish.topic.is_mounted() == mounted =>
+                    if received.v5 == v5 && qos == publish.qos && received.mounted == mounted =>
                 {
                     copy_publish_into(
                         &mut variant.bytes,
@@ -452,7 +435,7 @@ mod tests {
                 held: None,
                 received,
             };
-            let received = Received { packet: &packet, header_len: header.header_len as u8, v5 };
+            let received = Received { packet: &packet, header_len: header.header_len as u8, v5, mounted: false };
             let (copied, encoded) = ([incoming(unaltered.then_some(received))], [incoming(None)]);
             let origin = Origin { received_at: 0, publisher: None };
             let (copied, encoded) = (Frames::new(&copied, &origin), Frames::new(&encoded, &origin));

@@ -42,6 +42,7 @@ impl Connection {
             packet,
             header_len: header.header_len as u8,
             v5: self.version.is_v5(),
+            mounted: batch.of_tenant,
         };
         self.take_publish(publish, topic, Some(received), batch)
     }
@@ -49,14 +50,15 @@ impl Connection {
     pub(in super::super) fn take_publish<'a>(
         &mut self,
         publish: Publish<'a>,
-        topic: Topic<'a>,
+        mut topic: Topic<'a>,
         received: Option<Received<'a>>,
         batch: &mut Batch<'a>,
     ) -> Result<(), Closing> {
-        let topic = match batch.of_tenant {
-            true => self.mounted(topic)?,
-            false => topic,
-        };
+        let mut mounted_from_packet = false;
+        if batch.of_tenant {
+            mounted_from_packet = matches!(topic, Topic::Borrowed(_));
+            topic = Topic::Alias(self.mounted(topic.as_str())?);
+        }
         let kind = match publish.qos {
             QoS::AtMostOnce => None,
             QoS::AtLeastOnce => Some(AckKind::PubAck),
@@ -78,7 +80,7 @@ impl Connection {
         // Whoever subscribes while a run is read does so after its bytes were read.
         let as_before =
             batch.run.routes.is_some() && batch.knows(name) && batch.run.allowed == Some(action);
-        if !as_before && !self.may_publish(action, topic.own()) {
+        if !as_before && !self.may_publish(action, name, batch.of_tenant) {
             self.end_run(batch);
             return self.refuse_publish(ack, ReasonCode::NOT_AUTHORIZED, batch);
         }
@@ -92,12 +94,7 @@ impl Connection {
             self.hub.metrics.retained_refused(1);
             return self.refuse_publish(ack, ReasonCode::QUOTA_EXCEEDED, batch);
         }
-        if batch.of_tenant
-            && ack.is_some()
-            && let Some(tenant) = self.wake.about.tenant()
-            && tenant.is_full()
-        {
-            tenant.refuse();
+        if batch.of_tenant && ack.is_some() && self.tenant_is_full() {
             self.end_run(batch);
             return self.refuse_publish(ack, ReasonCode::QUOTA_EXCEEDED, batch);
         }
@@ -126,15 +123,13 @@ impl Connection {
                 batch.topic = topic;
                 true
             }
-            // `topic` and the run's routes belong together.
-            Topic::Alias(_) => {
+            // `topic`, or `inside` where all topics are mounted, and the run's routes belong together.
+            Topic::Alias(inside) => {
                 batch.topic = "";
-                false
-            }
-            // So do `inside` and they: all topics of such a connection are mounted.
-            Topic::Mounted { inside, spelt_out } => {
-                batch.inside = Some(inside.clone());
-                *spelt_out
+                if batch.of_tenant {
+                    batch.inside = Some(inside.clone());
+                }
+                mounted_from_packet
             }
         };
         let unaltered = spelt_out && matches!(properties, Forwarded::Borrowed(_));
@@ -158,32 +153,38 @@ impl Connection {
         Ok(())
     }
 
+    /// Whether so much waits for the client's tenant that nothing more is taken for it.
+    #[cold]
+    fn tenant_is_full(&self) -> bool {
+        let full = self.wake.about.tenant().filter(|tenant| tenant.is_full());
+        full.is_some_and(|tenant| tenant.refuse().is_error())
+    }
+
     /// The topic of a tenant's client as it is inside. The one before is remembered, as most clients have few topics.
-    fn mounted<'a>(&mut self, topic: Topic<'a>) -> Result<Topic<'a>, Closing> {
-        let spelt_out = matches!(topic, Topic::Borrowed(_));
-        let own = topic.as_str();
+    #[cold]
+    fn mounted(&mut self, own: &str) -> Result<Arc<str>, Closing> {
         if let Some(last) = &self.mounted
             && mount::own(last) == own
         {
-            return Ok(Topic::Mounted {
-                inside: last.clone(),
-                spelt_out,
-            });
+            return Ok(last.clone());
         }
-        let Some(tenant) = self.wake.about.tenant() else {
-            return Ok(topic);
+        let inside = match self.wake.about.tenant() {
+            Some(tenant) => tenant.mount.topic(own).map_err(|_| {
+                violation(
+                    ReasonCode::TOPIC_NAME_INVALID,
+                    "the topic is too long for a tenant's client",
+                )
+            })?,
+            None => Arc::from(own),
         };
-        let inside = tenant.mount.topic(own).map_err(|_| {
-            violation(
-                ReasonCode::TOPIC_NAME_INVALID,
-                "the topic is too long for a tenant's client",
-            )
-        })?;
         self.mounted = Some(inside.clone());
-        Ok(Topic::Mounted { inside, spelt_out })
+        Ok(inside)
     }
 
-    fn may_publish(&self, action: Action, own: &str) -> bool {
+    /// `name` is as it is inside.
+    fn may_publish(&self, action: Action, name: &str, of_tenant: bool) -> bool {
+        // What looks like a mount point of somebody without a tenant is part of the topic.
+        let own = if of_tenant { mount::own(name) } else { name };
         !own.starts_with("$SYS") && self.may(action, own).is_allowed()
     }
 
