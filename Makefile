@@ -8,7 +8,7 @@ SEEDS ?= 700
 FIRST ?= 1
 FUZZ_SECONDS ?= 60
 
-.PHONY: help deps build run cluster test check-cloud deny fmt lint doc check-fuzz fuzz bench bench-cluster bench-rollout bench-lag chaos flood sim instructions paho paho-cluster clean
+.PHONY: check-api help deps build run cluster test check-cloud deny fmt lint doc check-fuzz fuzz bench bench-cluster bench-rollout bench-lag chaos flood sim instructions paho paho-cluster clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -81,6 +81,9 @@ sim: ## SEEDS (default 700) simulated clusters of each kind, from seed FIRST on:
 
 instructions: deps ## Instructions of the broker's hot paths, held against their baseline (UPDATE=1 writes it)
 	UPDATE=$(UPDATE) scripts/instructions
+
+check-api: ## schemathesis against the administration of a broker, by docs/openapi.json (EXAMPLES=15)
+	scripts/check-api $(EXAMPLES)
 
 paho: build ## The Eclipse Paho interoperability suites, unmodified, from PAHO=<checkout of paho.mqtt.testing>
 	scripts/paho $(PAHO)

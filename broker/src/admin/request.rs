@@ -19,6 +19,7 @@ use super::tokens::Holder;
 use crate::audit::{Event, Kind};
 use crate::http::server::Peer;
 use crate::registry::DeviceKey;
+use crate::registry::device::{ID_MAX, TENANT_MAX, check_name};
 
 /// Bytes of a body, but for an import.
 pub(crate) const BODY_MAX: usize = 512 * 1024;
@@ -150,6 +151,19 @@ impl Caller {
                     format!("the parameter {name:?} is given twice"),
                 ));
             }
+        }
+        // One that is misspelt would find nothing, and say nothing.
+        if let Some(tenant) = self.parameter("tenant").filter(|tenant| !tenant.is_empty()) {
+            check_name("tenant", tenant, TENANT_MAX)?;
+        }
+        if self
+            .parameter("prefix")
+            .is_some_and(|prefix| prefix.len() > ID_MAX)
+        {
+            return Err(Problem::invalid(
+                "prefix",
+                format!("{ID_MAX} bytes at the most"),
+            ));
         }
         Ok(())
     }
