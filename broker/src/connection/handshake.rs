@@ -282,9 +282,11 @@ async fn establish(
     };
     let changes = hub.changes();
     let guard = &hub.guard;
-    if guard
-        .bans
-        .holds_claim(&client_id, credentials.username.as_deref())
+    // Where there are tenants it is not known yet whose client this is: another tenant's may have the same id.
+    if !hub.tenants.are_there()
+        && guard
+            .bans
+            .holds_claim(&client_id, credentials.username.as_deref())
     {
         return Err(Some(Refusal::new(version, ReasonCode::BANNED, "banned")));
     }

@@ -134,6 +134,40 @@ fn nobody_without_a_tenant_looks_into_one() {
 }
 
 #[test]
+fn a_ban_of_a_client_id_is_of_the_client_of_one_tenant() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = folder.path().join("tokens");
+    let broker = |args: &[&str], token: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_broker"));
+        command.args(args).env("DUNLIN_ADMIN_TOKEN", token);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let token = broker(
+        &["token", tokens.to_str().unwrap(), "operator", "--write"],
+        "",
+    );
+    let address = format!("127.0.0.1:{}", free_port());
+    let admin = format!("[admin]\nlisten = \"{address}\"\ntokens_file = {tokens:?}\n");
+    let world = World::start(&format!("{TENANTS}{admin}"));
+    let url = format!("http://{address}");
+    let bans = |args: &[&str]| broker(&[&["bans"], args, &["--url", &url]].concat(), token.trim());
+    for (target, banned) in [("client:$tenant/acme/dev", 1), ("client:dev", 0)] {
+        bans(&["add", target, "--reason", "test"]);
+        for door in 0..3 {
+            let (_, answer) = connect(Version::V5, "dev").answer_at(world.doors[door]);
+            let expected = match door == banned {
+                true => ReasonCode::BANNED,
+                false => ReasonCode::SUCCESS,
+            };
+            assert_eq!(answer.reason(), expected, "{target} at {door}");
+        }
+        bans(&["remove", target]);
+    }
+}
+
+#[test]
 fn a_tenant_sees_figures_of_its_own_under_sys() {
     let world = World::start(TENANTS);
     let mut member = world.client(1, Version::V5, "member");
