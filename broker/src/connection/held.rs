@@ -124,7 +124,7 @@ impl Connection {
             Some(topic) => Topic::Alias(topic.clone()),
             None => Topic::Borrowed(publish.topic),
         };
-        self.take_publish(publish, topic, None, batch)
+        self.take_publish(publish, topic, batch)
     }
 
     /// Before the task sleeps: whoever ends the wait wakes it, unless it has ended already.

@@ -44,10 +44,28 @@ impl Connection {
             v5: self.version.is_v5(),
             mounted: batch.of_tenant,
         };
-        self.take_publish(publish, topic, Some(received), batch)
+        match batch.of_tenant {
+            false => self.take::<false>(publish, topic, Some(received), batch),
+            true => self.take::<true>(publish, topic, Some(received), batch),
+        }
     }
 
+    /// A publish that was held.
     pub(in super::super) fn take_publish<'a>(
+        &mut self,
+        publish: Publish<'a>,
+        topic: Topic<'a>,
+        batch: &mut Batch<'a>,
+    ) -> Result<(), Closing> {
+        match batch.of_tenant {
+            false => self.take::<false>(publish, topic, None, batch),
+            true => self.take::<true>(publish, topic, None, batch),
+        }
+    }
+
+    /// Twice, so that the clients that are no tenant's pay for none.
+    #[inline(always)]
+    fn take<'a, const OF_TENANT: bool>(
         &mut self,
         publish: Publish<'a>,
         mut topic: Topic<'a>,
@@ -55,7 +73,7 @@ impl Connection {
         batch: &mut Batch<'a>,
     ) -> Result<(), Closing> {
         let mut mounted_from_packet = false;
-        if batch.of_tenant {
+        if OF_TENANT {
             mounted_from_packet = matches!(topic, Topic::Borrowed(_));
             topic = Topic::Alias(self.mounted(topic.as_str())?);
         }
@@ -78,9 +96,10 @@ impl Connection {
         };
         let name = topic.as_str();
         // Whoever subscribes while a run is read does so after its bytes were read.
-        let as_before =
-            batch.run.routes.is_some() && batch.knows(name) && batch.run.allowed == Some(action);
-        if !as_before && !self.may_publish(action, name, batch.of_tenant) {
+        let as_before = batch.run.routes.is_some()
+            && batch.knows::<OF_TENANT>(name)
+            && batch.run.allowed == Some(action);
+        if !as_before && !self.may_publish(action, name, OF_TENANT) {
             self.end_run(batch);
             return self.refuse_publish(ack, ReasonCode::NOT_AUTHORIZED, batch);
         }
@@ -94,7 +113,7 @@ impl Connection {
             self.hub.metrics.retained_refused(1);
             return self.refuse_publish(ack, ReasonCode::QUOTA_EXCEEDED, batch);
         }
-        if batch.of_tenant && ack.is_some() && self.tenant_is_full() {
+        if OF_TENANT && ack.is_some() && self.tenant_is_full() {
             self.end_run(batch);
             return self.refuse_publish(ack, ReasonCode::QUOTA_EXCEEDED, batch);
         }
@@ -126,7 +145,7 @@ impl Connection {
             // `topic`, or `inside` where all topics are mounted, and the run's routes belong together.
             Topic::Alias(inside) => {
                 batch.topic = "";
-                if batch.of_tenant {
+                if OF_TENANT {
                     batch.inside = Some(inside.clone());
                 }
                 mounted_from_packet
@@ -250,7 +269,9 @@ impl Connection {
             ));
         }
         let levels_max = usize::from(limits.max_topic_levels);
-        if topic.len() >= levels_max && !batch.knows(topic) && topic.split('/').count() > levels_max
+        if topic.len() >= levels_max
+            && !batch.knows::<false>(topic)
+            && topic.split('/').count() > levels_max
         {
             return Err(violation(
                 ReasonCode::TOPIC_NAME_INVALID,
