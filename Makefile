@@ -82,7 +82,7 @@ sim: ## SEEDS (default 700) simulated clusters of each kind, from seed FIRST on:
 instructions: deps ## Instructions of the broker's hot paths, held against their baseline (UPDATE=1 writes it)
 	UPDATE=$(UPDATE) scripts/instructions
 
-check-api: ## schemathesis against the administration of a broker, by docs/openapi.json (EXAMPLES=15)
+check-api: ## schemathesis against the administration of a broker, by broker/src/admin/openapi.json (EXAMPLES=15)
 	scripts/check-api $(EXAMPLES)
 
 paho: build ## The Eclipse Paho interoperability suites, unmodified, from PAHO=<checkout of paho.mqtt.testing>

@@ -2,7 +2,7 @@
 //!
 //! Whoever holds a token may look, and change things if the token says so; a token of a tenant is good for what is the tenant's.
 //! Every change and every refusal for want of a right is in the audit log. The description of all of it is
-//! `docs/openapi.json`, which is served as `/v1/openapi.json`; a test holds it and the routes together.
+//! `openapi.json`, which is served as `/v1/openapi.json`; a test holds it and the routes together.
 
 mod bans;
 mod clients;
@@ -48,7 +48,7 @@ pub(crate) struct Admin {
 
 type Shared = axum::extract::State<Arc<Admin>>;
 
-const OPENAPI: &str = include_str!("../../../docs/openapi.json");
+const OPENAPI: &str = include_str!("openapi.json");
 
 impl Admin {
     /// Tells the audit log what somebody did.
