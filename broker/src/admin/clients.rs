@@ -10,6 +10,7 @@ use serde_json::json;
 use super::Shared;
 use super::problem::Problem;
 use super::request::{Caller, answer};
+use crate::core::mount;
 use crate::hub::live::{EndReason, LiveClient};
 
 /// Clients in one answer.
@@ -37,7 +38,7 @@ impl ClientJson {
         let text = |text: &Option<std::sync::Arc<str>>| text.as_deref().map(str::to_owned);
         let who = &client.principal;
         Self {
-            client_id: client.client_id.to_string(),
+            client_id: mount::own(&client.client_id).to_owned(),
             username: text(&who.username),
             tenant: text(&who.tenant),
             device: text(&who.device),
@@ -68,7 +69,7 @@ pub(super) async fn list(From(admin): Shared, caller: Caller) -> Result<Response
     let prefix = caller.parameter("prefix").unwrap_or_default();
     let device = caller.parameter("device");
     let fits = |client: &LiveClient| {
-        client.client_id.starts_with(prefix)
+        mount::own(&client.client_id).starts_with(prefix)
             && tenant.is_none_or(|tenant| client.principal.tenant.as_deref() == tenant)
             && device.is_none_or(|device| client.principal.device.as_deref() == Some(device))
     };
@@ -91,7 +92,8 @@ pub(super) async fn disconnect(
     caller.knows(&["tenant"])?;
     let tenant = caller.tenant_meant(&admin)?;
     let ended = admin.hub.end_where(EndReason::Administrative, |client| {
-        *client.client_id == id && client.principal.tenant.as_deref() == tenant.as_deref()
+        mount::own(&client.client_id) == id
+            && client.principal.tenant.as_deref() == tenant.as_deref()
     });
     if ended == 0 {
         return Err(Problem::missing(format!(

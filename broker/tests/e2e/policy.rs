@@ -42,21 +42,6 @@ fn may_read(id: &str, topic: &str) -> bool {
     may_write(id, topic) || matches!(levels.as_slice(), ["cast", _])
 }
 
-/// Whether a filter matches a topic.
-fn matches(filter: &[&str], topic: &[&str], first: bool) -> bool {
-    match (filter, topic) {
-        (["#"], rest) => !(first && rest.first().is_some_and(|level| level.starts_with('$'))),
-        ([], []) => true,
-        (["+", filter @ ..], [level, topic @ ..]) => {
-            !(first && level.starts_with('$')) && matches(filter, topic, false)
-        }
-        ([wanted, filter @ ..], [level, topic @ ..]) => {
-            wanted == level && matches(filter, topic, false)
-        }
-        _ => false,
-    }
-}
-
 /// Every topic of up to four levels that a filter of such words can tell apart.
 fn all_topics() -> Vec<String> {
     let mut all: Vec<String> = Vec::new();

@@ -134,7 +134,7 @@ fn nobody_without_a_tenant_looks_into_one() {
 }
 
 #[test]
-fn a_ban_of_a_client_id_is_of_the_client_of_one_tenant() {
+fn an_operator_means_the_client_of_one_tenant() {
     let folder = tempfile::tempdir().unwrap();
     let tokens = folder.path().join("tokens");
     let broker = |args: &[&str], token: &str| {
@@ -152,9 +152,25 @@ fn a_ban_of_a_client_id_is_of_the_client_of_one_tenant() {
     let admin = format!("[admin]\nlisten = \"{address}\"\ntokens_file = {tokens:?}\n");
     let world = World::start(&format!("{TENANTS}{admin}"));
     let url = format!("http://{address}");
-    let bans = |args: &[&str]| broker(&[&["bans"], args, &["--url", &url]].concat(), token.trim());
+    let ask = |args: &[&str]| broker(&[args, &["--url", &url]].concat(), token.trim());
+    let _connected: Vec<_> = (0..3)
+        .map(|door| world.client(door, Version::V5, "dev"))
+        .collect();
+    let listed = |tenant: &str| {
+        let shown = ask(&[
+            "clients", "list", "--prefix", "dev", "--tenant", tenant, "--json",
+        ]);
+        let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        shown["clients"][0]["client_id"].as_str().map(str::to_owned)
+    };
+    for tenant in ["acme", "b", ""] {
+        assert_eq!(listed(tenant).as_deref(), Some("dev"), "{tenant:?}");
+    }
+    ask(&["clients", "disconnect", "dev", "--tenant", "acme"]);
+    wait_until("the client of acme has left", || listed("acme").is_none());
+    assert!(listed("b").is_some() && listed("").is_some());
     for (target, banned) in [("client:$tenant/acme/dev", 1), ("client:dev", 0)] {
-        bans(&["add", target, "--reason", "test"]);
+        ask(&["bans", "add", target, "--reason", "test"]);
         for door in 0..3 {
             let (_, answer) = connect(Version::V5, "dev").answer_at(world.doors[door]);
             let expected = match door == banned {
@@ -163,7 +179,7 @@ fn a_ban_of_a_client_id_is_of_the_client_of_one_tenant() {
             };
             assert_eq!(answer.reason(), expected, "{target} at {door}");
         }
-        bans(&["remove", target]);
+        ask(&["bans", "remove", target]);
     }
 }
 
@@ -260,21 +276,6 @@ fn wait_for_place(world: &World) -> Client {
 }
 
 // --- any filter against any topic, by any road
-
-/// Whether a filter matches a topic, level by level: written without looking at how the broker does it.
-fn matches(filter: &[&str], topic: &[&str], first: bool) -> bool {
-    match (filter, topic) {
-        (["#"], rest) => !(first && rest.first().is_some_and(|level| level.starts_with('$'))),
-        ([], []) => true,
-        (["+", filter @ ..], [level, topic @ ..]) => {
-            !(first && level.starts_with('$')) && matches(filter, topic, false)
-        }
-        ([wanted, filter @ ..], [level, topic @ ..]) => {
-            wanted == level && matches(filter, topic, false)
-        }
-        _ => false,
-    }
-}
 
 fn level() -> impl Strategy<Value = String> {
     // The Kelvin sign looks like a K, and is another letter; so is the full-width a.

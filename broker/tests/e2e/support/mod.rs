@@ -8,6 +8,7 @@ pub(crate) mod fleet;
 pub(crate) mod foreign;
 pub(crate) mod link;
 pub(crate) mod log;
+pub(crate) mod oracle;
 pub(crate) mod received;
 pub(crate) mod wait;
 pub(crate) mod websocket;
@@ -15,6 +16,7 @@ pub(crate) mod websocket;
 pub(crate) use broker::Broker;
 pub(crate) use client::Client;
 pub(crate) use connecting::connect;
+pub(crate) use oracle::matches;
 pub(crate) use received::Received;
 pub(crate) use wait::{LIMIT, wait_until};
 
