@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::devices::shown;
 use super::json::CredentialJson;
 use super::problem::Problem;
-use super::request::{Caller, json as read};
+use super::request::Caller;
 use super::{Shared, now};
 use crate::registry::{Device, Invalid, RegistryError};
 
@@ -25,10 +25,9 @@ pub(super) async fn add(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    caller.may_write(&admin)?;
-    let key = caller.device(&admin, &id)?;
-    let only = caller.only()?;
-    let wanted: CredentialJson = read(&headers, body).await?;
+    let (key, only, wanted) = caller
+        .change::<CredentialJson>(&admin, &id, &headers, body)
+        .await?;
     let credential = wanted.credential("credential")?;
     let add = |device: &mut Device| match device
         .credentials
@@ -108,10 +107,9 @@ pub(super) async fn rotate(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    caller.may_write(&admin)?;
-    let key = caller.device(&admin, &id)?;
-    let only = caller.only()?;
-    let wanted: Rotation = read(&headers, body).await?;
+    let (key, only, wanted) = caller
+        .change::<Rotation>(&admin, &id, &headers, body)
+        .await?;
     if wanted.grace_s > GRACE_MAX {
         let words = format!(
             "grace_s is {}: must be from 0 to {GRACE_MAX}",

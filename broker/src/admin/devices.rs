@@ -167,10 +167,9 @@ pub(super) async fn change(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    caller.may_write(&admin)?;
-    let key = caller.device(&admin, &id)?;
-    let only = caller.only()?;
-    let patch: DevicePatch = read(&headers, body).await?;
+    let (key, only, patch) = caller
+        .change::<DevicePatch>(&admin, &id, &headers, body)
+        .await?;
     let apply = |device: &mut crate::registry::Device| {
         patch.apply(device);
         Ok(())

@@ -91,10 +91,9 @@ pub(super) async fn set_config(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    caller.may_write(&admin)?;
-    let key = caller.device(&admin, &id)?;
-    let only = caller.only()?;
-    let wanted: Payload = read(&headers, body).await?;
+    let (key, only, wanted) = caller
+        .change::<Payload>(&admin, &id, &headers, body)
+        .await?;
     if !wanted.subfolder.is_empty() {
         return Err(Problem::invalid("subfolder", "only commands have one"));
     }

@@ -206,6 +206,20 @@ impl Caller {
         Ok(DeviceKey::new(tenant.as_deref(), id)?)
     }
 
+    /// What a change of a device is about: the device, the revision that it is bound to, and what is wanted.
+    pub(crate) async fn change<T: DeserializeOwned>(
+        &self,
+        admin: &Admin,
+        id: &str,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<(DeviceKey, Option<u64>, T), Problem> {
+        self.may_write(admin)?;
+        let key = self.device(admin, id)?;
+        let only = self.only()?;
+        Ok((key, only, json(headers, body).await?))
+    }
+
     /// The revision that a change is bound to by `If-Match`.
     pub(crate) fn only(&self) -> Result<Option<u64>, Problem> {
         let Some(text) = self.if_match.as_deref().filter(|text| *text != "*") else {

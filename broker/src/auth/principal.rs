@@ -22,17 +22,14 @@ pub enum Method {
     Scram,
     /// By a key or certificate of the device registry.
     Registry,
-    /// By a credential that is good for nothing but asking for another one.
-    Provisioning,
 }
 
 impl Method {
     /// Those that can be asked, in the order in which they are if nothing else is said: what needs no password first, what leaves
     /// this process last.
-    pub const ASKED: [Self; 7] = [
+    pub const ASKED: [Self; 6] = [
         Self::Certificate,
         Self::Registry,
-        Self::Provisioning,
         Self::Jwt,
         Self::Scram,
         Self::Users,
@@ -57,7 +54,6 @@ impl Method {
             Self::Http => "http",
             Self::Scram => "scram",
             Self::Registry => "registry",
-            Self::Provisioning => "provisioning",
         }
     }
 }

@@ -185,7 +185,6 @@ impl AuthConfig {
             Method::Registry => (self.registry, "auth.registry = true"),
             // Its names come with the listener's tls.name_from.
             Method::Certificate | Method::Anonymous => return None,
-            _ => (false, "what this version does not have"),
         };
         (!there).then_some(key)
     }

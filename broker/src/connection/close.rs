@@ -69,9 +69,7 @@ impl Closing {
                 Some(ReasonCode::SERVER_BUSY)
             }
             Self::Asked(CloseRequest::ServerShutdown) => Some(ReasonCode::SERVER_SHUTTING_DOWN),
-            Self::Asked(CloseRequest::MemoryShort | CloseRequest::Quota) => {
-                Some(ReasonCode::QUOTA_EXCEEDED)
-            }
+            Self::Asked(CloseRequest::MemoryShort) => Some(ReasonCode::QUOTA_EXCEEDED),
             Self::Asked(CloseRequest::NotAuthorized) => Some(ReasonCode::NOT_AUTHORIZED),
             Self::Asked(CloseRequest::Expired) => Some(ReasonCode::MAXIMUM_CONNECT_TIME),
             Self::Asked(CloseRequest::Administrative) => Some(ReasonCode::ADMINISTRATIVE_ACTION),

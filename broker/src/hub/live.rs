@@ -5,11 +5,6 @@
 //! between the two looks again when it is in the table ([`Hub::changes`]). So nobody slips through, and no lock is held
 //! while principals are looked at.
 
-#![allow(
-    dead_code,
-    reason = "registry, bans and expiry are about to use all of it"
-)]
-
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -135,23 +130,17 @@ impl LiveClient {
 pub(crate) enum EndReason {
     /// The credential or the device is no longer good: 0x87.
     Revoked,
-    /// The credential's time is over: 0xA0.
-    Expired,
     /// The client, its name or its address is banned: 0x98, as DISCONNECT has no code of its own for it.
     Banned,
     /// A human has asked for it: 0x98.
     Administrative,
-    /// A bound is exceeded: 0x97.
-    Quota,
 }
 
 impl From<EndReason> for CloseRequest {
     fn from(reason: EndReason) -> Self {
         match reason {
             EndReason::Revoked => Self::NotAuthorized,
-            EndReason::Expired => Self::Expired,
             EndReason::Banned | EndReason::Administrative => Self::Administrative,
-            EndReason::Quota => Self::Quota,
         }
     }
 }

@@ -32,8 +32,6 @@ pub(crate) enum CloseRequest {
     Expired = 9,
     /// Somebody wants it gone: 0x98.
     Administrative = 10,
-    /// It is beyond a bound: 0x97.
-    Quota = 11,
 }
 
 /// The mailbox of one connection; costs two atomics while nothing happens.
@@ -100,7 +98,6 @@ impl Wake {
             8 => Some(CloseRequest::NotAuthorized),
             9 => Some(CloseRequest::Expired),
             10 => Some(CloseRequest::Administrative),
-            11 => Some(CloseRequest::Quota),
             _ => Some(CloseRequest::StoreFailed),
         }
     }
