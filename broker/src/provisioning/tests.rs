@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base64ct::Encoding;
+use dunlin_sync::records::{RecordKey, RecordPut, Table};
 use dunlin_sync::{MemoryStore, Store};
 use hyper::header::{AUTHORIZATION, HeaderValue};
 use hyper::{Method, StatusCode};
@@ -9,6 +11,8 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, SigningK
 use serde_json::{Value, json};
 
 use super::*;
+use crate::registry::credential::hex;
+use crate::registry::{Device, State};
 use crate::shutdown::Shutdown;
 
 const PATIENCE: Duration = Duration::from_secs(20);
