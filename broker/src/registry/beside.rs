@@ -10,7 +10,8 @@ use dunlin_sync::records::{Expect, PutOutcome, Record, RecordKey, RecordPut, Tab
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::device::{DeviceKey, Invalid};
-use super::service::{Registry, RegistryError};
+use super::error::RegistryError;
+use super::service::Registry;
 
 /// Longest configuration, report or command, in bytes, as with IoT Core.
 pub const PAYLOAD_MAX: usize = 64 * 1024;

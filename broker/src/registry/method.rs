@@ -13,8 +13,9 @@ use futures_util::future::BoxFuture;
 
 use super::credential::Shown;
 use super::device::{Device, DeviceKey, State};
+use super::error::RegistryError;
 use super::policy::rules_of;
-use super::service::{Found, Registry, RegistryError};
+use super::service::{Found, Registry};
 use crate::auth::jwt::{Checks, Key, Token};
 use crate::auth::{Auth, Authenticator, Credential, Credentials, Method, Principal, Verdict};
 use crate::config::AuthConfig;
