@@ -139,6 +139,8 @@ module "secrets" {
   redis_ca            = module.redis.ca
   redis_has_password  = var.redis_kind == "standalone"
   redis_password      = module.redis.password
+  admin               = var.admin
+  provisioning        = var.provisioning
   deletion_protection = var.deletion_protection
 
   depends_on = [google_project_service.this]

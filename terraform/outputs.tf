@@ -78,6 +78,26 @@ output "broker_users_secret" {
   value       = module.secrets.broker_users
 }
 
+output "broker_admin_tls_secret" {
+  description = "Secret for certificate chain and private key of the administration, one PEM file. You fill it. Empty without `admin`. For k8s/overlays/gke."
+  value       = module.secrets.broker_admin_tls
+}
+
+output "broker_admin_tokens_secret" {
+  description = "Secret for the file of who may administer (`broker token`). You fill it. Empty without `admin`. For k8s/overlays/gke."
+  value       = module.secrets.broker_admin_tokens
+}
+
+output "provisioning_keys_secret" {
+  description = "Secret for the public keys that bootstrap tokens are verified by, PEM. You fill it. Empty without `provisioning`. For k8s/overlays/gke."
+  value       = module.secrets.provisioning_keys
+}
+
+output "provisioning_authority_secret" {
+  description = "Secret for chain and private key of the authority of devices, one PEM file. You fill it. Empty unless `provisioning` is authority. For k8s/overlays/gke."
+  value       = module.secrets.provisioning_authority
+}
+
 output "mqtt_address" {
   description = "Address of the brokers. For devices, and for whoever makes the DNS record."
   value       = module.network.mqtt_address

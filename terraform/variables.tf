@@ -191,6 +191,30 @@ variable "binary_authorization" {
   default     = false
 }
 
+# Devices
+
+variable "admin" {
+  description = "Whether brokers are administered over HTTPS, from within the cluster: devices, credentials, bans. Makes secrets for its certificate and tokens, which you fill before brokers start."
+  type        = bool
+  default     = false
+}
+
+variable "provisioning" {
+  description = "What devices without an identity can ask for, over HTTPS: off (nothing), keys (they register public keys), authority (they get certificates from an authority whose key is in Secret Manager)."
+  type        = string
+  default     = "off"
+
+  validation {
+    condition     = contains(["off", "keys", "authority"], var.provisioning)
+    error_message = "One of off, keys, authority."
+  }
+
+  validation {
+    condition     = var.provisioning == "off" || var.admin
+    error_message = "Provisioning needs admin: a serial number may ask when the administration has listed it."
+  }
+}
+
 # Redis
 
 variable "redis_kind" {

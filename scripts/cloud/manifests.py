@@ -93,11 +93,21 @@ DRAWN = {
     },
 }
 # What the components add.
-MORE = {"traces": {"broker": ["opentelemetry 4318"], "adapter": ["opentelemetry 4318"]}}
+MORE = {
+    "traces": {"broker": {"out": ["opentelemetry 4318"]}, "adapter": {"out": ["opentelemetry 4318"]}},
+    "admin": {"broker": {"in": ["dunlin-admin admin"]}},
+    "provisioning": {"broker": {"in": ["anywhere provisioning"]}},
+    "authority": {},
+}
 PORTS = {"broker": {"mqtt": 1883, "mqtts": 8883, "wss": 8443, "ops": 9100}, "adapter": {"ops": 9100}, "redis": {"redis": 6379}}
+MORE_PORTS = {"admin": {"admin": 9443}, "provisioning": {"provisioning": 9444}}
+# What a load balancer, or a node, may offer to others.
+FOR_THE_WORLD = ("mqtts", "wss", "provisioning")
+# Variables that name a file which nobody else should read, or replace.
+SECRET_FILE = re.compile(r"__(TOKENS_FILE|PASSWORD_FILE|USERS|KEYS?|CA_KEY|CERTIFICATE|CA_CERTIFICATE)$")
 SECRET_NAME = re.compile(r"pass(word|wd)?$|secret|token|credential|api_?key|private_?key", re.IGNORECASE)
 SECRET_TEXT = re.compile(
-    r"-----BEGIN [A-Z ]*PRIVATE KEY-----|\"private_key_id\"|AIza[0-9A-Za-z_-]{35}|[a-z+]+://[^/\s:@]*:[^/\s@]+@|(password|requirepass)\s*[=:]\s*\S"
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----|\"private_key_id\"|AIza[0-9A-Za-z_-]{35}|dunlin_[A-Za-z0-9_-]{43}|[a-z+]+://[^/\s:@]*:[^/\s@]+@|(password|requirepass)\s*[=:]\s*\S"
 )
 
 problems: list[str] = []
@@ -137,14 +147,23 @@ def validator(version: str, api: str, kind: str) -> jsonschema.Draft7Validator |
 
 def schemas(cluster: "Cluster") -> None:
     for of in cluster.objects:
-        own = OWN_SCHEMAS.get((of["apiVersion"], of["kind"]))
-        for version in VERSIONS:
-            checks = jsonschema.Draft7Validator(own) if own else validator(version, of["apiVersion"], of["kind"])
-            if not checks:
-                problem(of, f"Kubernetes {version} knows no {of['apiVersion']} {of['kind']}, and there is no schema of ours")
-                continue
-            for error in checks.iter_errors(of.get("spec", {}) if own else of):
-                problem(of, f"Kubernetes {version}: {'.'.join(map(str, error.absolute_path)) or 'it'}: {error.message[:200]}")
+        for text in against_schemas(json.dumps(of)):
+            problem(of, text)
+
+
+@functools.cache
+def against_schemas(rendered: str) -> list[str]:
+    """What the schemas say of an object. Most objects are the same in each overlay: they are looked at once."""
+    of, said = json.loads(rendered), []
+    own = OWN_SCHEMAS.get((of["apiVersion"], of["kind"]))
+    for version in VERSIONS:
+        checks = jsonschema.Draft7Validator(own) if own else validator(version, of["apiVersion"], of["kind"])
+        if not checks:
+            said.append(f"Kubernetes {version} knows no {of['apiVersion']} {of['kind']}, and there is no schema of ours")
+            continue
+        for error in checks.iter_errors(of.get("spec", {}) if own else of):
+            said.append(f"Kubernetes {version}: {'.'.join(map(str, error.absolute_path)) or 'it'}: {error.message[:200]}")
+    return said
 
 
 # -- quantities
@@ -164,6 +183,11 @@ class Cluster:
 
     def __init__(self, objects: list[Object], overlay: str, components: list[str], root: pathlib.Path):
         self.objects, self.overlay, self.components, self.root = objects, overlay, components, root
+
+    def ports(self, name: str) -> dict[str, int] | None:
+        """The ports that a workload should have, with what the components add."""
+        more = [MORE_PORTS.get(component, {}) for component in self.components] if name == "broker" else []
+        return functools.reduce(lambda all, some: all | some, more, PORTS[name]) if name in PORTS else None
 
     def all(self, *kinds: str) -> list[Object]:
         return [of for of in self.objects if of["kind"] in kinds]
@@ -392,7 +416,8 @@ def spread(spec: Object) -> Iterator[Object]:
 def environment(cluster: Cluster, of: Object, variable: Object) -> None:
     name = variable["name"]
     source = variable.get("valueFrom", {})
-    if "value" in variable and SECRET_NAME.search(name):
+    # Files are looked at by secret_files.
+    if "value" in variable and SECRET_NAME.search(name) and not SECRET_FILE.search(name):
         problem(of, f"{name} is written into the manifest: a secret comes from a Secret, or a file")
     if "secretKeyRef" in source:
         problem(of, f"{name}: a secret in the environment shows in every dump of it: mount a file")
@@ -435,13 +460,46 @@ def services(cluster: Cluster) -> None:
         if of["spec"].get("type") == "LoadBalancer":
             if of["spec"].get("externalTrafficPolicy") != "Local":
                 problem(of, "externalTrafficPolicy must be Local: else brokers see the nodes' addresses for the clients'")
+        if of["spec"].get("type", "ClusterIP") != "ClusterIP" or of["spec"].get("externalIPs"):
             for port in of["spec"]["ports"]:
-                if port.get("targetPort") not in ("mqtts", "wss"):
+                if port.get("targetPort") == "admin":
+                    problem(of, f"port {port.get('name')}: the administration is never for the world: type ClusterIP")
+                elif port.get("targetPort") not in FOR_THE_WORLD:
                     problem(of, f"port {port.get('name')}: only what is encrypted is for the world")
     for of in cluster.workloads():
         name = of["metadata"]["name"]
-        if ports(of) != PORTS.get(name):
-            problem(of, f"its ports are {ports(of)}, and should be {PORTS.get(name)}")
+        if ports(of) != cluster.ports(name):
+            problem(of, f"its ports are {ports(of)}, and should be {cluster.ports(name)}")
+
+
+def variables(of: Object) -> dict[str, str]:
+    return {variable["name"]: variable["value"] for variable in pod(of)["containers"][0].get("env", []) if "value" in variable}
+
+
+def secret_files(cluster: Cluster) -> None:
+    """Passwords, tokens and keys are files of a Secret, or of Secret Manager; and none lies about where nobody reads it."""
+    for of in cluster.workloads():
+        volumes = {volume["name"]: volume for volume in pod(of).get("volumes", [])}
+        for container in containers(of):
+            mounts = {mount["mountPath"].rstrip("/") + "/": volumes.get(mount["name"], {}) for mount in container.get("volumeMounts", [])}
+            for variable in container.get("env", []):
+                if not SECRET_FILE.search(variable["name"]):
+                    continue
+                for file in variable.get("value", "").split(","):
+                    where = next((mounts[path] for path in mounts if file.startswith(path)), {})
+                    sources = where.get("projected", {}).get("sources", [where])
+                    if not all("secret" in source or "csi" in source for source in sources):
+                        problem(of, f"{variable['name']}: {file} comes from no Secret")
+                    for source in sources:
+                        if "csi" in source and not provided(cluster, source, file.rpartition("/")[2]):
+                            problem(of, f"{variable['name']}: {file} is not among the files of {source['csi']['volumeAttributes']}")
+
+
+def provided(cluster: Cluster, source: Object, file: str) -> bool:
+    """Whether the SecretProviderClass of a volume brings this file."""
+    of = cluster.one("SecretProviderClass", source["csi"].get("volumeAttributes", {}).get("secretProviderClass", ""))
+    listed = yaml.load(of["spec"]["parameters"]["secrets"], Loader=LOADER) if of else []
+    return any(secret.get("path") == file for secret in listed)
 
 
 def listeners(cluster: Cluster) -> None:
@@ -450,8 +508,17 @@ def listeners(cluster: Cluster) -> None:
     config = cluster.config("broker", "dunlin.toml")
     found = {listener["name"]: int(listener["address"].rpartition(":")[2]) for listener in config.get("listener", [])}
     found["ops"] = int(config.get("ops", {}).get("listen", ":0").rpartition(":")[2])
-    if found != PORTS["broker"]:
-        problem("dunlin.toml", f"listens on {found}, and the manifests say {PORTS['broker']}")
+    said = variables(broker) if broker else {}
+    for name in ("admin", "provisioning"):
+        where = f"DUNLIN__{name.upper()}__"
+        if f"{where}LISTEN" in said:
+            found[name] = int(said[f"{where}LISTEN"].rpartition(":")[2])
+            if not {f"{where}TLS__CERTIFICATE", f"{where}TLS__KEY"} <= said.keys() or f"{where}PLAIN" in said:
+                problem(broker, f"the listener {name} has no TLS: {where}TLS__CERTIFICATE and {where}TLS__KEY")
+        if name in config:
+            problem("dunlin.toml", f"has [{name}]: k8s/components/{name} is the place for it")
+    if found != cluster.ports("broker"):
+        problem("dunlin.toml", f"listens on {found}, and the manifests say {cluster.ports('broker')}")
     for listener in config.get("listener", []):
         if listener["name"] != "mqtt" and "tls" not in listener:
             problem("dunlin.toml", f"the listener {listener['name']} is open to the world without TLS")
@@ -613,7 +680,8 @@ def network(cluster: Cluster) -> None:
             problem(f"pods of {name}", f"only {only} is closed by a NetworkPolicy: what is not allowed must be forbidden")
         drawn = dict(DRAWN[cluster.overlay].get(name, {"in": [], "out": []}))
         for component in cluster.components:
-            drawn["out"] = drawn["out"] + MORE[component].get(name, [])
+            for way, edges in MORE[component].get(name, {}).items():
+                drawn[way] = drawn[way] + edges
         for way, whose in (("in", "from"), ("out", "to")):
             for edge in sorted(ways[way] - set(drawn[way])):
                 problem(f"pods of {name}", f"NetworkPolicy allows {whose} {edge}, which the architecture does not draw")
@@ -654,7 +722,7 @@ def identity(cluster: Cluster) -> None:
         problem("scripts/k8s-from-terraform", "its table OUTPUTS was not found")
 
 
-RULES = [schemas, namespaces, images, security, probes, resources, wiring, secrets, services, listeners, tap, disruption, scaling, network, identity]
+RULES = [schemas, namespaces, images, security, probes, resources, wiring, secrets, secret_files, services, listeners, tap, disruption, scaling, network, identity]
 
 
 def check(given: argparse.Namespace, rendered: str) -> bool:

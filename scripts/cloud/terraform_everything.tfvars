@@ -16,3 +16,5 @@ notification_channels = ["projects/check-only/notificationChannels/1"]
 billing_account       = "012345-6789AB-CDEF01"
 monthly_budget        = 500
 labels                = { team = "devices" }
+admin                 = true
+provisioning          = "authority"

@@ -19,8 +19,8 @@ import yaml
 # What scripts/k8s-from-terraform, and whoever follows docs/google-cloud.md, ask for.
 OUTPUTS = """
     project_id region cluster_name namespace registry broker_service_account adapter_service_account redis_url redis_ranges redis_ports
-    redis_wait_replicas redis_ca_secret redis_password_secret broker_tls_secret broker_client_ca_secret broker_users_secret mqtt_address
-    mqtt_address_name domain bigquery_dataset
+    redis_wait_replicas redis_ca_secret redis_password_secret broker_tls_secret broker_client_ca_secret broker_users_secret
+    broker_admin_tls_secret broker_admin_tokens_secret provisioning_keys_secret provisioning_authority_secret mqtt_address mqtt_address_name domain bigquery_dataset
 """.split()
 
 # Rights on the whole project that somebody here may have.
@@ -36,6 +36,13 @@ ROLES = PROJECT_ROLES | {
 }
 WORLD = {"allUsers", "allAuthenticatedUsers"}
 # Would put a private key or a password into the state.
+# Secrets of the administration and of provisioning: the broker's alone, and there only if they were asked for.
+BROKERS_ONLY = {
+    "broker-admin-tls": ("admin", {True}),
+    "broker-admin-tokens": ("admin", {True}),
+    "provisioning-keys": ("provisioning", {"keys", "authority"}),
+    "provisioning-authority": ("provisioning", {"authority"}),
+}
 SECRET_MAKERS = r"google_service_account_key|random_password|tls_private_key|google_secret_manager_secret_version_access"
 
 
@@ -235,6 +242,16 @@ class PlanRules:
         for resource, values in self.of("google_secret_manager_secret_version"):
             if resource["name"] != "redis_ca" and values.get("secret_data_wo_version") is None:
                 self.say(resource, "the secret would be in Terraform's state: use secret_data_wo, or let the user add the version")
+
+        made = {resource.get("index") for resource, _ in self.of("google_secret_manager_secret")}
+        readers = [(resource, str(resource.get("index"))) for resource, _ in self.of("google_secret_manager_secret_iam_member")]
+        for secret, (variable, values) in BROKERS_ONLY.items():
+            asked = self.plan.get("variables", {}).get(variable, {}).get("value") in values
+            if asked != (secret in made):
+                self.findings.say(self.name, f"the secret {secret} is {'not made' if asked else 'made'}, and {variable} says otherwise")
+            for resource, index in readers:
+                if index.startswith(f"{secret}-") and index not in (f"{secret}-broker-account", f"{secret}-broker-pods"):
+                    self.say(resource, f"the secret {secret} is for brokers alone")
 
     def bigquery(self):
         tables = {table["name"]: table for table in json.loads((self.tree / "bigquery-adapter/sql/tables.json").read_text())}

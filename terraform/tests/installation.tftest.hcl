@@ -16,6 +16,29 @@ run "nothing_needs_to_be_said_but_the_project" {
     condition     = output.domain == "" && output.bigquery_dataset == "fleet"
     error_message = "Nothing needs to be said but the project."
   }
+
+  assert {
+    condition     = alltrue([for name in [output.broker_admin_tls_secret, output.broker_admin_tokens_secret, output.provisioning_keys_secret, output.provisioning_authority_secret] : name == ""])
+    error_message = "Administration and provisioning are off until somebody asks for them."
+  }
+}
+
+run "devices_may_register_keys_without_an_authority" {
+  command = plan
+  variables {
+    admin        = true
+    provisioning = "keys"
+  }
+
+  assert {
+    condition     = output.broker_admin_tokens_secret == "dunlin-broker-admin-tokens" && output.provisioning_keys_secret == "dunlin-provisioning-keys"
+    error_message = "The secrets of administration and provisioning are missing."
+  }
+
+  assert {
+    condition     = output.provisioning_authority_secret == ""
+    error_message = "An authority was made that nobody asked for."
+  }
 }
 
 run "another_name_makes_another_installation" {

@@ -91,3 +91,20 @@ run "three_replicas_of_a_shard_are_too_many" {
   }
   expect_failures = [var.redis_replicas]
 }
+
+run "provisioning_is_not_switched_on_by_a_word_of_its_own" {
+  command = plan
+  variables {
+    admin        = true
+    provisioning = "on"
+  }
+  expect_failures = [var.provisioning]
+}
+
+run "provisioning_needs_somebody_who_lists_serial_numbers" {
+  command = plan
+  variables {
+    provisioning = "keys"
+  }
+  expect_failures = [var.provisioning]
+}

@@ -10,6 +10,13 @@ locals {
     redis-ca         = ["broker", "adapter"]
     }, var.redis_has_password ? {
     redis-password = ["broker", "adapter"]
+    } : {}, var.admin ? {
+    broker-admin-tls    = ["broker"]
+    broker-admin-tokens = ["broker"]
+    } : {}, var.provisioning != "off" ? {
+    provisioning-keys = ["broker"]
+    } : {}, var.provisioning == "authority" ? {
+    provisioning-authority = ["broker"]
   } : {})
 
   members = { broker = var.broker_members, adapter = var.adapter_members }

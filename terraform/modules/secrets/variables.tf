@@ -45,6 +45,16 @@ variable "redis_password" {
   sensitive   = true
 }
 
+variable "admin" {
+  description = "Whether brokers are administered over HTTPS."
+  type        = bool
+}
+
+variable "provisioning" {
+  description = "off, keys, or authority: what devices without an identity can ask for."
+  type        = string
+}
+
 variable "deletion_protection" {
   description = "Whether Terraform refuses to destroy secrets."
   type        = bool
