@@ -8,6 +8,7 @@
 //! - `exchange`: authentication by AUTH packets.
 //! - `packets`: what each packet means.
 //! - `acks`: acknowledgements that wait for the store, in order.
+//! - `identity`: what is kept of clients of tenants, and of devices.
 //! - `held`: publishes that come while this replica is cut off from its cluster.
 //! - `run`: the loop, the socket, the clock.
 //! - `close`: how it ends. `audited`: what the audit log is told. `login`: whether a login is looked at.
@@ -18,6 +19,7 @@ mod close;
 mod exchange;
 mod handshake;
 mod held;
+mod identity;
 mod login;
 mod packets;
 mod run;
@@ -44,5 +46,32 @@ pub fn serve(hub: Arc<Hub>, accepted: Accepted) -> impl Future<Output = ()> + Se
         };
         let closing = connection.run().await;
         Box::pin(connection.finish(closing)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::session::Session;
+    use crate::hub::wake::Wake;
+
+    fn size_of_task<F: Future>(_: fn(Arc<Hub>, Accepted) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// mimalloc has blocks of 160, 192, 512 and 640 bytes and none between: a field too many costs 128 bytes in each connection. What is
+    /// rare belongs into a box.
+    #[cfg(target_pointer_width = "64")]
+    #[test]
+    fn what_an_idle_connection_keeps_fits_the_blocks_of_the_allocator() {
+        let counts = 2 * size_of::<usize>();
+        let sizes = [
+            ("task", size_of_task(serve), 512),
+            ("session", size_of::<Session>() + counts, 512),
+            ("wake", size_of::<Wake>() + counts, 160),
+        ];
+        for (what, size, block) in sizes {
+            assert!(size <= block, "{what} has {size} bytes, for {block}");
+        }
     }
 }

@@ -155,7 +155,7 @@ impl Connection {
             durable: false,
             origin: Origin {
                 received_at: now_us,
-                publisher: Some(self.publisher.clone()),
+                publisher: Some(self.publisher().clone()),
             },
             now_ms: now_us / 1000,
             packets: 0,
@@ -234,8 +234,9 @@ impl Connection {
         if !batch.traced.is_empty() {
             self.trace_routed(&mut batch.traced, &routes);
         }
-        if let Some(device) = &self.device {
-            let (key, topic) = &**device;
+        if let Some(identity) = &self.identity
+            && let Some((key, topic)) = &identity.reports
+        {
             let reports = batch.run.publishes.iter();
             for report in reports.filter(|publish| publish.topic.as_str() == topic) {
                 let at_ms = batch.origin.received_at / 1000;
@@ -279,6 +280,7 @@ impl Connection {
         }
         for (filter, subscription) in batch.retained.drain(..) {
             self.retained_due
+                .get_or_insert_default()
                 .push((self.submitted, filter, subscription));
         }
         batch.durable = false;

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use dunlin_protocol::{ReasonCode, Version};
 use dunlin_sync::Op;
-use dunlin_sync::publisher::publisher_text;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
@@ -21,6 +20,7 @@ use super::close::Closing;
 use super::exchange::Enhanced;
 use super::handshake::keep_alive_limit;
 use super::held::Held;
+use super::identity::Identity;
 use super::throttle::Throttle;
 use crate::abuse::Here;
 use crate::core::out_buffer::OutBuffer;
@@ -65,6 +65,9 @@ pub(super) struct Established {
     pub(super) enhanced: Option<Box<Enhanced>>,
 }
 
+/// New subscriptions, each with the number of the submission after which it gets retained messages.
+type RetainedDue = Vec<(u64, Box<str>, Subscription)>;
+
 /// A connected client.
 pub(super) struct Connection {
     pub(super) hub: Arc<Hub>,
@@ -86,8 +89,8 @@ pub(super) struct Connection {
     pub(super) keep_alive_seconds: u16,
     /// It has authenticated by AUTH packets, and may again.
     pub(super) enhanced: Option<Box<Enhanced>>,
-    /// What its messages are known by: client id and device.
-    pub(super) publisher: Arc<str>,
+    /// It is of a tenant, or a device of the registry.
+    pub(super) identity: Option<Box<Identity>>,
     /// Answers, before what others deliver.
     pub(super) local: OutBuffer,
     /// What is being written.
@@ -99,19 +102,15 @@ pub(super) struct Connection {
     pub(super) barrier: u64,
     /// It has ever handed in publishes that had to wait for the store.
     pub(super) waiting: bool,
-    /// New subscriptions that get retained messages when that submission is committed.
-    pub(super) retained_due: Vec<(u64, Box<str>, Subscription)>,
+    /// New subscriptions that get retained messages when a submission is committed.
+    pub(super) retained_due: Option<Box<RetainedDue>>,
     /// QoS 2 publishes of this connection.
     pub(super) inbound_count: u64,
     /// QoS 2 publishes of the client that are not released.
     pub(super) inbound_open: usize,
-    /// The last topic of a tenant's client, as it is inside.
-    pub(super) mounted: Option<Arc<str>>,
     /// Topics by alias; only what the client has used is allocated.
     pub(super) aliases: Vec<Option<Arc<str>>>,
     pub(super) throttle: Option<Box<Throttle>>,
-    /// It is a device of the registry: the key of its record, and the topic of its reports.
-    pub(super) device: Option<Box<(String, String)>>,
     /// Publishes that are to be matched when this replica can keep its promises again.
     pub(super) held: Option<Box<Held>>,
     /// Traced publishes that are not durable yet.
@@ -174,11 +173,8 @@ impl Connection {
         let inbound_open = attached.session.lock().inbound.len();
         let here = hub.metrics.connection_opened(&listener.name, version);
         tracing::debug!(client = %attached.session.client_id, %peer, ?version, present = attached.present, "client connected");
-        let device = attached.wake.about.principal().device.clone();
-        let publisher = publisher_text(&attached.session.client_id, device.as_deref());
         Self {
-            publisher,
-            device: reporting(&attached.wake.about.principal()),
+            identity: Identity::of(&attached),
             throttle: Throttle::new(&hub.live.load(), now),
             hub,
             session: attached.session,
@@ -199,10 +195,9 @@ impl Connection {
             submitted: 0,
             barrier: 0,
             waiting: false,
-            retained_due: Vec::new(),
+            retained_due: None,
             inbound_count: 0,
             inbound_open,
-            mounted: None,
             aliases: Vec::new(),
             held: None,
             traced: None,
@@ -352,17 +347,19 @@ impl Connection {
             return;
         }
         let committed = self.wake.committed();
-        if !self.retained_due.is_empty() {
+        if let Some(all) = &mut self.retained_due {
             // From here on no publish misses the subscription, so none is missed between the retained
             // messages and what is published later.
-            let due = self
-                .retained_due
+            let due = all
                 .iter()
                 .take_while(|(number, ..)| *number <= committed)
                 .count();
-            for (_, filter, subscription) in self.retained_due.drain(..due) {
+            for (_, filter, subscription) in all.drain(..due) {
                 self.hub
                     .queue_retained(&self.session, &filter, subscription);
+            }
+            if all.is_empty() {
+                self.retained_due = None;
             }
         }
         let tail = self.local.tail();
@@ -608,11 +605,4 @@ impl Connection {
             None => true,
         }
     }
-}
-
-/// Of a device, the key of its record and the topic of its reports.
-fn reporting(principal: &crate::auth::Principal) -> Option<Box<(String, String)>> {
-    let key = crate::registry::key_of(principal)?;
-    let topic = crate::registry::topic_of(&key, "state");
-    Some(Box::new((key.to_string(), topic)))
 }

@@ -148,6 +148,11 @@ pub(crate) struct Outbound {
 }
 
 impl Outbound {
+    /// The session is a stored one, whose queue is in the store.
+    pub(crate) fn is_stored(&self) -> bool {
+        self.store_id.is_some()
+    }
+
     pub(crate) fn new(store_id: Option<SessionId>) -> Self {
         Self {
             store_id,

@@ -36,7 +36,7 @@ fn link(version: Version, max_packet: u32, outbox_bytes: usize) -> Link {
 
 fn connected(stored: bool, quota: u16) -> Delivering {
     let id = stored.then_some(STORED);
-    let mut delivering = Delivering::new(Outbound::new(id), id);
+    let mut delivering = Delivering::new(Outbound::new(id));
     delivering.link = Some(link(Version::V5, u32::MAX, 1 << 20));
     delivering.outbound.attach(quota);
     delivering
@@ -229,7 +229,7 @@ fn the_queue_bound_drops_the_newest_or_the_oldest_as_configured() {
             );
         }
         assert_eq!(tally.dropped_queue, 1);
-        let mut delivering = Delivering::new(outbound, None);
+        let mut delivering = Delivering::new(outbound);
         delivering.link = Some(link(Version::V5, u32::MAX, 1 << 20));
         delivering.outbound.attach(10);
         delivering.pump(0, &mut tally);
@@ -389,7 +389,7 @@ proptest! {
         ], 1..120),
     ) {
         let outbound = Outbound::recovered(STORED, start, start, 0, 0, 0);
-        let mut delivering = Delivering::new(outbound, Some(STORED));
+        let mut delivering = Delivering::new(outbound);
         delivering.link = Some(link(Version::V5, u32::MAX, 1 << 20));
         delivering.outbound.attach(quota);
         let mut store: std::collections::BTreeMap<u64, (u8, bool)> = std::collections::BTreeMap::new();

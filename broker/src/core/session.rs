@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use dunlin_protocol::{PacketId, QoS, ReasonCode};
-use dunlin_sync::{Appended, Delivery, Message, Op, QueueEntry, SessionId};
+use dunlin_sync::{Appended, Delivery, Message, Op, QueueEntry};
 
 use super::frames::{Frames, Mark};
 use super::link::{Link, Outgoing, Payload};
@@ -45,16 +45,14 @@ pub(crate) struct Delivering {
     pub(crate) link: Option<Link>,
     /// Changes that the session's connection is to write to the store.
     pub(crate) ops: Vec<Op>,
-    store_id: Option<SessionId>,
 }
 
 impl Delivering {
-    pub(crate) fn new(outbound: Outbound, store_id: Option<SessionId>) -> Self {
+    pub(crate) fn new(outbound: Outbound) -> Self {
         Self {
             outbound,
             link: None,
             ops: Vec::new(),
-            store_id,
         }
     }
 
@@ -97,7 +95,7 @@ impl Delivering {
             };
             if mark.packet_id_at == 0 {
                 send_qos0(link, bytes, tally);
-            } else if self.store_id.is_none() {
+            } else if !self.outbound.is_stored() {
                 let publish = &frames.run()[index];
                 if self.outbound.is_clear() && link.has_room(bytes.len()) {
                     let qos = wanted.qos.min(publish.qos);
@@ -123,7 +121,7 @@ impl Delivering {
         let Some(link) = &mut self.link else { return };
         for (index, publish) in frames.run().iter().enumerate() {
             let qos = publish.qos.min(wanted.qos);
-            if qos > QoS::AtMostOnce && self.store_id.is_some() {
+            if qos > QoS::AtMostOnce && self.outbound.is_stored() {
                 continue;
             }
             if !link.is_for(publish.topic.as_str()) {

@@ -108,7 +108,7 @@ impl Session {
             client_id,
             store_id,
             state: Mutex::new(SessionState {
-                delivering: Delivering::new(outbound, store_id),
+                delivering: Delivering::new(outbound),
                 inbound: InboundQos2::default(),
                 wake: None,
                 blocked: false,

@@ -182,7 +182,11 @@ impl Connection {
     /// The topic of a tenant's client as it is inside. The one before is remembered, as most clients have few topics.
     #[cold]
     fn mounted(&mut self, own: &str) -> Result<Arc<str>, Closing> {
-        if let Some(last) = &self.mounted
+        let last = self
+            .identity
+            .as_ref()
+            .and_then(|identity| identity.mounted.as_ref());
+        if let Some(last) = last
             && mount::own(last) == own
         {
             return Ok(last.clone());
@@ -196,7 +200,9 @@ impl Connection {
             })?,
             None => Arc::from(own),
         };
-        self.mounted = Some(inside.clone());
+        if let Some(identity) = &mut self.identity {
+            identity.mounted = Some(inside.clone());
+        }
         Ok(inside)
     }
 
