@@ -271,15 +271,18 @@ impl Tenant {
         **self.quotas.load()
     }
 
-    /// A place for one more client.
+    /// A place for one more client, or for one that `takes_over` from an older connection, which then leaves.
     ///
     /// # Errors
     /// The bound is reached.
-    pub(crate) fn enter(self: &Arc<Self>) -> Result<Place, ReasonCode> {
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        takes_over: impl FnOnce() -> bool,
+    ) -> Result<Place, ReasonCode> {
         let max = usize::try_from(self.quotas.load().max_connections).unwrap_or(usize::MAX);
         let before = self.connections.fetch_add(1, Ordering::Relaxed);
         let place = Place(self.clone());
-        if max > 0 && before >= max {
+        if max > 0 && before >= max && !takes_over() {
             return Err(self.refuse());
         }
         Ok(place)
@@ -393,10 +396,14 @@ mod tests {
             ..Quotas::default()
         });
         let tenant = tenants.find("acme").unwrap();
-        let place = tenant.enter().unwrap();
-        assert_eq!(tenant.enter().unwrap_err(), ReasonCode::QUOTA_EXCEEDED);
+        let place = tenant.enter(|| false).unwrap();
+        let refused = tenant.enter(|| false).unwrap_err();
+        assert_eq!(refused, ReasonCode::QUOTA_EXCEEDED);
+        let newer = tenant.enter(|| true).unwrap();
         drop(place);
-        assert!(tenant.enter().is_ok());
+        assert!(tenant.enter(|| false).is_err());
+        drop(newer);
+        assert!(tenant.enter(|| false).is_ok());
         assert_eq!(tenant.connections(), 0);
     }
 

@@ -160,7 +160,13 @@ impl Message {
     /// Bytes of memory that the message weighs, the same after a restart.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.body.len() + self.publisher.as_ref().map_or(0, |name| name.len()) + OVERHEAD
+        Self::size_of(self.body.len(), self.publisher())
+    }
+
+    /// The same of a message whose topic, properties and payload have so many bytes together.
+    #[must_use]
+    pub fn size_of(body: usize, publisher: Option<&str>) -> usize {
+        body + publisher.map_or(0, str::len) + OVERHEAD
     }
 
     /// Appends the binary form to `out`.

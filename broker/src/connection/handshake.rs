@@ -332,9 +332,8 @@ async fn establish(
             }
         }
     };
-    let (principal, tenant) = tenant(hub, principal, &accepted.listener)
-        .map_err(|(reason, why)| Refusal::new(version, reason, why))?;
-    let client_id = inside(version, client_id, tenant.as_ref())?;
+    let (principal, client_id, tenant) =
+        tenant(hub, version, principal, client_id, &accepted.listener)?;
     let will = will(hub, &connect, &client_id, &principal, tenant.as_ref())?;
     let peer = Peer {
         principal,
@@ -395,45 +394,46 @@ pub(super) fn of_listener(principal: Arc<Principal>, listener: &ListenerInfo) ->
     }
 }
 
-/// A place in the tenant that the client belongs to by what it has shown, or by where it came in.
+/// Who a client is, its id as it is inside, and its place in its tenant.
+type Belonging = (Arc<Principal>, Arc<str>, Option<Place>);
+
+/// A place in the tenant that the client belongs to by what it has shown, or by where it came in, and its id as it is inside: one
+/// that would look like a tenant's belongs to nobody.
 fn tenant(
     hub: &Hub,
+    version: Version,
     principal: Arc<Principal>,
+    client_id: Arc<str>,
     listener: &ListenerInfo,
-) -> Result<(Arc<Principal>, Option<Place>), (ReasonCode, String)> {
+) -> Result<Belonging, Refusal> {
+    let refused = |reason, why| Err(Refusal::new(version, reason, why));
+    let bad_id = |why: &str| Refusal::new(version, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, why);
     let principal = of_listener(principal, listener);
     if let (Some(own), Some(of_listener)) = (&principal.tenant, &listener.tenant)
         && own != of_listener
     {
         let why = format!("of tenant {own:?}, and the listener is {of_listener:?}'s");
-        return Err((ReasonCode::NOT_AUTHORIZED, why));
+        return refused(ReasonCode::NOT_AUTHORIZED, why);
     }
     let Some(name) = &principal.tenant else {
-        return Ok((principal, None));
+        return match is_of_tenants(&client_id) {
+            true => Err(bad_id("a client id that begins with $tenant")),
+            false => Ok((principal, client_id, None)),
+        };
     };
-    let tenant = hub.tenants.find(name);
-    let tenant = tenant.map_err(|why| (ReasonCode::NOT_AUTHORIZED, why))?;
-    let place = tenant.enter().map_err(|reason| {
-        let why = format!("tenant {name:?} has as many connections as it may");
-        (reason, why)
-    })?;
-    Ok((principal, Some(place)))
-}
-
-/// The client id as it is inside. One that would look like a tenant's belongs to nobody.
-fn inside(
-    version: Version,
-    client_id: Arc<str>,
-    tenant: Option<&Place>,
-) -> Result<Arc<str>, Refusal> {
-    let refused = |why| Refusal::new(version, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, why);
-    match tenant {
-        Some(tenant) => {
-            let inside = tenant.mount.client_id(&client_id);
-            inside.map_err(|_| refused("the client id is too long for a tenant's client"))
+    let tenant = match hub.tenants.find(name) {
+        Ok(tenant) => tenant,
+        Err(why) => return refused(ReasonCode::NOT_AUTHORIZED, why),
+    };
+    let inside = tenant.mount.client_id(&client_id);
+    let inside = inside.map_err(|_| bad_id("the client id is too long for a tenant's client"))?;
+    // Who comes back before its lost connection was noticed takes the place of that.
+    match tenant.enter(|| hub.is_connected_here(&inside)) {
+        Ok(place) => Ok((principal, inside, Some(place))),
+        Err(reason) => {
+            let why = format!("tenant {name:?} has as many connections as it may");
+            refused(reason, why)
         }
-        None if is_of_tenants(&client_id) => Err(refused("a client id that begins with $tenant")),
-        None => Ok(client_id),
     }
 }
 

@@ -31,6 +31,8 @@ const OPS_MAX: usize = 4096;
 struct Run<'a> {
     publishes: Vec<Incoming<'a>>,
     acks: Vec<(AckKind, PacketId)>,
+    /// Number and weight of the retained messages among them, of an MQTT 5 client.
+    kept: (usize, u64),
     routes: Option<Rc<Routes>>,
     /// What the last of them was allowed to do, on the batch's `topic`; meaningful while there are `routes`.
     allowed: Option<Action>,
@@ -143,6 +145,7 @@ impl Connection {
             run: Run {
                 publishes: Vec::new(),
                 acks: Vec::new(),
+                kept: (0, 0),
                 routes: None,
                 allowed: None,
             },
@@ -255,6 +258,7 @@ impl Connection {
             .map(|(kind, id)| Answer::Ack(kind, id, reason));
         batch.answers.extend(answers);
         batch.run.publishes.clear();
+        batch.run.kept = (0, 0);
     }
 
     pub(super) fn end_batch_if_full(&mut self, batch: &mut Batch<'_>) {

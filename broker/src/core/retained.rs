@@ -3,7 +3,7 @@
 //! Children of a node are kept in a map of their own (not in one table as in the topic index),
 //! because a wildcard must walk them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::mount;
@@ -34,6 +34,8 @@ pub(crate) struct Retained {
     bytes: u64,
     /// Of these, how many and how much each tenant has.
     tenants: HashMap<Box<str>, (usize, u64), RandomState>,
+    /// Of these, when those that expire do so.
+    expiring: BTreeSet<(u64, Box<str>)>,
 }
 
 impl Retained {
@@ -99,6 +101,12 @@ impl Retained {
         };
         self.bytes -= before;
         self.len += usize::from(old.is_none());
+        if let Some(at) = old.as_ref().and_then(|old| old.expires_at()) {
+            self.expiring.remove(&(at, message.topic().into()));
+        }
+        if let Some(at) = message.expires_at() {
+            self.expiring.insert((at, message.topic().into()));
+        }
         let change = size.cast_signed() - before.cast_signed();
         self.count(message.topic(), isize::from(old.is_none()), change);
         old
@@ -107,10 +115,19 @@ impl Retained {
     /// Removes the message of a topic. [MQTT-3.3.1-6]
     pub(crate) fn remove(&mut self, topic: &str) -> Option<Arc<Message>> {
         let removed = remove_below(&mut self.root, Some(topic))?;
+        if let Some(at) = removed.expires_at() {
+            self.expiring.remove(&(at, topic.into()));
+        }
         self.len -= 1;
         self.bytes -= removed.size() as u64;
         self.count(topic, -1, -(removed.size() as u64).cast_signed());
         Some(removed)
+    }
+
+    /// The topic of a message that nobody may get any more at `now_ms`.
+    pub(crate) fn expired(&self, now_ms: u64) -> Option<&str> {
+        let (at, topic) = self.expiring.first()?;
+        (*at <= now_ms).then_some(topic)
     }
 
     /// Calls `visit` for each retained message whose topic `filter` matches.
@@ -200,14 +217,14 @@ mod tests {
 
     use super::*;
 
-    fn message(topic: &str, payload: &[u8]) -> Arc<Message> {
+    fn message(topic: &str, payload: &[u8], expires_at: Option<u64>) -> Arc<Message> {
         Arc::new(Message::new(MessageParts {
             topic,
             properties: &[],
             payload,
             qos: QoS::AtMostOnce,
             retain: true,
-            expires_at: None,
+            expires_at,
             received_at: 0,
             publisher: None,
             id: 0,
@@ -228,14 +245,14 @@ mod tests {
     proptest! {
         #[test]
         fn filters_find_what_matching_each_topic_finds(
-            steps in prop::collection::vec((levels(), any::<bool>()), 0..60),
+            steps in prop::collection::vec((levels(), any::<bool>(), prop::option::of(0..9_u64)), 0..60),
             filters in prop::collection::vec(prop_oneof![filters(), Just("#".to_owned())], 1..20),
         ) {
             let mut retained = Retained::default();
             let mut model = BTreeMap::new();
-            for (topic, add) in steps.into_iter().filter(|(topic, _)| !topic.is_empty()) {
+            for (topic, add, expires_at) in steps.into_iter().filter(|(topic, ..)| !topic.is_empty()) {
                 if add {
-                    let message = message(&topic, topic.as_bytes());
+                    let message = message(&topic, topic.as_bytes(), expires_at);
                     prop_assert_eq!(retained.set(message.clone()), model.insert(topic, message));
                 } else {
                     prop_assert_eq!(retained.remove(&topic), model.remove(&topic));
@@ -249,11 +266,15 @@ mod tests {
                 let expected: BTreeSet<String> = model.keys().filter(|topic| topic::matches(&filter, topic)).cloned().collect();
                 prop_assert_eq!(found, expected, "filter {}", filter);
             }
+            while let Some(topic) = retained.expired(4).map(str::to_owned) {
+                prop_assert_eq!(retained.remove(&topic), model.remove(&topic));
+            }
+            prop_assert!(model.values().all(|message| message.expires_at().is_none_or(|at| at > 4)));
             for topic in model.keys() {
                 prop_assert!(retained.get(topic).is_some());
                 retained.remove(topic);
             }
-            prop_assert!(retained.root.is_empty());
+            prop_assert!(retained.root.is_empty() && retained.expiring.is_empty());
             prop_assert_eq!(retained.bytes(), 0);
         }
     }

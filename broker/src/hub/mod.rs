@@ -14,6 +14,7 @@ mod drain;
 mod gate;
 pub(crate) mod live;
 mod moving;
+mod place;
 pub(crate) mod publish;
 mod recovery;
 mod relief;
@@ -299,6 +300,12 @@ impl Hub {
             .lock()
             .get(client_id)
             .cloned()
+    }
+
+    /// Whether a client is connected to this replica.
+    pub(crate) fn is_connected_here(&self, client_id: &str) -> bool {
+        let session = self.session(client_id);
+        session.is_some_and(|session| session.lock().wake.is_some())
     }
 
     pub(crate) fn stored_session(&self, id: SessionId) -> Option<Arc<Session>> {

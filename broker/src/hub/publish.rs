@@ -20,9 +20,7 @@ use super::session::{Pace, Session, SessionState};
 use super::share::{MemberKey, Pick, Picked, ShareGroup};
 use super::wake::Wake;
 use crate::core::frames::{Frames, Incoming, Origin, keep};
-use crate::core::mount;
 use crate::core::outbound::Tally;
-use crate::core::retained::Retained;
 use crate::core::session::Wanted;
 
 /// What the publishes of one read came to.
@@ -287,47 +285,6 @@ impl Hub {
         }
     }
 
-    /// Whether a retained message of `size` bytes may be kept for `topic`.
-    pub(crate) fn may_retain(&self, topic: &str, size: usize) -> bool {
-        self.has_place(&self.retained.read(), topic, size)
-    }
-
-    fn has_place(&self, retained: &Retained, topic: &str, size: usize) -> bool {
-        let limits = self.live.load();
-        let fits = retained.bytes() + size as u64 <= limits.max_retained_bytes;
-        let known = || retained.get(topic).is_some();
-        fits && (retained.len() < limits.max_retained || known())
-            && self.tenant_has_place(retained, topic, size, known)
-    }
-
-    /// The same for the bounds of the topic's tenant, if it has one.
-    fn tenant_has_place(
-        &self,
-        retained: &Retained,
-        topic: &str,
-        size: usize,
-        known: impl Fn() -> bool,
-    ) -> bool {
-        if !topic.starts_with('$') {
-            return true;
-        }
-        let Some((name, _)) = mount::split(topic) else {
-            return true;
-        };
-        let Ok(tenant) = self.tenants.find(name) else {
-            return true;
-        };
-        let quotas = tenant.quotas();
-        let (len, bytes) = retained.of_tenant(name);
-        let count = quotas.max_retained == 0 || len < quotas.max_retained as usize || known();
-        let weight =
-            quotas.max_retained_bytes == 0 || bytes + size as u64 <= quotas.max_retained_bytes;
-        if !(count && weight) {
-            tenant.refuse();
-        }
-        count && weight
-    }
-
     fn set_retained(&self, publish: &Incoming<'_>, origin: &Origin, outcome: &mut Outcome) {
         let topic = publish.topic.as_str();
         if publish.payload.is_empty() {
@@ -344,8 +301,8 @@ impl Hub {
         }
         let message = Arc::new(keep(publish, origin));
         let mut retained = self.retained.write();
-        if !self.has_place(&retained, topic, message.size()) {
-            self.metrics.retained_refused(1);
+        if let Err(full) = self.has_place(&retained, topic, message.size(), (0, 0)) {
+            self.refuse_retained(&full);
             return;
         }
         if self.cluster.is_none() {

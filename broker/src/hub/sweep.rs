@@ -33,6 +33,7 @@ async fn run(weak: Weak<Hub>) {
         let uptime = hub.clock.uptime();
         if uptime >= gauges_due {
             gauges_due = uptime + GAUGES;
+            hub.remove_expired_retained();
             hub.update_gauges();
             hub.write_owed();
         }

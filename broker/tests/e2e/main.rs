@@ -18,6 +18,7 @@ mod malformed;
 mod memory;
 mod outbound;
 mod policy;
+mod quotas;
 mod retained;
 mod session;
 mod shared;

@@ -8,14 +8,14 @@ use proptest::test_runner::{Config, TestRunner};
 use crate::support::{broker::free_port, connecting::Connecting, *};
 
 /// A broker with a listener for everybody and one for each of two tenants.
-struct World {
-    broker: Broker,
+pub(crate) struct World {
+    pub(crate) broker: Broker,
     /// Of nobody, of `acme`, of `b`.
-    doors: [SocketAddr; 3],
+    pub(crate) doors: [SocketAddr; 3],
 }
 
 impl World {
-    fn start(more: &str) -> Self {
+    pub(crate) fn start(more: &str) -> Self {
         let ports = [free_port(), free_port()];
         let listener = |port: u16, tenant: &str| {
             format!("[[listener]]\naddress = \"127.0.0.1:{port}\"\ntenant = \"{tenant}\"\n")
@@ -35,13 +35,13 @@ impl World {
         }
     }
 
-    fn open(&self, door: usize, connecting: &Connecting) -> (Client, Received) {
+    pub(crate) fn open(&self, door: usize, connecting: &Connecting) -> (Client, Received) {
         let (client, answer) = connecting.answer_at(self.doors[door]);
         assert_eq!(answer.reason(), ReasonCode::SUCCESS, "{answer:?}");
         (client, answer)
     }
 
-    fn client(&self, door: usize, version: Version, id: &str) -> Client {
+    pub(crate) fn client(&self, door: usize, version: Version, id: &str) -> Client {
         self.open(door, &connect(version, id)).0
     }
 }

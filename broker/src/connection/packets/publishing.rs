@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use dunlin_protocol::{FrameHeader, PacketId, Publish, QoS, ReasonCode};
-use dunlin_sync::Op;
+use dunlin_sync::{Message, Op};
 
 use super::{Batch, violation};
 use crate::auth::Action;
@@ -96,22 +96,19 @@ impl Connection {
         };
         let name = topic.as_str();
         // Whoever subscribes while a run is read does so after its bytes were read.
-        let as_before = batch.run.routes.is_some()
+        let mut as_before = batch.run.routes.is_some()
             && batch.knows::<OF_TENANT>(name)
             && batch.run.allowed == Some(action);
         if !as_before && !self.may_publish(action, name, OF_TENANT) {
             self.end_run(batch);
             return self.refuse_publish(ack, ReasonCode::NOT_AUTHORIZED, batch);
         }
-        let kept = publish.retain && !publish.payload.is_empty();
-        if kept
-            && self.version.is_v5()
-            && ack.is_some()
-            && !self.hub.may_retain(name, publish.payload.len())
-        {
-            self.end_run(batch);
-            self.hub.metrics.retained_refused(1);
-            return self.refuse_publish(ack, ReasonCode::QUOTA_EXCEEDED, batch);
+        if publish.retain && !publish.payload.is_empty() && self.version.is_v5() {
+            if !self.may_keep(&publish, name, batch) {
+                self.end_run(batch);
+                return self.refuse_publish(ack, ReasonCode::QUOTA_EXCEEDED, batch);
+            }
+            as_before &= batch.run.routes.is_some();
         }
         if OF_TENANT && ack.is_some() && self.tenant_is_full() {
             self.end_run(batch);
@@ -170,6 +167,36 @@ impl Connection {
         batch.pubacks += usize::from(kind == Some(AckKind::PubAck));
         batch.run.acks.extend(ack);
         Ok(())
+    }
+
+    /// Whether a retained message finds its place, so that the acknowledgement can tell. One of QoS 0, which has none, is looked at
+    /// again when it is kept.
+    #[inline(never)]
+    fn may_keep(&mut self, publish: &Publish<'_>, inside: &str, batch: &mut Batch<'_>) -> bool {
+        let properties = match publish.properties.is_empty() {
+            true => 0,
+            false => {
+                let (forwarded, _) = Forwarded::from_publish(publish.properties);
+                forwarded.as_bytes().len()
+            }
+        };
+        let body = inside.len() + properties + publish.payload.len();
+        let size = Message::size_of(body, Some(&self.publisher));
+        let mut room = self.hub.may_retain(inside, size, batch.run.kept);
+        if room.is_err() && !batch.run.publishes.is_empty() {
+            // Those before it may keep less, or give up what was kept.
+            self.end_run(batch);
+            room = self.hub.may_retain(inside, size, (0, 0));
+        }
+        if let Err(full) = &room
+            && publish.packet_id.is_some()
+        {
+            self.hub.refuse_retained(full);
+            return false;
+        }
+        batch.run.kept.0 += 1;
+        batch.run.kept.1 += size as u64;
+        true
     }
 
     /// Whether so much waits for the client's tenant that nothing more is taken for it.
