@@ -181,7 +181,7 @@ impl Connection {
             }
         };
         let body = inside.len() + properties + publish.payload.len();
-        let size = Message::size_of(body, Some(&self.publisher));
+        let size = Message::size_of(body, Some(self.publisher()));
         let mut room = self.hub.may_retain(inside, size, batch.run.kept);
         if room.is_err() && !batch.run.publishes.is_empty() {
             // Those before it may keep less, or give up what was kept.
