@@ -85,6 +85,9 @@ settings! {
         pub read_buffer: u32 = 16_384, 1_024..=1_048_576;
         /// Subscriptions of one client. Above it SUBACK says 0x97. Default 1,000.
         pub max_subscriptions_per_client: u32 = 1_000, 1..=1_000_000;
+        /// Subscriptions of one client that have `+` or `#`, shared ones included. Above it SUBACK says 0x97 (3.1.1: 0x80); what a resumed
+        /// session has, stays. 0: there are none, as without `features.wildcard_subscriptions` (0xA2). Default 1,000.
+        pub max_wildcard_subscriptions_per_client: u32 = 1_000, 0..=1_000_000;
         /// Levels of a topic or filter. A deeper one is refused (0x90, 0x8F). Default 128.
         pub max_topic_levels: u16 = 128, 1..=65_535;
         /// Retained messages kept. A new topic above it is refused (0x97). Default 1,000,000.

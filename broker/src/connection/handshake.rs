@@ -704,7 +704,7 @@ fn connack(
         push(Property::TopicAliasMaximum(limits.topic_alias_maximum));
         for (available, property) in [
             (
-                features.wildcard_subscriptions,
+                hub.offers_wildcards(),
                 Property::WildcardSubscriptionAvailable(false),
             ),
             (

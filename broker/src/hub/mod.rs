@@ -21,7 +21,7 @@ mod relief;
 mod retained_feed;
 pub(crate) mod session;
 mod share;
-mod subscribe;
+pub(crate) mod subscribe;
 mod sweep;
 mod tap;
 pub(crate) mod timers;

@@ -7,10 +7,21 @@ use dunlin_sync::{Op, SubscriptionRecord};
 
 use super::Hub;
 use super::cluster::routes::Interest;
-use super::session::{Session, Subscription};
+use super::session::{Session, SessionState, Subscription};
 use crate::core::mount;
 
+/// Whether a filter has wildcards, also behind a mount point or in a shared subscription: neither can have any itself.
+pub(crate) fn is_wild(filter: &str) -> bool {
+    filter.contains(['+', '#'])
+}
+
 impl Hub {
+    /// Whether clients may use wildcards.
+    pub(crate) fn offers_wildcards(&self) -> bool {
+        self.features.wildcard_subscriptions
+            && self.live.load().max_wildcard_subscriptions_per_client > 0
+    }
+
     /// Adds or replaces a subscription that is authorised. Gives back the reason code for SUBACK, and
     /// whether retained messages are to be sent ([`Self::queue_retained`]); `ops` is to be durable, and
     /// known to every replica, before either.
@@ -28,10 +39,7 @@ impl Hub {
         let shared = matches!(topic::parse_shared(filter), Ok(Some(_)));
         let before = {
             let mut state = session.lock();
-            if !state.subscriptions.contains_key(filter)
-                && state.subscriptions.len()
-                    >= self.live.load().max_subscriptions_per_client as usize
-            {
+            if !state.subscriptions.contains_key(filter) && !self.has_room(&state, filter) {
                 return (ReasonCode::QUOTA_EXCEEDED, false);
             }
             state.subscriptions.insert(Box::from(filter), subscription)
@@ -109,6 +117,17 @@ impl Hub {
             };
             ops.extend(self.known.routes.remove(filter, interest));
         }
+    }
+
+    /// Whether a session may have one subscription more.
+    fn has_room(&self, state: &SessionState, filter: &str) -> bool {
+        let limits = self.live.load();
+        let all = &state.subscriptions;
+        let wild_max = limits.max_wildcard_subscriptions_per_client as usize;
+        // They are counted only where there may be too many.
+        let wild = || all.keys().filter(|filter| is_wild(filter)).take(wild_max);
+        all.len() < limits.max_subscriptions_per_client as usize
+            && (all.len() < wild_max || !is_wild(filter) || wild().count() < wild_max)
     }
 
     fn group_has_place(&self, share: &str) -> bool {

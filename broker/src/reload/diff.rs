@@ -32,6 +32,7 @@ pub(super) const LIVE: &[&str] = &[
     "limits.max_sessions",
     "limits.max_shared_group_members",
     "limits.max_subscriptions_per_client",
+    "limits.max_wildcard_subscriptions_per_client",
     "limits.over_rate",
     "limits.publish_byte_rate",
     "limits.publish_rate",

@@ -266,6 +266,54 @@ fn subscriptions_per_client_are_bounded() {
 }
 
 #[test]
+fn subscriptions_with_wildcards_are_bounded_beside_all_subscriptions() {
+    let broker = Broker::setup()
+        .set("limits.max_wildcard_subscriptions_per_client=2")
+        .start();
+    let options = SubscribeOptions::new(QoS::AtLeastOnce);
+    for (version, refusal) in [(Version::V311, 0x80), (Version::V5, 0x97)] {
+        let id = format!("{version:?}");
+        let mut client = connect(version, &id).persistent().open(&broker, false);
+        let filters = [
+            "plain",
+            "a/+",
+            "$share/g/b/#",
+            "c/#",
+            "$share/g/+",
+            "plain/too",
+            "a/+",
+        ];
+        let codes = client.subscribe_all(&filters.map(|filter| (filter, options)), &[]);
+        assert_eq!(codes, [1, 1, 1, refusal, refusal, 1, 1]);
+        client.drop_connection();
+        // A resumed session has what it had.
+        let mut client = connect(version, &id).resume().open(&broker, true);
+        let codes = client.subscribe_all(&[("c/#", options), ("d", options)], &[]);
+        assert_eq!(codes, [refusal, 1]);
+        client.unsubscribe(&["$share/g/b/#"]);
+        let codes = client.subscribe_all(&[("c/#", options), ("e/#", options)], &[]);
+        assert_eq!(codes, [1, refusal]);
+        client.drop_connection();
+        let discarded = connect(version, &id).open(&broker, false);
+        discarded.disconnect();
+    }
+}
+
+fn with_no_wildcard_subscriptions_at_all_clients_are_told_so() {
+    let broker = Broker::setup()
+        .set("limits.max_wildcard_subscriptions_per_client=0")
+        .start();
+    let options = SubscribeOptions::new(QoS::AtLeastOnce);
+    let filters = ["a/+", "plain", "$share/g/#"].map(|filter| (filter, options));
+    let (mut client, answer) = connect(Version::V5, "new").accepted(&broker);
+    let available = answer.properties().wildcard_subscription_available();
+    assert_eq!(available, Some(false));
+    assert_eq!(client.subscribe_all(&filters, &[]), [0xA2, 1, 0xA2]);
+    let mut client = Client::new(&broker, Version::V311, "old");
+    assert_eq!(client.subscribe_all(&filters, &[]), [0x80, 1, 0x80]);
+}
+
+#[test]
 fn topic_levels_are_bounded() {
     let broker = Broker::setup().set("limits.max_topic_levels=3").start();
     let mut client = Client::new(&broker, Version::V5, "deep");

@@ -12,6 +12,7 @@ use crate::auth::{Action, Decision};
 use crate::connection::close::Closing;
 use crate::connection::run::Connection;
 use crate::hub::session::Subscription;
+use crate::hub::subscribe::is_wild;
 
 /// A subscription that may be made.
 struct Allowed<'f> {
@@ -158,7 +159,7 @@ impl Connection {
         if shared && !features.shared_subscriptions {
             return Err(ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED);
         }
-        if !features.wildcard_subscriptions && filter.contains(['+', '#']) {
+        if is_wild(filter) && !self.hub.offers_wildcards() {
             return Err(ReasonCode::WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED);
         }
         let (qos, whole) = match self.may(Action::Subscribe { qos }, filter) {
