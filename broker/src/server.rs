@@ -34,7 +34,7 @@ use crate::{
         tls,
     },
     ops::{self, Health, Metrics, pulse},
-    provisioning::{self, Provisioner},
+    provisioning::{self, BootstrapMethod, Provisioner},
     registry::RegistryMethod,
     reload::{Reloader, Running},
     replica::{self, Replica, ReplicaError},
@@ -236,23 +236,15 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
     if let Some(limit) = memory_limit {
         tokio::spawn(memory::watch(Arc::clone(&hub), Arc::clone(&health), limit));
     }
-    let provisioned = match (provisioning_socket, &config.provisioning) {
-        (Some(socket), Some(provisioning)) => {
-            let registry = Arc::clone(hub.registry());
-            let provisioner = Provisioner::new(provisioning, registry, Arc::clone(&audit));
-            let provisioner = provisioner.map_err(|error| {
-                Failure::Runtime(format!("provisioning cannot be offered: {error}"))
-            })?;
+    let provisioned = match &config.provisioning {
+        Some(provisioning) => {
+            let provisioner = start_provisioner(provisioning, &hub)?;
             let tls = provisioning_tls.map(|tls| tls.config);
             let stop = ended.clone();
-            Some(tokio::spawn(provisioning::serve(
-                socket,
-                tls,
-                Arc::new(provisioner),
-                stop,
-            )))
+            provisioning_socket
+                .map(|socket| tokio::spawn(provisioning::serve(socket, tls, provisioner, stop)))
         }
-        _ => None,
+        None => None,
     };
     let administered = admin_socket.zip(access.clone()).map(|(socket, access)| {
         let registry = Arc::clone(hub.registry());
@@ -460,6 +452,28 @@ async fn start_hub(
             "the recovery of the sessions failed: {error}"
         ))),
     }
+}
+
+/// Makes what gives identities, and has the listeners know who may ask for one.
+fn start_provisioner(
+    config: &config::ProvisioningConfig,
+    hub: &Arc<Hub>,
+) -> Result<Arc<Provisioner>, Failure> {
+    let registry = Arc::clone(hub.registry());
+    let provisioner = Provisioner::new(config, registry, Arc::clone(&hub.audit));
+    let provisioner =
+        Arc::new(provisioner.map_err(|error| {
+            Failure::Runtime(format!("provisioning cannot be offered: {error}"))
+        })?);
+    if config.mqtt.is_some() {
+        hub.auth
+            .add(Arc::new(BootstrapMethod(Arc::clone(&provisioner))));
+        let provisioner = Arc::clone(&provisioner);
+        if hub.provisioner.set(provisioner).is_err() {
+            tracing::error!("there is somebody who gives identities already");
+        }
+    }
+    Ok(provisioner)
 }
 
 /// Does what the methods of authentication need now and then.

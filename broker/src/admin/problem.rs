@@ -7,6 +7,9 @@ use serde_json::json;
 
 use crate::registry::{Invalid, RegistryError};
 
+/// The media type of a problem.
+pub(crate) const PROBLEM: &str = "application/problem+json";
+
 /// A refusal, as it is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Problem {
@@ -57,19 +60,26 @@ impl Problem {
     }
 }
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
+impl Problem {
+    /// The body, of the type `application/problem+json`.
+    pub(crate) fn body(&self) -> String {
         let mut body = json!({
             "type": format!("urn:dunlin:problem:{}", self.kind),
             "title": self.status.canonical_reason().unwrap_or_default(),
             "status": self.status.as_u16(),
             "detail": self.detail,
         });
-        if let (Some(field), Some(body)) = (self.field, body.as_object_mut()) {
-            body.insert("field".to_owned(), field.into());
+        if let (Some(field), Some(body)) = (&self.field, body.as_object_mut()) {
+            body.insert("field".to_owned(), field.as_str().into());
         }
-        let kind = HeaderValue::from_static("application/problem+json");
-        let mut response = (self.status, [(CONTENT_TYPE, kind)], body.to_string()).into_response();
+        body.to_string()
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let kind = HeaderValue::from_static(PROBLEM);
+        let mut response = (self.status, [(CONTENT_TYPE, kind)], self.body()).into_response();
         if self.status == StatusCode::UNAUTHORIZED {
             let how = HeaderValue::from_static("Bearer");
             response.headers_mut().insert(WWW_AUTHENTICATE, how);

@@ -3,6 +3,9 @@
 //! Each may accept, refuse, or skip what is no credential of its kind or names nobody it knows; the first that does not skip decides.
 //! Who is skipped by all is anonymous where the listener takes such clients and nothing was shown that a method could have verified:
 //! a wrong name is not saved by anonymous access.
+//!
+//! Whether it is a bootstrap credential is asked before everything else, wherever that stands in the list, and where it does not: one is good for
+//! asking for an identity, and whoever else would take it must not.
 
 use std::sync::Arc;
 
@@ -94,16 +97,33 @@ impl Chain {
         credentials: &Credentials,
         some: &[Method],
     ) -> Result<Arc<Principal>, Refused> {
+        if let Some(bootstrap) = self.get(Method::Provisioning) {
+            let here = some.contains(&Method::Provisioning)
+                && credentials.listener.auth.contains(&Method::Provisioning);
+            match bootstrap.authenticate(credentials).await {
+                Verdict::Accept(principal) if here => return Ok(principal),
+                Verdict::Accept(_) => {
+                    return Err(Refused {
+                        reason: ReasonCode::NOT_AUTHORIZED,
+                        why: "a bootstrap credential, which is good for nothing here",
+                    });
+                }
+                Verdict::Refuse(reason, why) => return Err(Refused { reason, why }),
+                Verdict::Skip => {}
+            }
+        }
         let mut verifies_names = false;
         let mut takes_bare_passwords = false;
         for method in credentials.listener.auth.iter() {
             let Some(method) = self.get(*method).filter(|_| some.contains(method)) else {
                 continue;
             };
-            match method.authenticate(credentials).await {
-                Verdict::Accept(principal) => return Ok(principal),
-                Verdict::Refuse(reason, why) => return Err(Refused { reason, why }),
-                Verdict::Skip => {}
+            if method.method() != Method::Provisioning {
+                match method.authenticate(credentials).await {
+                    Verdict::Accept(principal) => return Ok(principal),
+                    Verdict::Refuse(reason, why) => return Err(Refused { reason, why }),
+                    Verdict::Skip => {}
+                }
             }
             verifies_names |= method.method() != Method::Certificate;
             takes_bare_passwords |= method.takes_bare_passwords();

@@ -22,12 +22,15 @@ pub enum Method {
     Scram,
     /// By a key or certificate of the device registry.
     Registry,
+    /// By a credential that is good for asking for another one, and for nothing else.
+    Provisioning,
 }
 
 impl Method {
     /// Those that can be asked, in the order in which they are if nothing else is said: what needs no password first, what leaves
     /// this process last.
-    pub const ASKED: [Self; 6] = [
+    pub const ASKED: [Self; 7] = [
+        Self::Provisioning,
         Self::Certificate,
         Self::Registry,
         Self::Jwt,
@@ -54,6 +57,7 @@ impl Method {
             Self::Http => "http",
             Self::Scram => "scram",
             Self::Registry => "registry",
+            Self::Provisioning => "provisioning",
         }
     }
 }

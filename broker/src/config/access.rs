@@ -119,6 +119,8 @@ pub struct AuthConfig {
     pub http: Option<HookConfig>,
     /// Whether devices of the registry may connect.
     pub registry: bool,
+    /// Whether bootstrap credentials are taken: `provisioning.mqtt`.
+    pub bootstrap: bool,
     /// What tokens of devices must be for, but for the client ids of IoT Core; empty: anything.
     pub registry_audiences: Vec<String>,
     /// What holds when no rule fits.
@@ -132,8 +134,8 @@ pub struct AuthConfig {
 }
 
 impl AuthConfig {
-    /// `certificates`: a listener takes names from them.
-    pub(super) fn read(section: &mut Section<'_>, certificates: bool) -> Self {
+    /// `certificates`: a listener takes names from them; `bootstrap`: `provisioning.mqtt`.
+    pub(super) fn read(section: &mut Section<'_>, certificates: bool, bootstrap: bool) -> Self {
         let anonymous = section.optional("anonymous", &());
         let methods = section.optional("methods", &());
         let users = section.optional::<String>("users", &()).map(PathBuf::from);
@@ -154,6 +156,7 @@ impl AuthConfig {
             jwt,
             http,
             registry,
+            bootstrap,
             registry_audiences,
             default: Effect::Allow,
             rules,
@@ -183,6 +186,7 @@ impl AuthConfig {
             Method::Jwt => (self.jwt.is_some(), "auth.jwt"),
             Method::Http => (self.http.is_some(), "auth.http"),
             Method::Registry => (self.registry, "auth.registry = true"),
+            Method::Provisioning => (self.bootstrap, "provisioning.mqtt = true"),
             // Its names come with the listener's tls.name_from.
             Method::Certificate | Method::Anonymous => return None,
         };

@@ -35,7 +35,7 @@ pub(crate) use methods::ANSWER_MAX;
 pub use methods::{HookConfig, JwtConfig, UserConfig, WhenAway};
 pub use prepare::{AdminFiles, Loaded, load, ops_address};
 pub(crate) use prepare::{load_admin_tokens, load_methods, load_rules, load_users};
-pub use provisioning::ProvisioningConfig;
+pub use provisioning::{BootstrapConfig, ProvisioningConfig};
 pub use redis::RedisConfig;
 pub use report::{Problem, Problems};
 pub use tenant::{Quotas, TenantConfig};
@@ -211,6 +211,10 @@ impl Config {
             let tls = listener.tls.as_ref();
             tls.is_some_and(|tls| tls.name_from.is_some())
         });
+        let provisioning = root.with_table("provisioning", ProvisioningConfig::read);
+        let bootstrap = provisioning
+            .as_ref()
+            .is_some_and(|provisioning| provisioning.mqtt.is_some());
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             workers: root.get("workers", cores, &(1..=1_024)),
@@ -221,13 +225,15 @@ impl Config {
             store: read_where(root),
             audit: root.with_table("audit", audit::read),
             bans: root.with_table("bans", audit::read_bans),
-            auth: root.with_table("auth", |auth| AuthConfig::read(auth, certificates)),
+            auth: root.with_table("auth", |auth| {
+                AuthConfig::read(auth, certificates, bootstrap)
+            }),
             tenants: root
                 .tables("tenant", TenantConfig::read)
                 .unwrap_or_default(),
             ops: root.with_table("ops", read_ops),
             admin: root.with_table("admin", AdminConfig::read),
-            provisioning: root.with_table("provisioning", ProvisioningConfig::read),
+            provisioning,
             log: root.with_table("log", read_log),
             trace: root.with_table("trace", read_trace),
             listeners,
@@ -238,6 +244,7 @@ impl Config {
     fn check(&self, report: &mut Report) {
         self.check_tenants(report);
         self.check_methods("auth.methods", self.auth.methods.as_ref(), report);
+        self.check_bootstrap(report);
         for (index, listener) in self.listeners.iter().enumerate() {
             let earlier = &self.listeners[..index];
             if earlier.iter().any(|other| other.name == listener.name) {
@@ -313,6 +320,34 @@ impl Config {
                 );
                 report.problem_at(Code::Contradiction, key, text);
             }
+        }
+    }
+
+    /// Whoever may ask over MQTT must have where to.
+    fn check_bootstrap(&self, report: &mut Report) {
+        let Some(mqtt) = self.provisioning.as_ref().and_then(|it| it.mqtt.as_ref()) else {
+            return;
+        };
+        let takes = |listener: &&ListenerConfig| {
+            self.methods_of(listener)
+                .contains(&crate::auth::Method::Provisioning)
+        };
+        if !self.listeners.iter().any(|listener| takes(&listener)) {
+            let text = "no listener asks for bootstrap credentials: add \"provisioning\" to auth.methods, or to the auth of a listener";
+            report.problem_at(Code::Contradiction, "provisioning.mqtt", text.to_owned());
+        }
+        let verifies = |listener: &ListenerConfig| {
+            let tls = listener.tls.as_ref();
+            tls.is_some_and(|tls| tls.client_auth != ClientAuth::None)
+        };
+        let mut listeners = self.listeners.iter().filter(takes);
+        if mqtt.client_ca.is_some() && !listeners.any(verifies) {
+            let text = "no listener that takes bootstrap credentials asks for certificates: add client_ca to its tls, with a file that has this authority, too";
+            report.problem_at(
+                Code::Contradiction,
+                "provisioning.mqtt_client_ca",
+                text.to_owned(),
+            );
         }
     }
 

@@ -5,6 +5,15 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use super::{TlsConfig, reader::Section};
 use crate::error::Code;
 
+/// How devices ask over MQTT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootstrapConfig {
+    /// PEM file: the authorities whose certificates are bootstrap credentials.
+    pub client_ca: Option<PathBuf>,
+    /// How long a connection lives at the most.
+    pub lifetime: Duration,
+}
+
 /// How devices get an identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProvisioningConfig {
@@ -12,6 +21,8 @@ pub struct ProvisioningConfig {
     pub listen: Option<SocketAddr>,
     /// TLS; certificates of its `client_ca` are bootstrap credentials.
     pub tls: Option<TlsConfig>,
+    /// Devices may ask over MQTT, too; `None`: they may not.
+    pub mqtt: Option<BootstrapConfig>,
     /// PEM files: the keys that bootstrap tokens are verified by.
     pub keys: Vec<PathBuf>,
     /// What bootstrap tokens are for.
@@ -41,9 +52,22 @@ impl ProvisioningConfig {
             .optional::<Vec<String>>("keys", &())
             .unwrap_or_default();
         let plain = section.get("plain", false, &());
+        let mqtt = section.get("mqtt", false, &());
+        let bootstrap = BootstrapConfig {
+            client_ca: section
+                .optional::<String>("mqtt_client_ca", &())
+                .map(PathBuf::from),
+            lifetime: Duration::from_millis(section.get(
+                "mqtt_lifetime_ms",
+                60_000_u64,
+                &(1_000..=3_600_000),
+            )),
+        };
+        let without = !mqtt && bootstrap.client_ca.is_some();
         let config = Self {
             listen,
             tls: section.with_table("tls", TlsConfig::read),
+            mqtt: mqtt.then_some(bootstrap),
             keys: keys.into_iter().map(PathBuf::from).collect(),
             audience: section.get("audience", "provisioning".to_owned(), &()),
             listed_only: section.get("listed_only", true, &()),
@@ -65,10 +89,16 @@ impl ProvisioningConfig {
             )),
             per_minute: section.get("per_minute", 600_u64, &(1..=1_000_000)),
         };
-        let Some(address) = config.listen else {
+        if without {
+            let text = "provisioning.mqtt_client_ca is for devices that ask over MQTT: add mqtt = true, or remove it";
+            section.problem(Code::Contradiction, "mqtt_client_ca", text);
+        }
+        if config.listen.is_none() && config.mqtt.is_none() {
             for key in [
                 "plain",
                 "tls",
+                "mqtt",
+                "mqtt_lifetime_ms",
                 "audience",
                 "listed_only",
                 "validity_days",
@@ -80,12 +110,16 @@ impl ProvisioningConfig {
             if !section.has("listen")
                 && (!config.keys.is_empty() || config.ca_certificate.is_some())
             {
-                let text = "provisioning has no listen: add listen = \"127.0.0.1:9444\", or remove the table";
+                let text = "provisioning has no listen: add listen = \"127.0.0.1:9444\", or mqtt = true, or remove the table";
                 section.problem(Code::Contradiction, "listen", text);
             }
             return None;
-        };
-        if !address.ip().is_loopback() && !section.has("tls") && !plain {
+        }
+        if let Some(address) = config.listen
+            && !address.ip().is_loopback()
+            && !section.has("tls")
+            && !plain
+        {
             let text = format!(
                 "provisioning.listen is {address}, which other machines can reach, and has no TLS: add provisioning.tls = {{ certificate = \"server.pem\", key = \"server.key\" }}, \
                  or plain = true when something in front of it does TLS"
@@ -96,12 +130,21 @@ impl ProvisioningConfig {
             let text = "an authority needs both ca_certificate and ca_key";
             section.problem(Code::Contradiction, "ca_key", text);
         }
-        let by_certificate = config
+        if config.listen.is_none() && section.has("tls") {
+            let text = "provisioning.tls is that of provisioning.listen, which is not there: add listen, or remove the table";
+            section.problem(Code::Contradiction, "tls", text);
+        }
+        let over_https = config
             .tls
             .as_ref()
             .is_some_and(|tls| tls.client_ca.is_some());
+        let over_mqtt = config
+            .mqtt
+            .as_ref()
+            .is_some_and(|mqtt| mqtt.client_ca.is_some());
+        let by_certificate = over_https || over_mqtt;
         if config.keys.is_empty() && !by_certificate {
-            let text = "nobody can ask: add keys = [\"bootstrap.pem\"] for tokens, or tls.client_ca for certificates";
+            let text = "nobody can ask: add keys = [\"bootstrap.pem\"] for tokens, or tls.client_ca (over MQTT: mqtt_client_ca) for certificates";
             section.problem(Code::Contradiction, "keys", text);
         }
         Some(config)

@@ -1,10 +1,13 @@
 //! What the audit log is told of a client that comes, is refused, or leaves.
 
+use std::net::SocketAddr;
+
 use dunlin_protocol::{Packet, ReasonCode, Sender, Version, decode};
 
 use super::close::Closing;
 use super::run::{Connection, Established};
 use crate::audit::{Event, Kind};
+use crate::auth::Principal;
 use crate::hub::Hub;
 use crate::net::Accepted;
 
@@ -20,6 +23,31 @@ pub(super) fn connected(hub: &Hub, accepted: &Accepted, established: &Establishe
         .principal(&established.attached.wake.about.principal())
         .detail("version", version(established.version));
     hub.audit.record(event);
+}
+
+/// A client with a bootstrap credential that was accepted, or leaves. `(peer, listener, client id)`.
+pub(super) fn newcomer(
+    hub: &Hub,
+    (peer, listener, client): (SocketAddr, &str, &str),
+    principal: &Principal,
+    closing: Option<&Closing>,
+) {
+    let kind = match closing {
+        None => Kind::Connected,
+        Some(_) => Kind::Disconnected,
+    };
+    if !hub.audit.wants(kind) {
+        return;
+    }
+    let event = Event::new(kind)
+        .peer(peer)
+        .listener(listener)
+        .client(client)
+        .principal(principal);
+    hub.audit.record(match closing {
+        None => event,
+        Some(closing) => left(event, closing),
+    });
 }
 
 /// A client whose CONNECT was refused; `connect` is that packet. What it says of itself is not verified.
@@ -80,10 +108,14 @@ pub(super) fn disconnected(connection: &Connection, closing: &Closing) {
     if !audit.wants(Kind::Disconnected) {
         return;
     }
-    let mut event = Event::new(Kind::Disconnected)
+    let event = Event::new(Kind::Disconnected)
         .peer(connection.wake.about.address())
         .client(&connection.session.client_id)
         .principal(&connection.wake.about.principal());
+    audit.record(left(event, closing));
+}
+
+fn left(mut event: Event, closing: &Closing) -> Event {
     if let Some(reason) = closing.reason_code() {
         event = event.reason(reason);
     }
@@ -94,7 +126,7 @@ pub(super) fn disconnected(connection: &Connection, closing: &Closing) {
         Closing::Violation(..) => "broke the protocol",
         Closing::Asked(_) => "closed by the broker",
     };
-    audit.record(event.why(why));
+    event.why(why)
 }
 
 fn version(version: Version) -> &'static str {

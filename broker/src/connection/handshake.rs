@@ -13,12 +13,13 @@ use tokio::io::AsyncReadExt;
 use zeroize::Zeroizing;
 
 use super::audited;
+use super::bootstrap::Newcomer;
 use super::close::say_goodbye;
 use super::exchange::{Failed, before_connack};
 use super::login;
 use super::run::{Connection, Established};
 use crate::auth::rules::is_of_tenants;
-use crate::auth::{Action, Credentials, Principal, Refused, Who, scram};
+use crate::auth::{Action, Credentials, Method, Principal, Refused, Who, scram};
 use crate::core::frames::{Forwarded, Incoming, Origin, Topic, keep};
 use crate::core::link::LinkOptions;
 use crate::core::mount;
@@ -70,6 +71,14 @@ impl Refusal {
     }
 }
 
+/// Who is let in.
+enum Welcome {
+    /// A client with a session, and its CONNACK.
+    Client(Established, Vec<u8>),
+    /// One that may do nothing but ask for an identity.
+    Newcomer(Box<Newcomer>),
+}
+
 /// Reads CONNECT and answers it. `None`: the connection is over.
 pub(super) async fn handshake(hub: &Arc<Hub>, mut accepted: Accepted) -> Option<Connection> {
     let timeout = Duration::from_millis(u64::from(hub.limits.connect_timeout_ms));
@@ -98,7 +107,11 @@ pub(super) async fn handshake(hub: &Arc<Hub>, mut accepted: Accepted) -> Option<
     };
     let mut rest = buffer.split_off(frame_len);
     match establish(hub, (&mut accepted, &mut rest, deadline), &buffer).await {
-        Ok((established, connack)) => {
+        Ok(Welcome::Newcomer(newcomer)) => {
+            Box::pin(newcomer.serve(hub.clone(), accepted, rest)).await;
+            None
+        }
+        Ok(Welcome::Client(established, connack)) => {
             audited::connected(hub, &accepted, &established);
             Some(Connection::new(
                 hub.clone(),
@@ -247,7 +260,7 @@ async fn establish(
     hub: &Arc<Hub>,
     (accepted, rest, deadline): (&mut Accepted, &mut Vec<u8>, tokio::time::Instant),
     frame: &[u8],
-) -> Result<(Established, Vec<u8>), Option<Refusal>> {
+) -> Result<Welcome, Option<Refusal>> {
     let claimed = claimed_version(frame).unwrap_or(Version::V311);
     let connect = match decode(frame, Version::V311, Sender::Client) {
         Ok(Packet::Connect(connect)) => connect,
@@ -334,6 +347,12 @@ async fn establish(
     };
     let (principal, client_id, tenant) =
         tenant(hub, version, principal, client_id, &accepted.listener)?;
+    if principal.method == Method::Provisioning {
+        let ids = (Arc::from(mount::own(&client_id)), assigned);
+        let newcomer = Newcomer::admit(hub, &connect, ids, (principal, tenant))
+            .map_err(|(reason, why)| Refusal::new(version, reason, why))?;
+        return Ok(Welcome::Newcomer(Box::new(newcomer)));
+    }
     let will = will(hub, &connect, &client_id, &principal, tenant.as_ref())?;
     let peer = Peer {
         principal,
@@ -380,7 +399,7 @@ async fn establish(
         expiry_interval,
         enhanced,
     };
-    Ok((established, connack))
+    Ok(Welcome::Client(established, connack))
 }
 
 /// Who has shown no tenant is of the listener's, if that has one.
@@ -427,8 +446,9 @@ fn tenant(
     };
     let inside = tenant.mount.client_id(&client_id);
     let inside = inside.map_err(|_| bad_id("the client id is too long for a tenant's client"))?;
-    // Who comes back before its lost connection was noticed takes the place of that.
-    match tenant.enter(|| hub.is_connected_here(&inside)) {
+    // Who comes back before its lost connection was noticed takes the place of that. A bootstrap credential takes nothing over.
+    let claims = principal.method != Method::Provisioning;
+    match tenant.enter(|| claims && hub.is_connected_here(&inside)) {
         Ok(place) => Ok((principal, inside, Some(place))),
         Err(reason) => {
             let why = format!("tenant {name:?} has as many connections as it may");

@@ -5,6 +5,7 @@
 //! a buffer of the thread, and what is left of an incomplete packet is all that a connection keeps.
 //!
 //! - `handshake`: CONNECT, its answer, the claim of the session.
+//! - `bootstrap`: clients that may do nothing but ask for an identity.
 //! - `exchange`: authentication by AUTH packets.
 //! - `packets`: what each packet means.
 //! - `acks`: acknowledgements that wait for the store, in order.
@@ -15,6 +16,7 @@
 
 mod acks;
 mod audited;
+mod bootstrap;
 mod close;
 mod exchange;
 mod handshake;

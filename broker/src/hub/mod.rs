@@ -28,8 +28,8 @@ pub(crate) mod timers;
 pub(crate) mod wake;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::hash::RandomState;
 use arc_swap::ArcSwap;
@@ -55,6 +55,7 @@ use crate::core::outbound::{QueueBounds, Tally};
 use crate::core::retained::Retained;
 use crate::ops::Health;
 use crate::ops::metrics::Metrics;
+use crate::provisioning::Provisioner;
 use crate::registry::Registry;
 use crate::tenant::Tenants;
 
@@ -186,6 +187,8 @@ pub struct Hub {
     changes: live::Changes,
     pub(crate) tenants: Tenants,
     pub(crate) devices: devices::Devices,
+    /// Gives identities to clients with a bootstrap credential.
+    pub(crate) provisioner: OnceLock<Arc<Provisioner>>,
     draining: AtomicBool,
     #[cfg(feature = "testing")]
     pub(crate) planted_early_acknowledgement: bool,
@@ -263,6 +266,7 @@ impl Hub {
             changes: live::Changes::default(),
             tenants: Tenants::new(of_tenants),
             devices: devices::Devices::new(registry),
+            provisioner: OnceLock::new(),
             draining: AtomicBool::new(false),
             #[cfg(feature = "testing")]
             planted_early_acknowledgement: config.planted_early_acknowledgement,

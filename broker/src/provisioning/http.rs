@@ -9,14 +9,13 @@ use axum::response::Response;
 use axum::routing::post;
 use hyper::StatusCode;
 use hyper::header::{AUTHORIZATION, HeaderMap};
-use ring::digest::{SHA256, digest};
 
-use super::{Bootstrap, Provisioner, Refusal, Request};
+use super::{Bootstrap, Caller, Provisioner, Refusal, Request};
 use crate::admin::problem::Problem;
 use crate::admin::request::{answer, json};
-use crate::audit::{Event, Kind};
+use crate::auth::jwt::Token;
 use crate::http::server::Peer;
-use crate::registry::credential::hex;
+use crate::net::ClientCertificate;
 
 impl std::convert::From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
@@ -36,17 +35,14 @@ impl std::convert::From<Refusal> for Problem {
 fn bootstrap(provisioner: &Provisioner, headers: &HeaderMap, peer: &Peer) -> Option<Bootstrap> {
     if let Some(value) = headers.get(AUTHORIZATION) {
         let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
-        return scheme
-            .eq_ignore_ascii_case("bearer")
-            .then(|| provisioner.bootstrap(token.trim().as_bytes()))
-            .flatten();
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return None;
+        }
+        let token = Token::parse(token.trim().as_bytes())?;
+        return provisioner.of_token(&token).map(|token| token.bootstrap);
     }
-    let certificate = peer.certificates.first()?;
-    Some(Bootstrap {
-        name: format!("certificate:{}", hex(digest(&SHA256, certificate).as_ref())),
-        tenant: None,
-        serial: None,
-    })
+    let certificate = ClientCertificate::read(&peer.certificates).ok()?;
+    Provisioner::of_certificate(&certificate)
 }
 
 async fn provision(
@@ -55,17 +51,23 @@ async fn provision(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
+    let caller = Caller {
+        peer: peer.address,
+        client: None,
+    };
     let Some(who) = bootstrap(&provisioner, &headers, &peer) else {
-        let event = Event::new(Kind::Provisioning)
-            .peer(peer.address)
-            .action("provisioning.refused");
-        provisioner
-            .audit
-            .record(event.why("no bootstrap credential that is good"));
+        provisioner.refused(None, caller, None, "no bootstrap credential that is good");
         return Err(Problem::unauthorized());
     };
-    let request: Request = json(&headers, body).await?;
-    let identity = provisioner.ask(&who, peer.address, &request).await?;
+    provisioner.count(&who, caller)?;
+    let request: Request = match json(&headers, body).await {
+        Ok(request) => request,
+        Err(problem) => {
+            provisioner.refused(Some(&who), caller, None, &problem.detail);
+            return Err(problem);
+        }
+    };
+    let identity = provisioner.ask(&who, caller, &request).await?;
     Ok(answer(StatusCode::OK, None, &identity))
 }
 

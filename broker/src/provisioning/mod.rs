@@ -10,6 +10,7 @@ mod checks;
 mod claim;
 mod hook;
 mod http;
+mod method;
 mod rate;
 mod register;
 mod request;
@@ -22,21 +23,20 @@ use std::sync::Arc;
 
 use crate::admin::now;
 use crate::audit::{Audit, Event, Kind};
-use crate::auth::jwt::{Checks, Key, Token};
+use crate::auth::jwt::Key;
 use crate::config::ProvisioningConfig;
 use crate::http::HttpClient;
 use crate::registry::{Credential, DeviceKey, Registry, Shown};
 use authority::Authority;
+pub(crate) use method::BootstrapMethod;
+use method::Bootstraps;
 use rate::Rate;
-pub(crate) use request::{Bootstrap, Identity, Refusal, Request};
+pub(crate) use request::{Bootstrap, Caller, Identity, Refusal, Request};
 use request::{Material, read};
 pub(crate) use serve::serve;
 
 /// Bytes of the answer of a hook.
 const ANSWER_MAX: usize = 64 * 1024;
-/// Longest life of a bootstrap token, in seconds: a production run.
-const TOKEN_LIFE_MAX: u64 = 400 * 86_400;
-
 /// Gives identities.
 #[derive(Debug)]
 pub(crate) struct Provisioner {
@@ -49,6 +49,8 @@ pub(crate) struct Provisioner {
     hook: Option<HttpClient>,
     by_credential: Rate,
     by_address: Rate,
+    /// Over MQTT, too.
+    mqtt: Option<Bootstraps>,
 }
 
 impl Provisioner {
@@ -82,7 +84,9 @@ impl Provisioner {
                 ANSWER_MAX,
             )
         });
+        let mqtt = config.mqtt.as_ref().map(Bootstraps::new).transpose()?;
         Ok(Self {
+            mqtt,
             registry,
             audit,
             keys,
@@ -95,44 +99,55 @@ impl Provisioner {
         })
     }
 
-    /// Whose bootstrap token this is; `None`: it is none that is good.
-    pub(crate) fn bootstrap(&self, token: &[u8]) -> Option<Bootstrap> {
-        let token = Token::parse(token)?;
-        let claims = self.keys.iter().find_map(|key| token.verified_by(key))?;
-        let checks = Checks {
-            issuers: Vec::new(),
-            audiences: vec![self.audience.clone()],
-            leeway: 600,
-            max_lifetime: TOKEN_LIFE_MAX,
-            endless: false,
-        };
-        checks.check(&claims, now()).ok()?;
-        Some(Bootstrap {
-            name: claims.text("sub").unwrap_or("token").to_owned(),
-            tenant: claims.text("tenant").map(str::to_owned),
-            serial: claims.text("serial").map(str::to_owned),
-        })
+    /// Counts a request, before anything of it is looked at.
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub(crate) fn count(&self, who: &Bootstrap, caller: Caller<'_>) -> Result<(), Refusal> {
+        let now = now();
+        let within = self.by_credential.takes(&who.name, now)
+            && self.by_address.takes(&caller.peer.ip().to_string(), now);
+        if within {
+            return Ok(());
+        }
+        self.refused(Some(who), caller, None, &Refusal::TooMany.to_string());
+        Err(Refusal::TooMany)
     }
 
-    /// Gives an identity, or says why not; both are in the audit log.
+    /// Has the audit log know of a request that came to nothing.
+    pub(crate) fn refused(
+        &self,
+        who: Option<&Bootstrap>,
+        caller: Caller<'_>,
+        serial: Option<&str>,
+        why: &str,
+    ) {
+        let event = event(who, caller).action("provisioning.refused").why(why);
+        self.audit.record(match serial {
+            Some(serial) => event.target(serial),
+            None => event,
+        });
+    }
+
+    /// Gives an identity, or says why not; both are in the audit log. Cancel safe: whoever asks again with the same key gets what it would have got.
     pub(crate) async fn ask(
         &self,
         who: &Bootstrap,
-        peer: SocketAddr,
+        caller: Caller<'_>,
         request: &Request,
     ) -> Result<Identity, Refusal> {
-        let done = self.give(who, peer, request).await;
-        let event = Event::new(Kind::Provisioning)
-            .peer(peer)
-            .by(&who.name)
-            .target(&request.serial);
-        self.audit.record(match &done {
-            Ok((_, action)) => event.action(action),
-            Err(refusal) => event
-                .action("provisioning.refused")
-                .why(&refusal.to_string()),
-        });
-        done.map(|(identity, _)| identity)
+        match self.give(who, caller.peer, request).await {
+            Ok((identity, action)) => {
+                let event = event(Some(who), caller).target(&request.serial);
+                self.audit.record(event.action(action));
+                Ok(identity)
+            }
+            Err(refusal) => {
+                let why = refusal.to_string();
+                self.refused(Some(who), caller, Some(&request.serial), &why);
+                Err(refusal)
+            }
+        }
     }
 
     async fn give(
@@ -142,11 +157,6 @@ impl Provisioner {
         request: &Request,
     ) -> Result<(Identity, &'static str), Refusal> {
         let now = now();
-        if !self.by_credential.takes(&who.name, now)
-            || !self.by_address.takes(&peer.ip().to_string(), now)
-        {
-            return Err(Refusal::TooMany);
-        }
         let key = DeviceKey::new(who.tenant.as_deref(), &request.serial).map_err(|invalid| {
             Refusal::Invalid {
                 field: "serial",
@@ -218,5 +228,18 @@ impl Provisioner {
                 "provisioning.repeated"
             },
         ))
+    }
+}
+
+fn event(who: Option<&Bootstrap>, caller: Caller<'_>) -> Event {
+    let mut event = Event::new(Kind::Provisioning).peer(caller.peer);
+    if let Some(who) = who {
+        event = event
+            .by(&who.name)
+            .tenant(who.tenant.as_deref().map(Arc::from).as_ref());
+    }
+    match caller.client {
+        Some((listener, client)) => event.listener(listener).client(client),
+        None => event,
     }
 }

@@ -1,6 +1,7 @@
 //! What a device asks with, what it is given, and why not.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use base64ct::{Base64, Encoding};
 use ring::digest::{SHA256, digest};
@@ -51,6 +52,14 @@ pub(crate) struct Bootstrap {
     pub(crate) tenant: Option<String>,
     /// It is for this serial number alone.
     pub(crate) serial: Option<String>,
+}
+
+/// From where somebody asks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Caller<'a> {
+    pub(crate) peer: SocketAddr,
+    /// The listener and the client id; `None`: over HTTPS.
+    pub(crate) client: Option<(&'a str, &'a str)>,
 }
 
 /// Why there is no identity.

@@ -66,6 +66,7 @@ impl World {
         ProvisioningConfig {
             listen: None,
             tls: None,
+            mqtt: None,
             keys: vec![path("bootstrap.pem")],
             audience: "provisioning".to_owned(),
             listed_only: true,

@@ -15,6 +15,8 @@ use rustls::{
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pub certificate: String,
+    /// Its private key, as PEM.
+    pub secret: String,
 }
 
 impl Authority {
@@ -25,7 +27,9 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.distinguished_name.push(DnType::CommonName, name);
         let certificate = params.self_signed(&key).unwrap().pem();
+        let secret = key.serialize_pem();
         Self {
+            secret,
             issuer: Issuer::new(params, key),
             certificate,
         }

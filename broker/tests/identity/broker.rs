@@ -21,6 +21,8 @@ pub struct Broker {
     pub addresses: HashMap<String, SocketAddr>,
     /// Where it is administered.
     pub admin: Option<SocketAddr>,
+    /// Where identities are asked for over HTTPS.
+    pub provisioning: Option<SocketAddr>,
 }
 
 impl Broker {
@@ -51,11 +53,13 @@ impl Broker {
             config: file,
             addresses: HashMap::new(),
             admin: None,
+            provisioning: None,
         };
         broker.wait_for("\"message\":\"ready\"", 1);
         for line in broker.log().lines() {
-            let administration = line.contains("\"message\":\"administration\"");
-            if !administration && !line.contains("\"message\":\"listening\"") {
+            let is = |word: &str| line.contains(&format!("\"message\":\"{word}\""));
+            let (administration, provisioning) = (is("administration"), is("provisioning"));
+            if !administration && !provisioning && !is("listening") {
                 continue;
             }
             let line: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -65,6 +69,10 @@ impl Broker {
             };
             if administration {
                 broker.admin = Some(field("address").parse().unwrap());
+                continue;
+            }
+            if provisioning {
+                broker.provisioning = Some(field("address").parse().unwrap());
                 continue;
             }
             broker

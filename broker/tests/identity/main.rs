@@ -12,6 +12,8 @@ mod client;
 mod enhanced;
 mod live;
 mod matrix;
+mod plant;
+mod provisioning;
 mod service;
 mod tokens;
 mod world;
