@@ -299,6 +299,7 @@ fn subscriptions_with_wildcards_are_bounded_beside_all_subscriptions() {
     }
 }
 
+#[test]
 fn with_no_wildcard_subscriptions_at_all_clients_are_told_so() {
     let broker = Broker::setup()
         .set("limits.max_wildcard_subscriptions_per_client=0")
