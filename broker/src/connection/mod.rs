@@ -11,7 +11,7 @@
 //! - `acks`: acknowledgements that wait for the store, in order.
 //! - `identity`: what is kept of clients of tenants, and of devices.
 //! - `held`: publishes that come while this replica is cut off from its cluster.
-//! - `run`: the loop, the socket, the clock.
+//! - `run`: the loop. `socket`: what it reads and writes. `pauses`: when it reads nothing, and when the client is silent for too long.
 //! - `close`: how it ends. `audited`: what the audit log is told. `login`: whether a login is looked at.
 
 mod acks;
@@ -24,7 +24,9 @@ mod held;
 mod identity;
 mod login;
 mod packets;
+mod pauses;
 mod run;
+mod socket;
 mod stored;
 mod throttle;
 mod traces;

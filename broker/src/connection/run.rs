@@ -1,18 +1,14 @@
 //! The loop of a connection's task.
 
-use std::cell::RefCell;
 use std::future::poll_fn;
-use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use dunlin_protocol::{ReasonCode, Version};
+use dunlin_protocol::Version;
 use dunlin_sync::Op;
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use super::acks::Acks;
@@ -33,27 +29,6 @@ use crate::net::{Accepted, Slot, Transport};
 
 /// Reads and writes of one turn before other tasks get theirs.
 const TURNS: usize = 4;
-/// Buffers per `writev`.
-const SLICES: usize = 16;
-/// Bytes of a packet from which on it must be whole in time.
-const UNFINISHED: usize = 4_096;
-/// Turns that a publisher gives away while receivers have not run; then it reads on regardless.
-const YIELDS_MAX: u8 = 64;
-/// How long nothing is read when the store is behind.
-const STORE_PAUSE: Duration = Duration::from_millis(2);
-/// The same while the cluster cannot be reached.
-const SUSPENDED_PAUSE: Duration = Duration::from_millis(50);
-/// The same before each read of a publisher while memory is short.
-const MEMORY_PAUSE: Duration = Duration::from_secs(1);
-/// How long nothing is read before it is looked whether a receiver has caught up.
-const RECEIVER_PAUSE: Duration = Duration::from_millis(1);
-/// Acknowledgements that may wait for the store before nothing more is read.
-const ACKS_MAX: usize = 65_535;
-
-thread_local! {
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
 /// What the handshake found out.
 pub(super) struct Established {
     pub(super) attached: Attached,
@@ -120,17 +95,17 @@ pub(super) struct Connection {
     /// A receiver of the client's publishes that is behind.
     pub(super) behind: Option<Arc<Session>>,
     /// The beginning of a packet that is not whole yet.
-    partial: Vec<u8>,
+    pub(super) partial: Vec<u8>,
     /// By when the packet that has begun must be whole.
-    unfinished: Option<Pin<Box<Sleep>>>,
+    pub(super) unfinished: Option<Pin<Box<Sleep>>>,
     /// Nothing is read until then.
-    pause: Option<Pin<Box<Sleep>>>,
-    keep_alive: Option<Pin<Box<Sleep>>>,
-    last_read: Instant,
-    yields: u8,
-    needs_flush: bool,
+    pub(super) pause: Option<Pin<Box<Sleep>>>,
+    pub(super) keep_alive: Option<Pin<Box<Sleep>>>,
+    pub(super) last_read: Instant,
+    pub(super) yields: u8,
+    pub(super) needs_flush: bool,
     /// It has waited before this read, as memory is short.
-    held_back: bool,
+    pub(super) held_back: bool,
 }
 
 /// What the loop has to wait for.
@@ -368,206 +343,6 @@ impl Connection {
         let written = tail.len() - before;
         self.local.appended(written);
         self.hub.metrics.acknowledged(released);
-    }
-
-    /// Writes until nothing is left or the socket is full.
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> std::io::Result<()> {
-        while !self.writing.is_empty() {
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let filled = self.writing.io_slices(&mut slices);
-            match Pin::new(&mut self.transport).poll_write_vectored(cx, &slices[..filled]) {
-                Poll::Ready(Ok(0)) => return Err(std::io::ErrorKind::WriteZero.into()),
-                Poll::Ready(Ok(written)) => {
-                    self.writing.consume(written);
-                    self.needs_flush = true;
-                    self.hub.metrics.written(written as u64);
-                }
-                Poll::Ready(Err(error)) => return Err(error),
-                Poll::Pending => {
-                    self.session.lock().blocked = true;
-                    return Ok(());
-                }
-            }
-        }
-        if self.needs_flush {
-            match Pin::new(&mut self.transport).poll_flush(cx) {
-                Poll::Ready(flushed) => {
-                    flushed?;
-                    self.needs_flush = false;
-                }
-                Poll::Pending => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads once and handles what came. `Pending`: nothing is there, or nothing may be read now.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closing>> {
-        if !self.may_read(cx) {
-            return Poll::Pending;
-        }
-        SCRATCH.with_borrow_mut(|scratch| {
-            let size = self.hub.limits.read_buffer as usize;
-            if scratch.len() < size {
-                scratch.resize(size, 0);
-            }
-            let mut read = ReadBuf::new(&mut scratch[..size]);
-            match Pin::new(&mut self.transport).poll_read(cx, &mut read) {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(Err(error)) => Poll::Ready(Err(Closing::Lost(error.to_string()))),
-                Poll::Ready(Ok(())) if read.filled().is_empty() => Poll::Ready(Err(Closing::Lost(
-                    "closed by the client without DISCONNECT".into(),
-                ))),
-                Poll::Ready(Ok(())) => {
-                    self.last_read = Instant::now();
-                    self.held_back = false;
-                    Poll::Ready(self.take_in(read.filled()))
-                }
-            }
-        })
-    }
-
-    fn may_read(&mut self, cx: &mut Context<'_>) -> bool {
-        if let Some(pause) = &mut self.pause {
-            if pause.as_mut().poll(cx).is_pending() {
-                return false;
-            }
-            self.pause = None;
-            // The silence was ours.
-            self.last_read = Instant::now();
-        }
-        // A client that does not take its answers, or whose writes are not durable yet, waits: it
-        // is woken by the socket or by the commit.
-        if self.barrier > self.wake.committed() {
-            return false;
-        }
-        let unwritten = self.writing.len() + self.local.len();
-        if unwritten > self.hub.limits.outbox_bytes as usize || self.acks.len() > ACKS_MAX {
-            return false;
-        }
-        // Whoever has only sent what needs nothing of the store is not held up by those who wait for it.
-        if self.waiting && self.hub.pending_bytes() > self.hub.limits.store_pending_bytes {
-            self.pause_reading(match self.hub.known.is_suspended() {
-                true => SUSPENDED_PAUSE,
-                false => STORE_PAUSE,
-            });
-            cx.waker().wake_by_ref();
-            return false;
-        }
-        if self.publishing
-            && self.hub.is_short_of_memory()
-            && !std::mem::replace(&mut self.held_back, true)
-        {
-            self.pause_reading(MEMORY_PAUSE);
-            cx.waker().wake_by_ref();
-            return false;
-        }
-        if let Some(receiver) = &self.behind {
-            if self
-                .hub
-                .is_behind(receiver, &mut receiver.lock(), self.hub.clock.now_ms())
-            {
-                self.pause_reading(RECEIVER_PAUSE);
-                cx.waker().wake_by_ref();
-                return false;
-            }
-            self.behind = None;
-        }
-        if self.hub.congested.load(Ordering::Relaxed) > 0
-            && self.publishing
-            && self.yields < YIELDS_MAX
-        {
-            self.yields += 1;
-            cx.waker().wake_by_ref();
-            return false;
-        }
-        self.yields = 0;
-        true
-    }
-
-    /// Nothing is read for `pause`.
-    pub(super) fn pause_reading(&mut self, pause: Duration) {
-        self.pause = Some(Box::pin(tokio::time::sleep(pause)));
-    }
-
-    /// Whether nothing is read for now.
-    pub(super) fn is_paused(&self) -> bool {
-        self.pause.is_some()
-    }
-
-    /// Handles what came behind CONNECT.
-    fn take_in_rest(&mut self) -> Result<(), Closing> {
-        let rest = std::mem::take(&mut self.partial);
-        if rest.is_empty() {
-            return Ok(());
-        }
-        self.take_in(&rest)
-    }
-
-    /// Handles the packets in `bytes`, which follow what is left of earlier ones.
-    fn take_in(&mut self, bytes: &[u8]) -> Result<(), Closing> {
-        if self.partial.is_empty() {
-            let consumed = self.process(bytes)?;
-            self.partial
-                .extend_from_slice(bytes.get(consumed..).unwrap_or_default());
-            return Ok(());
-        }
-        let mut whole = std::mem::take(&mut self.partial);
-        whole.extend_from_slice(bytes);
-        let consumed = self.process(&whole)?;
-        if consumed == 0 {
-            self.partial = whole;
-        } else {
-            self.unfinished = None;
-            self.partial = whole.get(consumed..).unwrap_or_default().to_vec();
-        }
-        Ok(())
-    }
-
-    /// A packet that comes byte by byte keeps what is there of it in memory: it has its time. Pings in between are not possible, so
-    /// the keep alive does not end it.
-    fn poll_unfinished(&mut self, cx: &mut Context<'_>) -> Poll<Closing> {
-        let limit = self.hub.limits.packet_timeout_ms;
-        if self.partial.len() < UNFINISHED || limit == 0 {
-            self.unfinished = None;
-            return Poll::Pending;
-        }
-        if self.pause.is_some() || self.barrier > self.wake.committed() {
-            // The delay is ours.
-            self.unfinished = None;
-            return Poll::Pending;
-        }
-        let limit = Duration::from_millis(limit.into());
-        let timer = self
-            .unfinished
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-        timer.as_mut().poll(cx).map(|()| {
-            Closing::Violation(
-                ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR,
-                format!("a packet was not whole within {limit:?}"),
-            )
-        })
-    }
-
-    fn poll_keep_alive(&mut self, cx: &mut Context<'_>) -> Poll<Closing> {
-        let Some(limit) = keep_alive_limit(self.keep_alive_seconds) else {
-            return Poll::Pending;
-        };
-        let Some(timer) = &mut self.keep_alive else {
-            return Poll::Pending;
-        };
-        loop {
-            if timer.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            // The timer is not moved by every packet: it looks, when it fires, how long it is since.
-            let ours = self.pause.is_some() || self.barrier > self.wake.committed();
-            if self.last_read.elapsed() >= limit && !ours {
-                return Poll::Ready(Closing::KeepAlive);
-            }
-            let due = (self.last_read + limit).max(Instant::now() + Duration::from_millis(10));
-            timer.as_mut().reset(due);
-        }
     }
 
     /// Hands operations to the store. With `wait`, later answers wait until they are durable.
