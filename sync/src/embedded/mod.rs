@@ -152,7 +152,12 @@ fn open_tables(
             "dropped an unfinished commit at the end of the journal: it was never acknowledged"
         );
     }
-    let tables = Tables::open(&data, options)?;
+    let mut tables = Tables::open(&data, options)?;
+    if recover::is_half_upgraded(&tables)? {
+        warn!("making the table of records again: that was interrupted");
+        tables.forget_records(&data)?;
+        tables = Tables::open(&data, options)?;
+    }
     recover::check_upgrade(&tables, present)?;
     let found = recover::last_commit(&tables)?;
     let required = mark.map_or(0, Mark::required);

@@ -50,6 +50,13 @@ pub(crate) fn last_commit(tables: &Tables) -> Result<u64, StoreError> {
     number(tables, keys::COMMIT)
 }
 
+/// Whether the table of records was made under another number than it has in every other store, and nothing is in it: the engine passes over
+/// the number that it had begun to use when it was killed.
+pub(crate) fn is_half_upgraded(tables: &Tables) -> Result<bool, StoreError> {
+    let never_used = number(tables, keys::REVISION_LIMIT)? == 0;
+    Ok(never_used && tables.records.id() != keys::TABLES.len() as u64)
+}
+
 /// Refuses a store that has lost a table, which is made anew when a store of an earlier version is opened.
 pub(crate) fn check_upgrade(tables: &Tables, present: usize) -> Result<(), StoreError> {
     let records = keys::TABLES.len();

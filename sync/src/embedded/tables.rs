@@ -40,6 +40,13 @@ impl Tables {
         open(path, options, false)
     }
 
+    /// Removes the table of records and closes the database: when it is opened again that table is made, under the next free number.
+    pub(crate) fn forget_records(self, path: &Path) -> Result<(), StoreError> {
+        let Self { db, records, .. } = self;
+        db.delete_keyspace(records)
+            .map_err(|error| open_error(path, &error))
+    }
+
     pub(crate) fn all(&self) -> [&Keyspace; 6] {
         [
             &self.state,
