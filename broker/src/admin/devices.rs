@@ -11,6 +11,7 @@ use serde_json::json;
 use super::json::{DeviceJson, DevicePatch};
 use super::problem::Problem;
 use super::request::{Caller, answer, json as read};
+use super::status::with_status;
 use super::{Shared, now};
 use crate::registry::{Found, Imported, State};
 
@@ -70,12 +71,28 @@ impl Filter {
 
 /// A page of devices. In no order; with filters a page may be short or empty and not the last.
 pub(super) async fn list(From(admin): Shared, caller: Caller) -> Result<Response, Problem> {
-    caller.knows(&["tenant", "prefix", "state", "attribute", "limit", "cursor"])?;
+    caller.knows(&[
+        "tenant",
+        "prefix",
+        "state",
+        "attribute",
+        "limit",
+        "cursor",
+        "status",
+    ])?;
     if let Some(tenant) = caller.parameter("tenant") {
         caller.may_tenant(&admin, Some(tenant).filter(|tenant| !tenant.is_empty()))?;
     }
     let filter = Filter::read(&caller)?;
     let limit = caller.number("limit", 100, PAGE_MAX)?;
+    let status = match caller.parameter("status") {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(other) => {
+            let words = format!("status is {other:?}: must be \"true\" or \"false\"");
+            return Err(Problem::invalid("status", words));
+        }
+    };
     let mut from = match caller.parameter("cursor") {
         None => None,
         Some(text) => {
@@ -89,24 +106,24 @@ pub(super) async fn list(From(admin): Shared, caller: Caller) -> Result<Response
             Some(cursor.ok_or_else(wrong)?)
         }
     };
-    let mut devices = Vec::new();
+    let mut found = Vec::new();
     let mut looked_at = 0;
     loop {
         // Never more than fit on the page: a cursor is at the end of what was looked at.
-        let page = admin.registry.list(from, limit - devices.len()).await?;
-        looked_at += limit - devices.len();
-        devices.extend(
-            page.devices
-                .iter()
-                .filter(|found| filter.fits(found))
-                .map(DeviceJson::of),
-        );
+        let page = admin.registry.list(from, limit - found.len()).await?;
+        looked_at += limit - found.len();
+        let fits = page.devices.into_iter().filter(|found| filter.fits(found));
+        found.extend(fits);
         from = page.next;
-        if from.is_none() || devices.len() >= limit || looked_at >= LOOKED_AT_MAX {
+        if from.is_none() || found.len() >= limit || looked_at >= LOOKED_AT_MAX {
             break;
         }
     }
     let next = from.map(|cursor| cursor.to_text());
+    let devices = match status {
+        true => with_status(&admin.registry, &found).await?,
+        false => found.iter().map(DeviceJson::of).collect(),
+    };
     Ok(answer(
         StatusCode::OK,
         None,
@@ -157,7 +174,9 @@ pub(super) async fn show(
     let key = caller.device(&admin, &id)?;
     let found = admin.registry.get(&key).await?;
     let found = found.ok_or_else(|| no_device(&key))?;
-    Ok(shown(StatusCode::OK, &found))
+    let revision = Some(found.revision);
+    let shown = with_status(&admin.registry, &[found]).await?;
+    Ok(answer(StatusCode::OK, revision, &shown.first()))
 }
 
 pub(super) async fn change(

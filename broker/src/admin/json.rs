@@ -6,6 +6,7 @@ use base64ct::{Base64, Encoding};
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
+use super::status::{ConfigJson, SeenJson};
 use crate::registry::{Credential, Device, DeviceKey, Found, Invalid, PolicyRule, Shown, State};
 
 /// A device. What only the broker says is ignored in requests, so that what was exported can be imported.
@@ -33,6 +34,10 @@ pub(crate) struct DeviceJson {
     pub(crate) updated_at: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) revision: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) config: Option<ConfigJson>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) last_seen: Option<SeenJson>,
 }
 
 /// A credential: exactly one of `public_key`, `certificate`, `fingerprint`, and `issuer` with `serial_number`.
@@ -213,6 +218,8 @@ impl DeviceJson {
             created_at: Some(device.created_at),
             updated_at: Some(device.updated_at),
             revision: Some(found.revision),
+            config: None,
+            last_seen: None,
         }
     }
 }

@@ -9,11 +9,11 @@ use hyper::header::HeaderMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Shared;
 use super::devices::no_device;
 use super::problem::Problem;
 use super::request::{Caller, answer, json as read};
-use crate::registry::DeviceConfig;
+use super::{Admin, Shared};
+use crate::registry::{Acknowledged, DeviceConfig, DeviceKey, RegistryError};
 
 /// Bytes for a device: as text, or in base64.
 #[derive(Debug, Deserialize)]
@@ -59,12 +59,26 @@ fn with(mut value: Value, data: &[u8]) -> Value {
     value
 }
 
-fn config_json(config: &DeviceConfig) -> Value {
-    let fields = json!({
+fn config_json(config: &DeviceConfig, acknowledged: Option<Acknowledged>) -> Value {
+    let mut fields = json!({
         "version": config.version,
         "at": config.at,
     });
+    if let Some(Acknowledged { version, at }) = acknowledged {
+        fields["acknowledged_version"] = version.into();
+        fields["acknowledged_at"] = at.into();
+    }
     with(fields, &config.data)
+}
+
+/// What the device has acknowledged so far.
+async fn acknowledged(
+    admin: &Admin,
+    key: &DeviceKey,
+) -> Result<Option<Acknowledged>, RegistryError> {
+    let found = admin.registry.statuses(std::slice::from_ref(key)).await?;
+    let config = found.into_iter().next().and_then(|status| status.config);
+    Ok(config.and_then(|config| config.acknowledged))
 }
 
 pub(super) async fn config(
@@ -79,7 +93,7 @@ pub(super) async fn config(
     Ok(answer(
         StatusCode::OK,
         Some(found.version),
-        &config_json(&found),
+        &config_json(&found, acknowledged(&admin, &key).await?),
     ))
 }
 
@@ -109,7 +123,7 @@ pub(super) async fn set_config(
     Ok(answer(
         StatusCode::OK,
         Some(config.version),
-        &config_json(&config),
+        &config_json(&config, acknowledged(&admin, &key).await?),
     ))
 }
 

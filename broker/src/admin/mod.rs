@@ -15,6 +15,7 @@ mod messages;
 pub(crate) mod problem;
 pub(crate) mod request;
 mod serve;
+mod status;
 #[cfg(test)]
 mod tests;
 pub mod tokens;

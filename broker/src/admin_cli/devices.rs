@@ -33,7 +33,7 @@ pub(crate) enum DevicesCommand {
         #[arg(long, value_name = "FILE")]
         policy: Option<PathBuf>,
     },
-    /// List devices
+    /// List devices, each with the version of its configuration that it has acknowledged and when it was seen
     List {
         /// Only those whose id begins so
         #[arg(long, default_value = "")]
@@ -94,7 +94,7 @@ pub(crate) enum DevicesCommand {
         #[arg(long, value_name = "ID", conflicts_with_all = ["public_key", "certificate", "fingerprint"])]
         remove: Option<String>,
     },
-    /// Show a device's configuration, or give it another one
+    /// Show a device's configuration and which version of it the device has acknowledged, or give it another one
     Config {
         /// Its id
         id: String,
@@ -231,7 +231,7 @@ impl DevicesCommand {
                 attribute,
                 limit,
             } => {
-                let mut query = vec![("prefix", prefix)];
+                let mut query = vec![("prefix", prefix), ("status", "true".to_owned())];
                 query.extend(state.map(|state| ("state", state)));
                 query.extend(attribute.map(|attribute| ("attribute", attribute)));
                 list(&remote, query, limit).await
@@ -376,8 +376,8 @@ async fn list(remote: &Remote, filter: Vec<(&str, String)>, limit: usize) -> Res
         return say(&format!("{:#}\n", Value::Array(found)));
     }
     let mut text = format!(
-        "{:<32} {:<16} {:<8} {:>11}  attributes\n",
-        "id", "tenant", "state", "credentials"
+        "{:<32} {:<16} {:<8} {:>11}  {:>9}  {:>12}  attributes\n",
+        "id", "tenant", "state", "credentials", "config", "last seen"
     );
     for device in &found {
         let attributes = device["attributes"].as_object().into_iter().flatten();
@@ -385,11 +385,13 @@ async fn list(remote: &Remote, filter: Vec<(&str, String)>, limit: usize) -> Res
             .map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default()))
             .collect();
         text.push_str(&format!(
-            "{:<32} {:<16} {:<8} {:>11}  {}\n",
+            "{:<32} {:<16} {:<8} {:>11}  {:>9}  {:>12}  {}\n",
             device["id"].as_str().unwrap_or_default(),
             device["tenant"].as_str().unwrap_or("-"),
             device["state"].as_str().unwrap_or_default(),
             device["credentials"].as_array().map_or(0, Vec::len),
+            config_text(&device["config"]),
+            seen_text(&device["last_seen"]),
             attributes.join(" ")
         ));
     }
@@ -397,6 +399,37 @@ async fn list(remote: &Remote, filter: Vec<(&str, String)>, limit: usize) -> Res
         text.push_str("There are more: --limit.\n");
     }
     say(&text)
+}
+
+/// The version that a device has acknowledged, of the one that it is to have.
+fn config_text(config: &Value) -> String {
+    match config["version"].as_u64() {
+        None => "-".to_owned(),
+        Some(version) => {
+            let acknowledged = config["acknowledged_version"].as_u64();
+            format!("{}/{version}", acknowledged.unwrap_or(0))
+        }
+    }
+}
+
+fn acknowledged_text(config: &Value) -> String {
+    let of = |name: &str| config[name].as_u64();
+    let version = of("version").unwrap_or_default();
+    match (of("acknowledged_version"), of("acknowledged_at")) {
+        (Some(acknowledged), Some(at)) => {
+            format!("version {version}, acknowledged {acknowledged} at {at}")
+        }
+        _ => format!("version {version}, none acknowledged"),
+    }
+}
+
+/// `now` for one that has not left, else when it was there last, in Unix seconds.
+fn seen_text(seen: &Value) -> String {
+    match (seen.is_object(), seen["disconnected_at"].as_u64()) {
+        (false, _) => "-".to_owned(),
+        (true, None) => "now".to_owned(),
+        (true, Some(at)) => at.to_string(),
+    }
 }
 
 fn show(remote: &Remote, device: &Value) -> Result<Exit, String> {
@@ -416,6 +449,17 @@ fn show(remote: &Remote, device: &Value) -> Result<Exit, String> {
         "updated_at",
     ] {
         match &device[name] {
+            Value::Null => {}
+            Value::String(value) => line(name, value.clone()),
+            value => line(name, value.to_string()),
+        }
+    }
+    if device["config"].is_object() {
+        line("config", acknowledged_text(&device["config"]));
+    }
+    let seen = &device["last_seen"];
+    for name in ["connected_at", "disconnected_at", "address", "replica"] {
+        match &seen[name] {
             Value::Null => {}
             Value::String(value) => line(name, value.clone()),
             value => line(name, value.to_string()),

@@ -1,6 +1,7 @@
 //! The sending side of one connection: encodes publishes into the bytes that wait for the client.
 
 use std::collections::HashMap;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use crate::hash::RandomState;
@@ -11,6 +12,7 @@ use dunlin_protocol::{
 };
 use dunlin_sync::{Delivery, Message};
 
+use super::device_config;
 use super::frames::{remaining_expiry, version};
 use super::mount::Mount;
 use super::out_buffer::{OutBuffer, SHARE_FROM};
@@ -87,6 +89,8 @@ struct Extra {
     gate: Option<Box<dyn Gate>>,
     /// The gate is for all messages, and not for those alone that come out of a stored queue.
     gate_for_all: bool,
+    /// Where the configuration comes of the device that the client is.
+    config: Option<Box<str>>,
 }
 
 #[derive(Debug)]
@@ -140,6 +144,31 @@ impl Link {
         extra.gate = Some(gate);
     }
 
+    /// The client is a device whose configuration comes on this topic: of what it gets there is to be known when it acknowledges it.
+    pub(crate) fn set_config_topic(&mut self, topic: &str) {
+        self.extra.get_or_insert_default().config = Some(topic.into());
+    }
+
+    fn config_topic(&self) -> Option<&str> {
+        self.extra.as_ref()?.config.as_deref()
+    }
+
+    /// Which version of the client's configuration a publish brings; `None`: it is something else.
+    pub(crate) fn config_version(
+        &self,
+        publish: &Outgoing<'_>,
+        publisher: Option<&str>,
+    ) -> Option<NonZeroU64> {
+        let mine = self.config_topic()? == publish.topic;
+        mine.then(|| device_config::version_in(publish.properties, publisher))?
+    }
+
+    /// The same of a kept message. Who is no device does not look at its topic.
+    pub(crate) fn config_version_of(&self, message: &Message) -> Option<NonZeroU64> {
+        let mine = self.config_topic()? == message.topic();
+        mine.then(|| device_config::version_in(message.properties(), message.publisher()))?
+    }
+
     /// The client has got a subscription that it may have as a whole.
     pub(crate) fn granted(&mut self, filter: &str) {
         if let Some(gate) = self.extra.as_mut().and_then(|extra| extra.gate.as_mut()) {
@@ -178,9 +207,14 @@ impl Link {
         self.out.len() + bytes <= self.outbox_bytes
     }
 
-    /// Whether publishes may be copied from their common encoding.
-    pub(crate) fn takes_common_form(&self) -> bool {
-        self.aliases.is_none() && self.extra.as_ref().is_none_or(|extra| !extra.gate_for_all)
+    /// Whether publishes of these topics may be copied from their common encoding.
+    pub(crate) fn takes_common_form<'t>(&self, mut topics: impl Iterator<Item = &'t str>) -> bool {
+        self.aliases.is_none()
+            && self.extra.as_ref().is_none_or(|extra| {
+                let config = extra.config.as_deref();
+                !extra.gate_for_all
+                    && config.is_none_or(|config| topics.all(|topic| topic != config))
+            })
     }
 
     /// Writes a publish.

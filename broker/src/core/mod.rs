@@ -2,6 +2,7 @@
 //!
 //! Time and random numbers are handed in. Everything here can be driven by a plain test.
 
+pub(crate) mod device_config;
 pub(crate) mod frames;
 pub(crate) mod inbound;
 pub(crate) mod link;

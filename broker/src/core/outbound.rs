@@ -10,6 +10,7 @@ mod stored;
 mod window;
 
 use std::collections::VecDeque;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use dunlin_protocol::{PacketId, QoS};
@@ -41,6 +42,15 @@ pub(crate) struct Shared {
     pub(crate) held: Option<Held>,
 }
 
+/// What is to be known of a packet in flight beside its size.
+#[derive(Debug)]
+pub(crate) enum More {
+    /// Another member of the group must get the message if this session ends.
+    Shared(Shared),
+    /// It brings this version of the configuration of the device that the client is.
+    Config(NonZeroU64),
+}
+
 #[derive(Debug)]
 enum Slot {
     Done,
@@ -48,8 +58,8 @@ enum Slot {
         qos: QoS,
         /// What the message weighs, to be given back to the session's queue bound.
         size: u32,
-        /// Kept where another member of the group must get the message if this session ends.
-        shared: Option<Box<Shared>>,
+        /// What few packets have.
+        more: Option<Box<More>>,
     },
     Released,
 }
@@ -101,6 +111,8 @@ pub(crate) struct QueueBounds {
 pub(crate) enum Acked {
     /// It is done with.
     Done,
+    /// The same; it was this version of the configuration of the device that the client is.
+    Config(NonZeroU64),
     /// PUBREL is to be sent, once the operations are durable.
     Release,
     /// No such packet id is in flight: answered where the protocol has an answer, else ignored.

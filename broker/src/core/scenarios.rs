@@ -1,5 +1,6 @@
 //! Scenarios of one session's delivery state, in virtual time and without a store or a socket.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use dunlin_protocol::{Packet, PacketId, QoS, ReasonCode, Sender, Version, decode, peek_frame};
@@ -8,6 +9,7 @@ use dunlin_sync::{
 };
 use proptest::prelude::*;
 
+use super::device_config;
 use super::frames::{Forwarded, Frames, Incoming, Origin, Topic};
 use super::link::{Link, LinkOptions};
 use super::outbound::{Acked, Outbound, QueueBounds, Tally};
@@ -126,15 +128,18 @@ fn deliver(delivering: &mut Delivering, payloads: &[&[u8]], qos: QoS, granted: Q
         publisher: None,
     };
     let frames = Frames::new(&run, &origin);
-    let wanted = Wanted {
-        qos: granted,
+    let mut tally = Tally::default();
+    delivering.deliver_run(&frames, &wanted(granted), &BOUNDS, &mut tally);
+    tally
+}
+
+fn wanted(qos: QoS) -> Wanted {
+    Wanted {
+        qos,
         retain_as_published: false,
         subscription_ids: Box::default(),
         share: None,
-    };
-    let mut tally = Tally::default();
-    delivering.deliver_run(&frames, &wanted, &BOUNDS, &mut tally);
-    tally
+    }
 }
 
 fn id(id: u16) -> PacketId {
@@ -162,6 +167,64 @@ fn no_more_is_in_flight_than_the_client_takes() {
         read(&mut delivering),
         [(Some(3), Some(b"3".to_vec()), false)]
     );
+}
+
+#[test]
+fn an_acknowledgement_tells_which_version_of_the_clients_configuration_it_is_about() {
+    let version = NonZeroU64::new(7).unwrap();
+    let properties = device_config::properties(7);
+    let message = |topic: &'static str, publisher: Option<Arc<str>>| {
+        Arc::new(Message::new(MessageParts {
+            topic,
+            properties: &properties,
+            payload: b"x",
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            expires_at: None,
+            received_at: 0,
+            publisher,
+            id: 0,
+        }))
+    };
+    // What comes, and what its acknowledgement is about.
+    let cases = [
+        (message("config", None), Acked::Config(version)),
+        (message("other", None), Acked::Done),
+        // Somebody who may publish there writes the broker's property.
+        (message("config", Some("client".into())), Acked::Done),
+    ];
+    for (message, expected) in cases {
+        for (stored, kept) in [(false, false), (false, true), (true, true)] {
+            let mut delivering = connected(stored, 10);
+            if let Some(link) = &mut delivering.link {
+                link.set_config_topic("config");
+            }
+            let mut tally = Tally::default();
+            let delivery = Delivery::plain(QoS::AtLeastOnce);
+            if stored {
+                assert!(delivering.outbound.admit(message.size(), &BOUNDS));
+                let appended = Appended {
+                    session: STORED,
+                    seq: 0,
+                    message: message.clone(),
+                    delivery,
+                };
+                delivering.appended(appended, 0, &BOUNDS, &mut tally);
+            } else if kept {
+                delivering.deliver_message(&message, delivery, 0, &BOUNDS, &mut tally);
+            } else {
+                let origin = Origin {
+                    received_at: 0,
+                    publisher: message.publisher().map(Arc::from),
+                };
+                let run = [Incoming::from_message(&message, None)];
+                let frames = Frames::new(&run, &origin);
+                let wanted = wanted(QoS::AtLeastOnce);
+                delivering.deliver_run(&frames, &wanted, &BOUNDS, &mut tally);
+            }
+            assert_eq!(delivering.puback(id(1)), expected, "{stored} {kept}");
+        }
+    }
 }
 
 #[test]

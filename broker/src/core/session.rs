@@ -12,7 +12,7 @@ use dunlin_sync::{Appended, Delivery, Message, Op, QueueEntry};
 use super::frames::{Frames, Mark};
 use super::link::{Link, Outgoing, Payload};
 use super::out_buffer::SHARE_FROM;
-use super::outbound::{Acked, Outbound, QueueBounds, Shared, Tally};
+use super::outbound::{Acked, More, Outbound, QueueBounds, Shared, Tally};
 
 /// How the subscriptions that match want a run delivered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +67,8 @@ impl Delivering {
     ) {
         let Some(link) = &mut self.link else { return };
         let shared = wanted.share.is_some() && wanted.qos > QoS::AtMostOnce;
-        if !wanted.subscription_ids.is_empty() || !link.takes_common_form() || shared {
+        let topics = frames.run().iter().map(|publish| publish.topic.as_str());
+        if !wanted.subscription_ids.is_empty() || !link.takes_common_form(topics) || shared {
             return self.deliver_singly(frames, wanted, bounds, tally);
         }
         let variant = match link.mount() {
@@ -184,15 +185,18 @@ impl Delivering {
                 continue;
             }
             if qos > QoS::AtMostOnce {
-                let shared = match (&message, &wanted.share) {
-                    (Some(message), Some(_)) => Some(Box::new(Shared {
+                let more = match (&message, &wanted.share) {
+                    (Some(message), Some(_)) => Some(More::Shared(Shared {
                         message: message.clone(),
                         delivery: delivery.clone(),
                         held: publish.held.clone(),
                     })),
-                    _ => None,
+                    _ => {
+                        let publisher = frames.origin().publisher.as_deref();
+                        link.config_version(&outgoing, publisher).map(More::Config)
+                    }
                 };
-                outgoing.packet_id = Some(self.outbound.take_place(qos, shared));
+                outgoing.packet_id = Some(self.outbound.take_place(qos, more.map(Box::new)));
             }
             match link.publish(&outgoing) {
                 Ok(()) => {

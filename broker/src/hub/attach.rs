@@ -17,6 +17,7 @@ use super::live::{About, Peer};
 use super::session::{NEVER_EXPIRES, Session, SessionState, Will};
 use super::wake::{CloseRequest, Wake};
 use crate::core::link::{Link, LinkOptions};
+use crate::registry::{key_of, topic_of};
 
 /// How long an older connection of the same client id may take to let go. It needs microseconds;
 /// the bound is for a worker that is starved.
@@ -187,12 +188,7 @@ impl Hub {
         state.expiry_interval = request.expiry_interval;
         state.wake = Some(wake.clone());
         state.blocked = false;
-        let mount = request
-            .peer
-            .tenant
-            .as_ref()
-            .map(|place| place.mount.clone());
-        let mut link = Link::new(request.link, mount);
+        let mut link = link_to(&request);
         let held = state.subscriptions.iter();
         let held = held.map(|(filter, subscription)| (&**filter, subscription));
         if let Some(gate) = self.gate_for(session, wake, held) {
@@ -239,6 +235,17 @@ impl Hub {
         self.leave(session);
         wake.set_gone();
     }
+}
+
+/// What goes to a client, as it has asked for it and as it is.
+pub(super) fn link_to(request: &ConnectRequest) -> Link {
+    let peer = &request.peer;
+    let mount = peer.tenant.as_ref().map(|place| place.mount.clone());
+    let mut link = Link::new(request.link, mount);
+    if let Some(device) = key_of(&peer.principal) {
+        link.set_config_topic(&topic_of(&device, "config"));
+    }
+    link
 }
 
 /// Whether the client's tenant may have one more stored session.

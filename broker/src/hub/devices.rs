@@ -6,25 +6,28 @@
 //!
 //! What devices report goes the other way, by one task too: of each the newest, as far as the one before is not written yet.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::num::NonZeroU64;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dunlin_protocol::QoS;
-use dunlin_sync::records::{RECORDS_AT_ONCE, RecordChange, RecordKey, RecordListener, Table};
+use dunlin_sync::cluster::ReplicaId;
+use dunlin_sync::records::{RecordChange, RecordKey, RecordListener, Table};
 use dunlin_sync::wait_durable;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::Hub;
-use super::live::{EndReason, LiveClient};
+use super::live::{About, EndReason, LiveClient};
 use super::publish::{NOBODY, Outcome};
 use crate::auth::Principal;
+use crate::core::device_config;
 use crate::core::frames::{Forwarded, Incoming, Origin, Topic};
 use crate::hash::RandomState;
 use crate::registry::{
-    DeviceConfig, DeviceKey, PAYLOAD_MAX, Registry, RegistryError, Reported, Reports, Sent, hint,
-    key_of, read_device, renewed, topic_of,
+    Acknowledged, DeviceConfig, DeviceKey, PAYLOAD_MAX, Registry, RegistryError, Reported, Reports,
+    Seen, Sent, hint, key_of, read_device, renewed, topic_of,
 };
 
 /// Devices that are read at once.
@@ -35,14 +38,17 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// The registry, and who of it is connected here.
 pub(crate) struct Devices {
     pub(crate) registry: Arc<Registry>,
-    /// Numbers of connections. At most as many as there are connections.
-    live: Mutex<HashMap<String, Vec<u64>, RandomState>>,
+    /// Its connections. At most as many as there are.
+    live: Mutex<HashMap<String, Vec<Here>, RandomState>>,
     /// To be read again. At most as many as are connected.
     pending: Mutex<BTreeSet<String>>,
     wake: Arc<Notify>,
-    /// What devices have reported, and is not written yet. At most one report for each that is connected.
+    /// What devices have said, and is not written yet. Of each at most one report and one acknowledgement.
     reports: Mutex<Reports>,
     reported: Arc<Notify>,
+    /// Who has come or gone, until that is written. At most as many as have done so within the pause, or since the store has answered.
+    seen: Mutex<BTreeMap<Arc<str>, Seen>>,
+    saw: Arc<Notify>,
     /// Kept, as the store holds it weakly.
     listener: Mutex<Option<Arc<dyn RecordListener>>>,
 }
@@ -56,23 +62,34 @@ impl Devices {
             wake: Arc::default(),
             reports: Mutex::default(),
             reported: Arc::default(),
+            seen: Mutex::default(),
+            saw: Arc::default(),
             listener: Mutex::default(),
         }
     }
 
-    pub(super) fn opened(&self, principal: &Principal, number: u64) {
-        if let Some(key) = key_of(principal) {
-            let mut live = self.live.lock();
-            live.entry(key.to_string()).or_default().push(number);
-            drop(live);
-            self.seen(&key.to_string());
-        }
+    pub(super) fn opened(&self, peer: &About, number: u64, replica: Option<ReplicaId>) {
+        let Some(key) = key_of(&peer.principal()).map(|key| key.to_string()) else {
+            return;
+        };
+        let since_ms = now_ms();
+        let here = Here { number, since_ms };
+        let mut live = self.live.lock();
+        live.entry(key.clone()).or_default().push(here);
+        drop(live);
+        self.saw(&key, seen(peer, since_ms, None, replica));
     }
 
     /// It is there, or was until now.
-    fn seen(&self, key: &str) {
-        self.reports.lock().seen.insert(key.into(), now_s());
-        self.reported.notify_one();
+    fn saw(&self, key: &str, seen: Seen) {
+        let mut all = self.seen.lock();
+        match all.get_mut(key) {
+            Some(before) if *before >= seen => {}
+            Some(before) => *before = seen,
+            None => drop(all.insert(key.into(), seen)),
+        }
+        drop(all);
+        self.saw.notify_one();
     }
 
     /// A device reports its state.
@@ -93,17 +110,44 @@ impl Devices {
         self.reported.notify_one();
     }
 
-    pub(super) fn closed(&self, principal: &Principal, number: u64) {
-        let Some(key) = key_of(principal).map(|key| key.to_string()) else {
+    /// A device has acknowledged a version of its configuration.
+    pub(crate) fn acknowledged(&self, key: &str, version: NonZeroU64) {
+        let version = version.get();
+        self.acknowledged_at(
+            key,
+            Acknowledged {
+                version,
+                at: now_s(),
+            },
+        );
+    }
+
+    fn acknowledged_at(&self, key: &str, it: Acknowledged) {
+        let mut reports = self.reports.lock();
+        let newest = reports.acknowledged.entry(key.into()).or_default();
+        if newest.version < it.version {
+            *newest = it;
+        }
+        drop(reports);
+        self.reported.notify_one();
+    }
+
+    pub(super) fn closed(&self, peer: &About, number: u64, replica: Option<ReplicaId>) {
+        let Some(key) = key_of(&peer.principal()).map(|key| key.to_string()) else {
             return;
         };
-        self.seen(&key);
         let mut live = self.live.lock();
-        if let Some(numbers) = live.get_mut(&key) {
-            numbers.retain(|other| *other != number);
-            if numbers.is_empty() {
-                live.remove(&key);
-            }
+        let Some(all) = live.get_mut(&key) else {
+            return;
+        };
+        let place = all.iter().position(|here| here.number == number);
+        let here = place.map(|place| all.swap_remove(place));
+        if all.is_empty() {
+            live.remove(&key);
+        }
+        drop(live);
+        if let Some(Here { since_ms, .. }) = here {
+            self.saw(&key, seen(peer, since_ms, Some(now_ms()), replica));
         }
     }
 
@@ -132,13 +176,39 @@ impl Drop for Devices {
     fn drop(&mut self) {
         self.wake.notify_one();
         self.reported.notify_one();
+        self.saw.notify_one();
     }
 }
 
-fn now_s() -> u64 {
+/// A connection of a device.
+#[derive(Clone, Copy)]
+struct Here {
+    number: u64,
+    since_ms: u64,
+}
+
+fn seen(
+    peer: &About,
+    connected_at_ms: u64,
+    disconnected_at_ms: Option<u64>,
+    replica: Option<ReplicaId>,
+) -> Seen {
+    Seen {
+        connected_at_ms,
+        disconnected_at_ms,
+        address: peer.address().to_string(),
+        replica: replica.map(|replica| replica.0),
+    }
+}
+
+fn now_ms() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+        .map_or(0, |since| since.as_millis() as u64)
+}
+
+fn now_s() -> u64 {
+    now_ms() / 1_000
 }
 
 struct Listener(Weak<Hub>);
@@ -173,7 +243,8 @@ impl Hub {
         *self.devices.listener.lock() = Some(listener);
         let hub = Arc::downgrade(self);
         self.spawn(read_again(hub.clone()));
-        self.spawn(write_reports(hub));
+        self.spawn(write_reports(hub.clone()));
+        self.spawn(write_seen(hub));
     }
 
     /// Gives a device a configuration: it is stored, and delivered as a retained message on its topic. With `only`, if the one that is there has
@@ -189,9 +260,18 @@ impl Hub {
     ) -> Result<DeviceConfig, RegistryError> {
         let registry = &self.devices.registry;
         let config = registry.store_config(key, data, only, now_s()).await?;
-        self.publish_to_device(&topic_of(key, "config"), data, true)
-            .await;
-        Ok(config)
+        let topic = topic_of(key, "config");
+        let mut newest = config.clone();
+        loop {
+            let properties = device_config::properties(newest.version);
+            self.publish_to_device(&topic, &properties, &newest.data, true)
+                .await;
+            // Somebody may have set a newer one meanwhile, and have been faster here: the newest must be the last.
+            match registry.config(key).await {
+                Ok(Some(found)) if found.version > newest.version => newest = found,
+                _ => return Ok(config),
+            }
+        }
     }
 
     /// Sends a command to a device, at QoS 1. `false`: nobody waits for it there, connected or with a session that outlives the connection; it is not
@@ -212,7 +292,7 @@ impl Hub {
             subfolder => format!("commands/{subfolder}"),
         };
         let wanted = self
-            .publish_to_device(&topic_of(key, &below), data, false)
+            .publish_to_device(&topic_of(key, &below), &[], data, false)
             .await;
         Ok((sent, wanted))
     }
@@ -221,6 +301,7 @@ impl Hub {
     async fn publish_to_device(
         self: &Arc<Self>,
         topic: &str,
+        properties: &[u8],
         payload: &[u8],
         retain: bool,
     ) -> bool {
@@ -233,7 +314,7 @@ impl Hub {
                 topic: Topic::Borrowed(topic),
                 qos: QoS::AtLeastOnce,
                 retain,
-                properties: Forwarded::Borrowed(&[]),
+                properties: Forwarded::Borrowed(properties),
                 expiry: None,
                 payload,
                 once: None,
@@ -258,8 +339,11 @@ impl Hub {
     }
 
     fn clients_of(&self, key: &str) -> Vec<LiveClient> {
-        let numbers = self.devices.live.lock().get(key).cloned();
-        self.clients_of_numbers(&numbers.unwrap_or_default())
+        let live = self.devices.live.lock();
+        let here = live.get(key).into_iter().flatten();
+        let numbers: Vec<_> = here.map(|here| here.number).collect();
+        drop(live);
+        self.clients_of_numbers(&numbers)
     }
 
     fn end_device(&self, key: &str) {
@@ -317,28 +401,54 @@ const GATHER: Duration = Duration::from_millis(100);
 async fn write_reports(hub: Weak<Hub>) {
     while let Some(held) = hub.upgrade() {
         let reported = Arc::clone(&held.devices.reported);
-        let Reports { states, seen } = std::mem::take(&mut *held.devices.reports.lock());
-        if states.is_empty() && seen.is_empty() {
+        let reports = std::mem::take(&mut *held.devices.reports.lock());
+        if reports.is_empty() {
             drop(held);
             reported.notified().await;
             tokio::time::sleep(GATHER).await;
             continue;
         }
         let registry = &held.devices.registry;
+        let Reports {
+            states,
+            acknowledged,
+        } = reports;
         for (key, state) in states {
             if let Err(error) = registry.store_state(&key, &state).await {
                 tracing::warn!(device = %key, %error, "what a device has reported is not kept");
             }
         }
-        let mut seen = seen.into_iter().peekable();
-        while seen.peek().is_some() {
-            let part = seen.by_ref().take(RECORDS_AT_ONCE / 4);
-            let part = part.map(|(key, at)| (key.to_string(), at));
-            if let Err(error) = registry.store_seen(part).await {
-                tracing::warn!(%error, "when devices were seen is not noted");
-                break;
+        let acknowledged: Vec<_> = acknowledged.into_iter().collect();
+        if let Err(error) = registry.note_acknowledged(acknowledged.clone()).await {
+            tracing::warn!(%error, devices = acknowledged.len(), "what devices have acknowledged cannot be noted: it is tried again");
+            for (key, it) in acknowledged {
+                held.devices.acknowledged_at(&key, it);
             }
+            drop(held);
+            tokio::time::sleep(PAUSE).await;
         }
+    }
+}
+
+/// Pause between two writings of when devices were seen: one that comes and goes all the time is written once in it.
+const SEEN_EVERY: Duration = Duration::from_secs(1);
+
+async fn write_seen(hub: Weak<Hub>) {
+    while let Some(held) = hub.upgrade() {
+        let seen = std::mem::take(&mut *held.devices.seen.lock());
+        if seen.is_empty() {
+            let saw = Arc::clone(&held.devices.saw);
+            drop(held);
+            saw.notified().await;
+            tokio::time::sleep(SEEN_EVERY).await;
+            continue;
+        }
+        let seen = seen.into_iter().collect();
+        if let Err(error) = held.devices.registry.note_seen(seen).await {
+            tracing::warn!(%error, "when devices were seen is not noted");
+        }
+        drop(held);
+        tokio::time::sleep(SEEN_EVERY).await;
     }
 }
 

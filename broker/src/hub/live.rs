@@ -241,7 +241,8 @@ impl Hub {
         let mut connections = self.connections.lock();
         connections.insert(session.number, wake.clone());
         drop(connections);
-        self.devices.opened(&wake.about.principal(), session.number);
+        self.devices
+            .opened(&wake.about, session.number, self.replica());
         self.expect_end(wake, None);
     }
 
@@ -250,7 +251,8 @@ impl Hub {
         let Some(wake) = self.connections.lock().remove(&session.number) else {
             return;
         };
-        self.devices.closed(&wake.about.principal(), session.number);
+        self.devices
+            .closed(&wake.about, session.number, self.replica());
         if let Some(end) = wake.about.principal().expires_at {
             self.expiring.lock().remove(&(end, session.number));
         }

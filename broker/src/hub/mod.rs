@@ -401,6 +401,11 @@ impl Hub {
         self.store.pending_bytes() + self.held_bytes.load(Ordering::Relaxed)
     }
 
+    /// The number of this replica in its cluster.
+    fn replica(&self) -> Option<dunlin_sync::cluster::ReplicaId> {
+        self.cluster.as_ref().map(|cluster| cluster.replica())
+    }
+
     /// Whether others may have acknowledged subscriptions that this replica does not know of.
     pub(crate) fn is_cut_off(&self) -> bool {
         self.cluster

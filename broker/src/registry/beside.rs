@@ -1,17 +1,19 @@
-//! What is kept beside a device: its configuration, what it has reported, what it was told, when it was seen.
+//! What is kept beside a device: its configuration, what it has reported, what it was told.
 //!
 //! Records of their own, as they change at another pace: a report of a device must not come in the way of an administrator who
 //! changes it. They are removed with it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base64ct::{Base64, Encoding};
-use dunlin_sync::records::{Expect, PutOutcome, Record, RecordKey, RecordPut, Table};
+use dunlin_sync::records::{PutOutcome, Record, RecordKey, RecordPut, Table};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::device::{DeviceKey, Invalid};
 use super::error::RegistryError;
 use super::service::Registry;
+use super::status::{Acknowledged, expected};
 
 /// Longest configuration, report or command, in bytes, as with IoT Core.
 pub const PAYLOAD_MAX: usize = 64 * 1024;
@@ -60,11 +62,6 @@ pub struct Sent {
     pub size: usize,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Seen {
-    at: u64,
-}
-
 /// Bytes as text.
 mod in_base64 {
     use super::{Base64, Encoding};
@@ -89,22 +86,19 @@ fn commands_key(key: &str) -> RecordKey {
     RecordKey::new(Table::State, format!("{key}#commands"))
 }
 
-fn seen_key(key: &str) -> RecordKey {
-    RecordKey::new(Table::State, format!("{key}#seen"))
-}
-
 fn states_key(key: &str) -> RecordKey {
     RecordKey::new(Table::State, key)
 }
 
 /// All that is beside a device.
-pub(super) fn keys_of(key: &DeviceKey) -> [RecordKey; 4] {
+pub(super) fn keys_of(key: &DeviceKey) -> [RecordKey; 5] {
     let text = key.to_string();
     [
         config_key(&text),
         states_key(&text),
         commands_key(&text),
-        seen_key(&text),
+        super::status::config_key(&text),
+        super::status::seen_key(&text),
     ]
 }
 
@@ -116,14 +110,17 @@ fn check_payload(field: &str, payload: &[u8]) -> Result<(), Invalid> {
     Ok(())
 }
 
-fn decode<T: DeserializeOwned>(key: &RecordKey, record: &Record) -> Result<T, RegistryError> {
+pub(super) fn decode<T: DeserializeOwned>(
+    key: &RecordKey,
+    record: &Record,
+) -> Result<T, RegistryError> {
     serde_json::from_slice(&record.value).map_err(|error| RegistryError::Damaged {
         key: key.key.to_string(),
         why: error.to_string(),
     })
 }
 
-fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+pub(super) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     // Plain values and lists: there is nothing that could fail.
     serde_json::to_vec(value).unwrap_or_default()
 }
@@ -165,15 +162,6 @@ impl Registry {
         Ok(sent.unwrap_or_default())
     }
 
-    /// When a device connected or left last, in Unix seconds, as far as that is noted yet.
-    ///
-    /// # Errors
-    /// The store, or what is in it.
-    pub async fn seen(&self, key: &DeviceKey) -> Result<Option<u64>, RegistryError> {
-        let seen: Option<Seen> = self.beside(seen_key(&key.to_string())).await?;
-        Ok(seen.map(|seen| seen.at))
-    }
-
     /// Stores a configuration. With `only`, if the one that is there has that version (0: there is none). The device gets it by
     /// [`Hub::set_device_config`](crate::hub::Hub::set_device_config), which calls this.
     ///
@@ -188,7 +176,7 @@ impl Registry {
     ) -> Result<DeviceConfig, RegistryError> {
         check_payload("data", data)?;
         self.must_exist(key).await?;
-        self.modify(config_key(&key.to_string()), |old: Option<DeviceConfig>| {
+        let stored = self.modify(config_key(&key.to_string()), |old: Option<DeviceConfig>| {
             let version = old.map_or(0, |old| old.version);
             if only.is_some_and(|only| only != version) {
                 return Err(RegistryError::Changed { revision: version });
@@ -199,8 +187,10 @@ impl Registry {
                 data: data.to_vec(),
             };
             Ok((config.clone(), config))
-        })
-        .await
+        });
+        let config = stored.await?;
+        self.note_config(key, &config).await?;
+        Ok(config)
     }
 
     /// Notes that a command is being sent.
@@ -244,18 +234,6 @@ impl Registry {
         .await
     }
 
-    /// Notes when devices were seen.
-    pub(crate) async fn store_seen(
-        &self,
-        seen: impl IntoIterator<Item = (String, u64)>,
-    ) -> Result<(), RegistryError> {
-        let puts = seen
-            .into_iter()
-            .map(|(key, at)| RecordPut::set(seen_key(&key), encode(&Seen { at })));
-        self.records().put(puts.collect()).await?;
-        Ok(())
-    }
-
     async fn must_exist(&self, key: &DeviceKey) -> Result<(), RegistryError> {
         let found = self.get(key).await?;
         found.map(|_| ()).ok_or(RegistryError::Missing)
@@ -279,10 +257,7 @@ impl Registry {
     {
         for _ in 0..TRIES {
             let old = self.one(key.clone()).await?;
-            let expect = match &old {
-                Some(record) => Expect::Revision(record.revision),
-                None => Expect::Absent,
-            };
+            let expect = expected(old.as_ref());
             let old = old.map(|record| decode(&key, &record)).transpose()?;
             let (new, gives) = change(old)?;
             let put = RecordPut::set(key.clone(), encode(&new)).expecting(expect);
@@ -308,11 +283,17 @@ fn check_subfolder(subfolder: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// The newest report of each device, until it is written.
+/// What each device has said last, until it is written.
 #[derive(Debug, Default)]
 pub(crate) struct Reports {
-    pub(crate) states: std::collections::BTreeMap<Arc<str>, Reported>,
-    pub(crate) seen: std::collections::BTreeMap<Arc<str>, u64>,
+    pub(crate) states: BTreeMap<Arc<str>, Reported>,
+    pub(crate) acknowledged: BTreeMap<Arc<str>, Acknowledged>,
+}
+
+impl Reports {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.states.is_empty() && self.acknowledged.is_empty()
+    }
 }
 
 #[cfg(test)]
@@ -376,14 +357,8 @@ mod tests {
             let refused = registry.note_command(&key, wrong, b"", 7).await;
             assert!(matches!(refused, Err(RegistryError::Invalid(_))), "{wrong}");
         }
-        registry
-            .store_seen([("/pump".to_owned(), 9)])
-            .await
-            .unwrap();
-        assert_eq!(registry.seen(&key).await.unwrap(), Some(9));
         registry.delete(&key, None).await.unwrap();
         assert!(registry.states(&key).await.unwrap().is_empty());
-        assert_eq!(registry.seen(&key).await.unwrap(), None);
     }
 
     #[test]

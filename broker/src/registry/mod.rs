@@ -9,6 +9,7 @@ mod import;
 mod method;
 mod policy;
 mod service;
+mod status;
 #[cfg(test)]
 mod tests;
 
@@ -22,3 +23,4 @@ pub use method::RegistryMethod;
 pub(crate) use method::{key_of, renewed};
 pub(crate) use service::read as read_device;
 pub use service::{Found, Page, Registry, hint};
+pub use status::{Acknowledged, ConfigStatus, Seen, Status};

@@ -20,6 +20,16 @@ impl Connection {
                     ack.packet_id.get()
                 ),
             )),
+            Acked::Config(version) => {
+                // One that it refuses has not arrived.
+                if let Some(identity) = &self.identity
+                    && let Some((device, _)) = &identity.reports
+                    && !ack.reason.is_error()
+                {
+                    self.hub.devices.acknowledged(device, version);
+                }
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -38,7 +48,7 @@ impl Connection {
                     ),
                 ));
             }
-            Acked::Done => return Ok(()),
+            Acked::Done | Acked::Config(_) => return Ok(()),
             Acked::Unknown if ack.reason.is_error() => return Ok(()),
             Acked::Unknown => ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
             Acked::Release => {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use dunlin_protocol::{PacketId, QoS, ReasonCode};
 use dunlin_sync::Op;
 
-use super::{Acked, IDS, Outbound, Pending, Shared, Slot, Tally, packet_id, weight};
+use super::{Acked, IDS, More, Outbound, Pending, Shared, Slot, Tally, packet_id, weight};
 use crate::core::frames::is_expired;
 use crate::core::link::Link;
 
@@ -80,20 +80,20 @@ impl Outbound {
         }
         tally.sent(pending.delivery.qos, 1, link.out.len() - before);
         tally.resent += u64::from(dup);
-        let shared = match (&pending.delivery.share, self.store_id) {
-            (Some(_), None) => Some(Box::new(Shared {
+        let more = match (&pending.delivery.share, self.store_id) {
+            (Some(_), None) => Some(More::Shared(Shared {
                 message: message.clone(),
                 delivery: pending.delivery.clone(),
                 held: pending.held,
             })),
-            _ => None,
+            _ => link.config_version_of(message).map(More::Config),
         };
         self.place(
             seq,
             Slot::Sent {
                 qos: pending.delivery.qos,
                 size: u32::try_from(size).unwrap_or(u32::MAX),
-                shared,
+                more: more.map(Box::new),
             },
         );
     }
@@ -107,16 +107,9 @@ impl Outbound {
 
     /// Takes a place in the window for a message that is written by the caller; only when
     /// [`Self::is_clear`], and only in sessions without a stored queue.
-    pub(crate) fn take_place(&mut self, qos: QoS, shared: Option<Box<Shared>>) -> PacketId {
+    pub(crate) fn take_place(&mut self, qos: QoS, more: Option<Box<More>>) -> PacketId {
         let seq = self.next_seq();
-        self.place(
-            seq,
-            Slot::Sent {
-                qos,
-                size: 0,
-                shared,
-            },
-        );
+        self.place(seq, Slot::Sent { qos, size: 0, more });
         packet_id(seq)
     }
 
@@ -156,12 +149,19 @@ impl Outbound {
         let Some(index) = self.find(id) else {
             return Acked::Unknown;
         };
-        match self.slots[index] {
+        match &mut self.slots[index] {
             Slot::Sent {
                 qos: QoS::AtLeastOnce,
                 size,
-                ..
-            } => self.finish(index, u64::from(size), ops),
+                more,
+            } => {
+                let (size, more) = (*size, more.take());
+                let done = self.finish(index, u64::from(size), ops);
+                match more.as_deref() {
+                    Some(More::Config(version)) => Acked::Config(*version),
+                    _ => done,
+                }
+            }
             _ => Acked::WrongKind,
         }
     }
@@ -241,11 +241,12 @@ impl Outbound {
         for slot in self.slots.drain(..) {
             if let Slot::Sent {
                 qos: QoS::AtLeastOnce,
-                shared: Some(shared),
+                more: Some(more),
                 ..
             } = slot
+                && let More::Shared(shared) = *more
             {
-                taken.push(*shared);
+                taken.push(shared);
             }
         }
         for pending in self.ready.drain(..) {

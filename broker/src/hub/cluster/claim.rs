@@ -12,9 +12,8 @@ use dunlin_sync::cluster::{
 };
 use dunlin_sync::{Op, WillRecord};
 
-use crate::core::link::Link;
 use crate::core::outbound::{Outbound, Tally};
-use crate::hub::attach::{AttachError, Attached, ConnectRequest, tenant_has_place};
+use crate::hub::attach::{AttachError, Attached, ConnectRequest, link_to, tenant_has_place};
 use crate::hub::live::About;
 use crate::hub::moving::is_word;
 use crate::hub::session::{Session, Subscription, Will};
@@ -193,12 +192,7 @@ impl Hub {
         state.epoch = claimed.epoch.0;
         state.expiry_interval = request.expiry_interval;
         state.wake = Some(wake.clone());
-        let mount = request
-            .peer
-            .tenant
-            .as_ref()
-            .map(|place| place.mount.clone());
-        let mut link = Link::new(request.link, mount);
+        let mut link = link_to(&request);
         state.delivering.outbound.attach(request.quota);
         for (id, count) in claimed.inbound {
             if id == SENT_MARK {

@@ -11,6 +11,7 @@ use crate::support::{
 pub(crate) struct ClusterSetup {
     replicas: usize,
     settings: Vec<String>,
+    config: String,
     allowed: Vec<String>,
 }
 
@@ -18,6 +19,12 @@ impl ClusterSetup {
     /// Sets a key of the configuration of every replica.
     pub(crate) fn set(mut self, key_value: &str) -> Self {
         self.settings.push(key_value.to_owned());
+        self
+    }
+
+    /// Gives every replica tables in a configuration file, beside its listener.
+    pub(crate) fn tables(mut self, toml: &str) -> Self {
+        self.config.push_str(toml);
         self
     }
 
@@ -61,6 +68,10 @@ impl ClusterSetup {
     /// Starts one replica over whatever the URL says.
     pub(crate) fn replica(&self, url: &str) -> Broker {
         let mut setup = Broker::setup().set(&format!("redis.url={url}"));
+        if !self.config.is_empty() {
+            let listener = "[[listener]]\naddress = \"127.0.0.1:{port}\"\n";
+            setup = setup.config(&format!("{listener}{}", self.config));
+        }
         for setting in &self.settings {
             setup = setup.set(setting);
         }
@@ -113,6 +124,7 @@ impl Cluster {
         ClusterSetup {
             replicas,
             settings: Vec::new(),
+            config: String::new(),
             allowed: Vec::new(),
         }
     }
