@@ -165,7 +165,7 @@ fn a_store_from_before_there_were_records_is_opened_whole_and_takes_records() {
     let expected = content(&open(&new).unwrap());
     let driver = open(&old).unwrap();
     let found = content(&driver);
-    assert!(expected.contains("plant/press") && expected.contains("small 7"));
+    assert!(expected.contains("plant/press") && expected.contains("large\\x07"));
     assert_eq!(found, expected);
     // It goes on where it was, and has records as any other.
     let first = put(&driver, RecordPut::set(ban("x"), "1"));
