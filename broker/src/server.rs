@@ -675,6 +675,7 @@ fn acceptor(
         info: ArcSwap::from_pointee(info),
         tls: tls.map(|tls| ArcSwap::from_pointee(tls.into())),
         name_from: listener.tls.as_ref().and_then(|tls| tls.name_from),
+        tenant_from: listener.tls.as_ref().and_then(|tls| tls.tenant_from),
         proxy: listener.proxy_protocol,
         path: listener.path.clone(),
         connect_timeout: Duration::from_millis(u64::from(config.limits.connect_timeout_ms)),

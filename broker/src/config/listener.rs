@@ -100,6 +100,16 @@ word_setting!(NameFrom {
     "fingerprint" => NameFrom::Fingerprint,
 });
 
+/// Which part of a client certificate's subject is the tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TenantFrom {
+    /// The organisation.
+    O,
+    /// The organisational unit.
+    Ou,
+}
+word_setting!(TenantFrom { "o" => TenantFrom::O, "ou" => TenantFrom::Ou });
+
 /// The oldest TLS that is spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TlsVersion {
@@ -158,6 +168,8 @@ pub struct TlsConfig {
     pub client_auth: ClientAuth,
     /// Where the user name is taken from; `None` leaves the name to the CONNECT packet.
     pub name_from: Option<NameFrom>,
+    /// Where the tenant is taken from; `None`: a certificate says nothing of it.
+    pub tenant_from: Option<TenantFrom>,
     /// Lists of revoked certificates, PEM or DER.
     pub crl: Vec<PathBuf>,
     /// Certificates for those who ask for other names.
@@ -176,6 +188,7 @@ impl TlsConfig {
             client_ca: None,
             client_auth: ClientAuth::None,
             name_from: None,
+            tenant_from: None,
             crl: Vec::new(),
             sni: Vec::new(),
             min_version: TlsVersion::V12,
@@ -342,6 +355,7 @@ impl TlsConfig {
         };
         let client_auth = section.get("client_auth", default, &());
         let name_from = section.optional("name_from", &());
+        let tenant_from = section.optional("tenant_from", &());
         let crl: Vec<String> = section.optional("crl", &()).unwrap_or_default();
         let sni: Vec<_> = section.tables("sni", SniConfig::read).unwrap_or_default();
         let min_version = section.get("min_version", TlsVersion::V12, &());
@@ -366,12 +380,16 @@ impl TlsConfig {
         if name_from.is_some() && client_auth == ClientAuth::None {
             section.problem(Code::Contradiction, "name_from", "name_from needs certificates of the clients: add client_auth = \"required\" and client_ca");
         }
+        if tenant_from.is_some() && client_auth == ClientAuth::None {
+            section.problem(Code::Contradiction, "tenant_from", "tenant_from needs certificates of the clients: add client_auth = \"required\" and client_ca");
+        }
         Some(Self {
             certificate: certificate?.into(),
             key: key?.into(),
             client_ca,
             client_auth,
             name_from,
+            tenant_from,
             crl: crl.into_iter().map(Into::into).collect(),
             sni: sni.into_iter().flatten().collect(),
             min_version,

@@ -28,8 +28,8 @@ pub use features::Features;
 pub use layers::{Override, OverrideValue, Sources};
 pub use limits::{Limits, QueueFull};
 pub use listener::{
-    ClientAuth, ListenerConfig, ListenerKind, NameFrom, ProxyProtocol, SniConfig, TlsConfig,
-    TlsVersion,
+    ClientAuth, ListenerConfig, ListenerKind, NameFrom, ProxyProtocol, SniConfig, TenantFrom,
+    TlsConfig, TlsVersion,
 };
 pub(crate) use methods::ANSWER_MAX;
 pub use methods::{HookConfig, JwtConfig, UserConfig, WhenAway};

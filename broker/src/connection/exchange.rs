@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::audited;
 use super::close::Closing;
-use super::handshake::of_listener;
+use super::handshake::belonging;
 use super::run::Connection;
 use crate::auth::Refused;
 use crate::auth::enhanced::{Exchange, Step};
@@ -263,7 +263,11 @@ impl Connection {
 
     /// The client has shown anew who it is; false when that is somebody else.
     fn become_again(&mut self, principal: Arc<Principal>) -> bool {
-        let principal = of_listener(principal, self.wake.about.listener());
+        let about = &self.wake.about;
+        let Ok(principal) = belonging(principal, about.certificate(), about.listener()) else {
+            tracing::info!(client = %self.session.client_id, "a client has authenticated again as one of another tenant");
+            return false;
+        };
         let same = {
             let before = self.wake.about.principal();
             before.username == principal.username

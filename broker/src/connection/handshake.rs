@@ -25,7 +25,7 @@ use crate::core::link::LinkOptions;
 use crate::core::mount;
 use crate::hub::live::Peer;
 use crate::hub::{ConnectRequest, Departure, Hub, WillRequest};
-use crate::net::{Accepted, ListenerInfo, sniff};
+use crate::net::{Accepted, ClientCertificate, ListenerInfo, sniff};
 use crate::tenant::Place;
 
 /// Bytes read at a time before CONNECT is whole.
@@ -345,8 +345,7 @@ async fn establish(
             }
         }
     };
-    let (principal, client_id, tenant) =
-        tenant(hub, version, principal, client_id, &accepted.listener)?;
+    let (principal, client_id, tenant) = tenant(hub, version, principal, client_id, accepted)?;
     if principal.method == Method::Provisioning {
         let ids = (Arc::from(mount::own(&client_id)), assigned);
         let newcomer = Newcomer::admit(hub, &connect, ids, (principal, tenant))
@@ -402,15 +401,39 @@ async fn establish(
     Ok(Welcome::Client(established, connack))
 }
 
-/// Who has shown no tenant is of the listener's, if that has one.
-pub(super) fn of_listener(principal: Arc<Principal>, listener: &ListenerInfo) -> Arc<Principal> {
-    match &listener.tenant {
-        Some(tenant) if principal.tenant.is_none() => Arc::new(Principal {
-            tenant: Some(tenant.clone()),
-            ..Principal::clone(&principal)
-        }),
-        _ => principal,
+/// Who has shown no tenant is of that in its certificate, or of the listener's. No two of the three may differ.
+///
+/// # Errors
+/// Which two do.
+pub(super) fn belonging(
+    mut principal: Arc<Principal>,
+    certificate: Option<&ClientCertificate>,
+    listener: &ListenerInfo,
+) -> Result<Arc<Principal>, String> {
+    let of_certificate = certificate.and_then(|certificate| certificate.tenant.as_ref());
+    for (tenant, whose) in [
+        (of_certificate, "its certificate"),
+        (listener.tenant.as_ref(), "the listener"),
+    ] {
+        let Some(tenant) = tenant else { continue };
+        match &principal.tenant {
+            Some(own) if own == tenant => {}
+            Some(own) => return Err(format!("of tenant {own:?}, and {whose} is {tenant:?}'s")),
+            // It would be another device: there may be one of its name in that tenant.
+            None if principal.device.is_some() => {
+                return Err(format!(
+                    "a device of no tenant, and {whose} is {tenant:?}'s"
+                ));
+            }
+            None => {
+                principal = Arc::new(Principal {
+                    tenant: Some(tenant.clone()),
+                    ..Principal::clone(&principal)
+                });
+            }
+        }
     }
+    Ok(principal)
 }
 
 /// Who a client is, its id as it is inside, and its place in its tenant.
@@ -423,17 +446,15 @@ fn tenant(
     version: Version,
     principal: Arc<Principal>,
     client_id: Arc<str>,
-    listener: &ListenerInfo,
+    accepted: &Accepted,
 ) -> Result<Belonging, Refusal> {
     let refused = |reason, why| Err(Refusal::new(version, reason, why));
     let bad_id = |why: &str| Refusal::new(version, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, why);
-    let principal = of_listener(principal, listener);
-    if let (Some(own), Some(of_listener)) = (&principal.tenant, &listener.tenant)
-        && own != of_listener
-    {
-        let why = format!("of tenant {own:?}, and the listener is {of_listener:?}'s");
-        return refused(ReasonCode::NOT_AUTHORIZED, why);
-    }
+    let certificate = accepted.certificate.as_deref();
+    let principal = match belonging(principal, certificate, &accepted.listener) {
+        Ok(principal) => principal,
+        Err(why) => return refused(ReasonCode::NOT_AUTHORIZED, why),
+    };
     let Some(name) = &principal.tenant else {
         return match is_of_tenants(&client_id) {
             true => Err(bad_id("a client id that begins with $tenant")),

@@ -25,7 +25,7 @@ use crate::{
     abuse::{Guard, Here, Shaking},
     audit::{Audit, Event, Kind},
     auth::Method,
-    config::{ListenerKind, NameFrom, ProxyProtocol},
+    config::{ListenerKind, NameFrom, ProxyProtocol, TenantFrom},
     ops::Metrics,
 };
 
@@ -39,6 +39,8 @@ pub struct Acceptor {
     pub tls: Option<ArcSwap<Serving>>,
     /// Where the user name is taken from.
     pub name_from: Option<NameFrom>,
+    /// Where the tenant is taken from.
+    pub tenant_from: Option<TenantFrom>,
     /// Whether a PROXY header comes first.
     pub proxy: ProxyProtocol,
     /// The path of a WebSocket listener.
@@ -314,7 +316,12 @@ impl Acceptor {
             if let Some(from) = self.name_from {
                 shown.name = Some(tls::peer_name(certificate, from).map_err(Refused::Name)?);
             }
-            let read = ClientCertificate::read(chain).map_err(Refused::Name)?;
+            let mut read = ClientCertificate::read(chain).map_err(Refused::Name)?;
+            if let Some(from) = self.tenant_from {
+                let tenant =
+                    super::certificate::tenant(certificate, from).map_err(Refused::Name)?;
+                read.tenant = Some(tenant);
+            }
             shown.certificate = Some(Arc::new(read));
         }
         Ok((stream, shown))

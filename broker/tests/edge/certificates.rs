@@ -66,6 +66,7 @@ impl Authority {
             client_ca: (client_auth != ClientAuth::None).then(|| self.path("ca.pem")),
             client_auth,
             name_from,
+            tenant_from: None,
             ..TlsConfig::new(self.path("server.pem"), self.path("server.key"))
         }
     }

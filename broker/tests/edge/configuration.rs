@@ -416,6 +416,10 @@ fn tls_keys_must_fit_together() {
             "type = \"tls\"\ntls = { certificate = \"c\", key = \"k\", name_from = \"cn\" }\n",
             "name_from needs certificates",
         ),
+        (
+            "type = \"tls\"\ntls = { certificate = \"c\", key = \"k\", tenant_from = \"ou\" }\n",
+            "tenant_from needs certificates",
+        ),
         ("tls = 5\n", "must be a table"),
     ] {
         let found = File::new(&format!("{header}{text}")).problems();
@@ -730,6 +734,7 @@ fn keys() -> BTreeMap<String, Option<String>> {
         "listener.tls.crl",
         "listener.tls.min_version",
         "listener.tls.name_from",
+        "listener.tls.tenant_from",
         "listener.tls.sni.certificate",
         "listener.tls.sni.key",
         "listener.tls.sni.names",

@@ -103,6 +103,7 @@ impl Setup {
             tenant: None,
         };
         let name_from = self.tls.as_ref().and_then(|tls| tls.name_from);
+        let tenant_from = self.tls.as_ref().and_then(|tls| tls.tenant_from);
         let bound = Bound {
             socket,
             acceptor: Arc::new(Acceptor {
@@ -111,6 +112,7 @@ impl Setup {
                     .tls
                     .map(|tls| ArcSwap::from_pointee(tls::load(&tls).unwrap().into())),
                 name_from,
+                tenant_from,
                 proxy: self.proxy,
                 path: "/mqtt".to_owned(),
                 connect_timeout: self.connect_timeout,

@@ -37,12 +37,27 @@ impl Authority {
 
     /// Writes `<name>.pem` and `<name>.key`, with the name as common name and a host name, and this serial number.
     pub fn sign(&self, folder: &Path, name: &str, serial: u64, expired: bool) {
+        self.sign_as(folder, name, serial, expired, &[]);
+    }
+
+    /// The same, with more in the subject.
+    pub fn sign_as(
+        &self,
+        folder: &Path,
+        name: &str,
+        serial: u64,
+        expired: bool,
+        subject: &[(DnType, &str)],
+    ) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params
             .subject_alt_names
             .push(SanType::IpAddress([127, 0, 0, 1].into()));
         params.distinguished_name.push(DnType::CommonName, name);
+        for (kind, text) in subject {
+            params.distinguished_name.push(kind.clone(), *text);
+        }
         params.serial_number = Some(SerialNumber::from(serial));
         if expired {
             params.not_before = date_time_ymd(2020, 1, 1);

@@ -15,5 +15,6 @@ mod matrix;
 mod plant;
 mod provisioning;
 mod service;
+mod tenants;
 mod tokens;
 mod world;

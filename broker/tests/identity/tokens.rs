@@ -47,9 +47,9 @@ impl Signer {
         (Self::Es256(Box::new(key.unwrap())), pair.public_key_pem())
     }
 
-    /// An RSA key, made by openssl; its public key is in `rsa.pub`.
-    pub fn rs256(folder: &Path) -> Self {
-        let file = folder.join("rsa.pem");
+    /// An RSA key, made by openssl; its public key is in `<name>.pub`.
+    pub fn rs256(folder: &Path, name: &str) -> Self {
+        let file = folder.join(format!("{name}.pem"));
         let made = Command::new("openssl")
             .args([
                 "genpkey",
@@ -67,7 +67,7 @@ impl Signer {
             .args(["pkey", "-pubout", "-in"])
             .arg(&file)
             .arg("-out")
-            .arg(folder.join("rsa.pub"))
+            .arg(folder.join(format!("{name}.pub")))
             .output()
             .unwrap();
         assert!(shown.status.success(), "{shown:?}");

@@ -22,6 +22,7 @@ pub struct World {
     pub ec_gone: Signer,
     /// The same for keys of the service.
     pub rsa: Signer,
+    pub rsa_gone: Signer,
     pub hs: Signer,
     /// The key of the device `pump`, and of `gone-pump`.
     pub pump: Signer,
@@ -56,6 +57,7 @@ pub const METHODS: [&str; 8] = [
 ];
 
 impl World {
+    /// `{at}` in `more` is the folder.
     pub fn start(more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path();
@@ -86,7 +88,8 @@ impl World {
         let made = made.expect("mosquitto_passwd runs (Debian package mosquitto)");
         assert!(made.status.success(), "{made:?}");
 
-        let (ec, ec_gone, rsa) = (Signer::es256(), Signer::es256(), Signer::rs256(at));
+        let (ec, ec_gone) = (Signer::es256(), Signer::es256());
+        let [rsa, rsa_gone] = ["rsa", "rsa-gone"].map(|name| Signer::rs256(at, name));
         fs::write(at.join("stays.json"), ec.jwk("stays")).unwrap();
         fs::write(
             at.join("goes.json"),
@@ -96,7 +99,11 @@ impl World {
         fs::write(at.join("secret"), format!("{SECRET}\n")).unwrap();
         fs::write(at.join("token"), "shown to the service\n").unwrap();
         let service = Service::start();
-        *service.state.keys.lock() = format!("{{\"keys\":[{}]}}", rsa.jwk("rsa"));
+        *service.state.keys.lock() = format!(
+            "{{\"keys\":[{},{}]}}",
+            rsa.jwk("rsa"),
+            rsa_gone.jwk("rsa-gone")
+        );
 
         let (pump, pump_pem) = Signer::es256_with_pem();
         fs::write(at.join("pump.pub"), pump_pem).unwrap();
@@ -117,6 +124,7 @@ impl World {
             ec,
             ec_gone,
             rsa,
+            rsa_gone,
             hs: Signer::hs256(SECRET.as_bytes()),
             pump,
             token,
@@ -185,6 +193,7 @@ impl World {
 }
 
 fn config(at: &Path, service: &Service, more: &str) -> String {
+    let more = more.replace("{at}", at.to_str().unwrap());
     let file = |name: &str| format!("{:?}", at.join(name).to_str().unwrap());
     let mut text = format!(
         "watch_files_ms = 50\nworkers = 2\n[limits]\nlogin_failures = 0\n[features]\nallow_mqtt31 = true\n\
