@@ -19,6 +19,7 @@ mod expiry;
 mod failover;
 mod fencing;
 mod outage;
+mod provisioning;
 mod registry;
 mod retained;
 mod rig;
