@@ -95,6 +95,8 @@ enum Command {
     Bans(admin_cli::Bans),
     /// Ask a running broker about its clients (admin.listen)
     Clients(admin_cli::Clients),
+    /// The tenants: their bounds, and what they use
+    Tenants(admin_cli::Tenants),
     /// Make a token for the administration, print it, and add its hash to a file (admin.tokens_file)
     Token(admin_cli::Token),
     /// Set a user's password in a users file, which is made if there is none
@@ -146,6 +148,7 @@ pub fn run() -> Exit {
         Some(Command::Devices(devices)) => return devices.run(),
         Some(Command::Bans(bans)) => return bans.run(),
         Some(Command::Clients(clients)) => return clients.run(),
+        Some(Command::Tenants(tenants)) => return tenants.run(),
         Some(Command::Token(token)) => return token.run(),
         other => other,
     };

@@ -170,6 +170,21 @@ impl Tenants {
         Ok(tenant)
     }
 
+    /// The tenant of that name, if there has been anything of it here.
+    pub(crate) fn known(&self, name: &str) -> Option<Arc<Tenant>> {
+        self.known.lock().get(name).cloned()
+    }
+
+    /// Whether the tenant has an entry of its own in the configuration.
+    pub(crate) fn has_entry(&self, name: &str) -> bool {
+        self.configured.load().contains_key(name)
+    }
+
+    /// The bounds of each of those that have no entry of their own; `None`: there can be none.
+    pub(crate) fn quotas_of_others(&self) -> Option<Quotas> {
+        self.configured.load().get(OTHERS).copied()
+    }
+
     /// All that are known.
     pub(crate) fn all(&self) -> Vec<Arc<Tenant>> {
         self.known.lock().values().cloned().collect()
@@ -264,6 +279,18 @@ impl Tenant {
             true => [self.counts.publishes.get(), self.counts.publish_bytes.get()],
             false => [0, 0],
         }
+    }
+
+    /// The same, with what was refused, and how often a client was not read from.
+    pub(crate) fn totals(&self) -> Option<[u64; 4]> {
+        let [publishes, bytes] = self.published_so_far();
+        let [refused, slowed] = [self.counts.refused.get(), self.counts.slowed.get()];
+        self.named.then_some([publishes, bytes, refused, slowed])
+    }
+
+    /// Bytes that wait in the queues of its sessions here, as they were counted last.
+    pub(crate) fn queued(&self) -> u64 {
+        self.queued.load(Ordering::Relaxed)
     }
 
     /// The bounds in force.

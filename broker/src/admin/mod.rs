@@ -16,6 +16,7 @@ pub(crate) mod problem;
 pub(crate) mod request;
 mod serve;
 mod status;
+mod tenants;
 #[cfg(test)]
 mod tests;
 pub mod tokens;
@@ -95,6 +96,8 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Admin>>)> {
         ("/v1/import", post(import::devices)),
         ("/v1/bans", get(bans::list)),
         ("/v1/bans/{target}", put(bans::put).delete(bans::remove)),
+        ("/v1/tenants", get(tenants::list)),
+        ("/v1/tenants/{tenant}", get(tenants::show)),
         ("/v1/clients", get(clients::list)),
         ("/v1/clients/{client}", delete(clients::disconnect)),
         (

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::auth::Auth;
-use crate::config::AdminFiles;
+use crate::config::{AdminFiles, Quotas, TenantConfig};
 use crate::http::HttpClient;
 use crate::hub::{Backing, HubConfig};
 use crate::ops::{Health, Metrics};
@@ -25,6 +25,7 @@ struct Served {
     reader: String,
     acme: String,
     registry: Arc<Registry>,
+    hub: Arc<Hub>,
     stop: Shutdown,
     _store: Arc<MemoryStore>,
 }
@@ -43,8 +44,20 @@ fn served() -> Served {
     let acme = tokens::add(&file, "acme", true, Some("acme")).unwrap();
     let tokens = Tokens::parse(&std::fs::read_to_string(&file).unwrap()).unwrap();
     let store = Arc::new(MemoryStore::new().unwrap());
+    let quotas = Quotas {
+        max_connections: 7,
+        ..Quotas::default()
+    };
+    let tenants = ["acme", "*"].map(|name| TenantConfig {
+        name: name.to_owned(),
+        quotas,
+    });
+    let config = HubConfig {
+        tenants: tenants.into(),
+        ..HubConfig::default()
+    };
     let hub = Hub::start(
-        HubConfig::default(),
+        config,
         Backing::Own(store.clone()),
         Arc::new(Auth::open()),
         Arc::new(Metrics::default()),
@@ -57,7 +70,8 @@ fn served() -> Served {
     let url = format!("http://{}", socket.local_addr().unwrap());
     let stop = Shutdown::default();
     let access = Access::new(AdminFiles { tokens, tls: None });
-    tokio::spawn(serve(socket, access, hub, registry.clone(), stop.clone()));
+    let serving = serve(socket, access, hub.clone(), registry.clone(), stop.clone());
+    tokio::spawn(serving);
     let http = HttpClient::new(&url, None, PATIENCE, 1 << 20).unwrap();
     Served {
         http,
@@ -65,6 +79,7 @@ fn served() -> Served {
         reader,
         acme,
         registry,
+        hub,
         stop,
         _store: store,
     }
@@ -334,6 +349,75 @@ async fn a_token_of_a_tenant_reaches_nothing_else() {
     );
     let key = crate::registry::DeviceKey::new(Some("acme"), "d").unwrap();
     assert!(served.registry.get(&key).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn tenants_are_shown_with_their_bounds_and_what_they_use() {
+    let served = served();
+    let get = async |token: &str, path: &str| served.ask(token, Method::GET, path, &[], "").await;
+    let acme = served.hub.tenants.find("acme").unwrap();
+    let other = served.hub.tenants.find("other").unwrap();
+    let places = [acme.enter(|| false), other.enter(|| false)];
+    acme.published(3, 30, tokio::time::Instant::now());
+    other.published(5, 50, tokio::time::Instant::now());
+
+    let (status, listed, _) = get(&served.reader, "/v1/tenants").await;
+    assert_eq!(
+        (status, &listed["total"]),
+        (StatusCode::OK, &json!(2)),
+        "{listed}"
+    );
+    assert_eq!(listed["others"]["max_connections"], 7);
+    let [own, none] = [0, 1].map(|index| &listed["tenants"][index]);
+    assert_eq!(own["mount"], "$tenant/acme/");
+    assert_eq!(
+        (
+            &own["connections"],
+            &own["totals"]["publishes"],
+            &own["configured"]
+        ),
+        (&json!(1), &json!(3), &json!(true))
+    );
+    assert!(
+        none["name"] == "other" && none["configured"] == false && none["totals"].is_null(),
+        "{none}"
+    );
+    for (query, names) in [
+        ("limit=1", vec!["acme"]),
+        ("limit=1&after=acme", vec!["other"]),
+        ("prefix=o", vec!["other"]),
+        ("after=other", vec![]),
+    ] {
+        let (_, page, _) = get(&served.reader, &format!("/v1/tenants?{query}")).await;
+        let found = page["tenants"].as_array().unwrap().iter();
+        let found: Vec<_> = found.map(|one| one["name"].as_str().unwrap()).collect();
+        assert_eq!(found, names, "{query}");
+    }
+    let (_, shown, _) = get(&served.reader, "/v1/tenants/acme").await;
+    assert_eq!(&shown, own);
+
+    // A token of a tenant sees its own.
+    let (_, listed, _) = get(&served.acme, "/v1/tenants").await;
+    assert!(listed["total"] == 1 && listed["others"].is_null());
+    for (path, expected) in [
+        ("/v1/tenants/acme", StatusCode::OK),
+        ("/v1/tenants/other", StatusCode::FORBIDDEN),
+        ("/v1/tenants/nobody", StatusCode::FORBIDDEN),
+    ] {
+        assert_eq!(get(&served.acme, path).await.0, expected, "{path}");
+    }
+    for (path, expected) in [
+        ("/v1/tenants/nobody", StatusCode::NOT_FOUND),
+        ("/v1/tenants/a+b", StatusCode::BAD_REQUEST),
+        ("/v1/tenants?tenant=acme", StatusCode::BAD_REQUEST),
+    ] {
+        assert_eq!(get(&served.reader, path).await.0, expected, "{path}");
+    }
+    // To ask for one does not make it.
+    assert!(served.hub.tenants.known("nobody").is_none());
+    drop(places);
+    let (_, shown, _) = get(&served.reader, "/v1/tenants/acme").await;
+    assert_eq!(shown["connections"], 0);
 }
 
 #[tokio::test]

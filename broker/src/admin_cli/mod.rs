@@ -6,6 +6,7 @@
 mod devices;
 mod import;
 mod remote;
+mod tenants;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use crate::admin::tokens;
 use crate::error::Exit;
 pub(crate) use devices::DevicesCommand;
 use remote::{Remote, RemoteArgs};
+pub(crate) use tenants::Tenants;
 
 /// What is asked, and of whom.
 #[derive(Debug, Args)]
