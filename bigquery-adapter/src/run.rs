@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dunlin_sync::publisher::TENANT_PREFIX;
 use dunlin_telemetry::trace::{self, TraceError, Tracer};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -168,7 +169,7 @@ async fn work(config: Config, told: Told, seen: Seen) -> Result<(), RunError> {
         Path::TapToParquet(tap) => {
             let mut tap = (**tap).clone();
             if tap.filters.is_empty() {
-                tap.filters = vec!["#".to_owned()];
+                tap.filters = vec!["#".to_owned(), format!("{TENANT_PREFIX}+/#")];
             }
             tokio::select! {
                 opened = open_tap(tap, &seen) => tap_to_parquet(config, opened?, told, seen).await,

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 /// What the topics and client ids of tenants begin with; the tenant's name and a slash follow.
 pub const TENANT_PREFIX: &str = "$tenant/";
+/// The same of their topics that begin with `$`.
+pub const TENANT_DOLLAR_PREFIX: &str = "$tenant$/";
 
 /// Between client id and device id.
 const DEVICE_AT: char = '\0';
@@ -60,7 +62,8 @@ impl<'a> Publisher<'a> {
     /// A topic as this publisher sees it: within its tenant.
     #[must_use]
     pub fn topic(&self, topic: &'a str) -> &'a str {
-        match split_tenant(topic) {
+        let dollars = || topic.strip_prefix(TENANT_DOLLAR_PREFIX)?.split_once('/');
+        match split_tenant(topic).or_else(dollars) {
             Some((tenant, within)) if Some(tenant) == self.tenant => within,
             _ => topic,
         }
@@ -104,6 +107,15 @@ mod tests {
         let of = |id| Publisher::of(id);
         assert_eq!(of("$tenant/acme/m").topic("$tenant/acme/a/b"), "a/b");
         assert_eq!(of("$tenant/acme/m").topic("a/b"), "a/b");
+        assert_eq!(of("$tenant/acme/m").topic("$tenant$/acme/$a/b"), "$a/b");
+        assert_eq!(
+            of("$tenant/acme/m").topic("$tenant$/other/$a"),
+            "$tenant$/other/$a"
+        );
+        assert_eq!(
+            of("$tenant/acme/m").topic("$tenant/acme/$tenant$/acme/$a"),
+            "$tenant$/acme/$a"
+        );
         assert_eq!(of("m").topic("$tenant/acme/a/b"), "$tenant/acme/a/b");
         assert_eq!(
             of("$tenant/other/m").topic("$tenant/acme/a"),

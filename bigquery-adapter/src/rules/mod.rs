@@ -24,7 +24,7 @@ pub use value::{ColumnType, ConversionError, TimeUnit, Value};
 
 use crate::row::Row;
 use column::Body;
-use dunlin_sync::publisher::TENANT_PREFIX;
+use dunlin_sync::publisher::{TENANT_DOLLAR_PREFIX, TENANT_PREFIX};
 
 /// Table of the messages that no rule matches, unless the file says otherwise.
 pub const DEFAULT_TABLE: &str = "messages";
@@ -125,7 +125,10 @@ impl Rules {
         let mut filters = self.filters();
         let of_tenants: Vec<_> = filters
             .iter()
-            .map(|filter| format!("{TENANT_PREFIX}+/{filter}"))
+            .map(|filter| match filter.starts_with('$') {
+                true => format!("{TENANT_DOLLAR_PREFIX}+/{filter}"),
+                false => format!("{TENANT_PREFIX}+/{filter}"),
+            })
             .collect();
         filters.extend(of_tenants);
         filters
@@ -140,7 +143,9 @@ impl Rules {
             .map(|rule| rule.pattern.filter())
             .collect();
         if self.rest.is_some() {
-            filters = vec!["#".to_owned()];
+            // All but what begins with a `$`.
+            filters.retain(|filter| filter.starts_with('$'));
+            filters.insert(0, "#".to_owned());
         }
         filters.dedup();
         filters

@@ -174,6 +174,18 @@ fn two_rules_of_one_table_share_its_columns_and_the_first_that_matches_counts() 
 }
 
 #[test]
+fn topics_that_begin_with_a_dollar_are_asked_for_where_tenants_have_them_and_beside_all_others() {
+    let rule = "[[rule]]\ntopic = \"$line/{line}\"\ntable = \"lines\"\ncolumns = { line = \"topic.line\" }\n";
+    let rules = Rules::parse(&format!("default_table = \"\"\n{rule}")).unwrap();
+    assert_eq!(rules.tap_filters(), ["$line/+", "$tenant$/+/$line/+"]);
+    let rules = Rules::parse(rule).unwrap();
+    assert_eq!(
+        rules.tap_filters(),
+        ["#", "$line/+", "$tenant/+/#", "$tenant$/+/$line/+"]
+    );
+}
+
+#[test]
 fn every_mistake_is_told_with_its_place() {
     let problems = Rules::parse(
         r##"

@@ -15,6 +15,7 @@ mod starting;
 mod status;
 #[path = "../support/mod.rs"]
 mod support;
+mod tenants;
 mod topics;
 mod walk_through;
 mod world;

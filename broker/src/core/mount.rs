@@ -15,7 +15,7 @@ pub(crate) const NAME_MAX: usize = 64;
 /// Before the topics of tenants.
 pub(crate) const TOPICS: &str = "$tenant/";
 /// Before those of them that begin with `$`.
-pub(crate) const DOLLARS: &str = "$tenant$/";
+pub(crate) const DOLLARS: &str = dunlin_sync::publisher::TENANT_DOLLAR_PREFIX;
 /// Longest topic, filter or client id, in bytes.
 const TEXT_MAX: usize = 65_535;
 
