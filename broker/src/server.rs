@@ -120,6 +120,7 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
         tls,
         admin: admin_files,
         provisioning_tls,
+        provisioning: provisioning_files,
         users,
         methods,
         rules,
@@ -236,9 +237,9 @@ async fn serve(loaded: Loaded, sources: Sources) -> Result<Exit, Failure> {
     if let Some(limit) = memory_limit {
         tokio::spawn(memory::watch(Arc::clone(&hub), Arc::clone(&health), limit));
     }
-    let provisioned = match &config.provisioning {
-        Some(provisioning) => {
-            let provisioner = start_provisioner(provisioning, &hub)?;
+    let provisioned = match config.provisioning.as_ref().zip(provisioning_files) {
+        Some((provisioning, files)) => {
+            let provisioner = start_provisioner(provisioning, files, &hub);
             let tls = provisioning_tls.map(|tls| tls.config);
             let stop = ended.clone();
             provisioning_socket
@@ -457,14 +458,12 @@ async fn start_hub(
 /// Makes what gives identities, and has the listeners know who may ask for one.
 fn start_provisioner(
     config: &config::ProvisioningConfig,
+    files: provisioning::Files,
     hub: &Arc<Hub>,
-) -> Result<Arc<Provisioner>, Failure> {
+) -> Arc<Provisioner> {
     let registry = Arc::clone(hub.registry());
-    let provisioner = Provisioner::new(config, registry, Arc::clone(&hub.audit));
-    let provisioner =
-        Arc::new(provisioner.map_err(|error| {
-            Failure::Runtime(format!("provisioning cannot be offered: {error}"))
-        })?);
+    let provisioner = Provisioner::new(config, files, registry, Arc::clone(&hub.audit));
+    let provisioner = Arc::new(provisioner);
     if config.mqtt.is_some() {
         hub.auth
             .add(Arc::new(BootstrapMethod(Arc::clone(&provisioner))));
@@ -473,7 +472,7 @@ fn start_provisioner(
             tracing::error!("there is somebody who gives identities already");
         }
     }
-    Ok(provisioner)
+    provisioner
 }
 
 /// Does what the methods of authentication need now and then.

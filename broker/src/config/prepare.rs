@@ -11,6 +11,7 @@ use crate::{
     auth::{Acl, Rules, Users, jwt::Key, methods::Methods},
     error::Code,
     net::tls,
+    provisioning::Files,
 };
 
 /// A configuration with which the broker can start.
@@ -29,6 +30,8 @@ pub struct Loaded {
     pub admin: Option<AdminFiles>,
     /// TLS of the listener of provisioning.
     pub provisioning_tls: Option<tls::Loaded>,
+    /// What the files of provisioning hold.
+    pub(crate) provisioning: Option<Files>,
     /// Who may connect by name.
     pub users: Option<Users>,
     /// What else says who a client is.
@@ -65,6 +68,15 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     let provisioning = config.provisioning.as_ref();
     let provisioning_tls = provisioning
         .and_then(|provisioning| load_tls(provisioning.tls.as_ref(), "provisioning", &mut report));
+    let provisioning = provisioning.and_then(|provisioning| match Files::read(provisioning) {
+        Ok(files) => Some(files),
+        Err(faults) => {
+            for fault in faults {
+                report.problem_at(fault.code, fault.key, fault.text);
+            }
+            None
+        }
+    });
     let users = config
         .auth
         .users
@@ -94,6 +106,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
         tls,
         admin,
         provisioning_tls,
+        provisioning,
         users,
         methods,
         rules,

@@ -58,17 +58,37 @@ impl std::fmt::Debug for Authority {
 
 impl Authority {
     /// Reads certificate and key, both PEM.
-    pub(crate) fn load(certificate: &Path, key: &Path, validity: Duration) -> Result<Self, String> {
-        let read = |path: &Path| {
+    ///
+    /// # Errors
+    /// The key of the configuration, and what is wrong with its file.
+    pub(crate) fn load(
+        certificate: &Path,
+        key: &Path,
+        validity: Duration,
+    ) -> Result<Self, (&'static str, String)> {
+        const OF: [&str; 2] = ["provisioning.ca_certificate", "provisioning.ca_key"];
+        let read = |of: usize, path: &Path| {
             std::fs::read_to_string(path)
-                .map_err(|error| format!("cannot read {}: {error}", path.display()))
+                .map_err(|error| (OF[of], format!("cannot read {}: {error}", path.display())))
         };
-        let chain = read(certificate)?;
-        let pair = zeroize::Zeroizing::new(read(key)?);
-        let pair = KeyPair::from_pem(&pair)
-            .map_err(|error| format!("{} holds no key that can sign: {error}", key.display()))?;
-        let issuer = Issuer::from_ca_cert_pem(&chain, pair)
-            .map_err(|error| format!("{} holds no authority: {error}", certificate.display()))?;
+        let chain = read(0, certificate)?;
+        let pair = zeroize::Zeroizing::new(read(1, key)?);
+        let shown = key.display();
+        let pair = KeyPair::from_pem(&pair).map_err(|error| {
+            let text = match pair.contains("BEGIN EC PRIVATE KEY")
+                || pair.contains("BEGIN RSA PRIVATE KEY")
+            {
+                true => format!(
+                    "the private key in {shown} must have the form PKCS#8: openssl pkcs8 -topk8 -nocrypt -in {shown} -out …"
+                ),
+                false => format!("{shown} holds no private key that can sign: {error}"),
+            };
+            (OF[1], text)
+        })?;
+        let issuer = Issuer::from_ca_cert_pem(&chain, pair).map_err(|error| {
+            let text = format!("{} holds no authority: {error}", certificate.display());
+            (OF[0], text)
+        })?;
         Ok(Self {
             issuer,
             chain,

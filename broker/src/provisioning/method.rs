@@ -50,7 +50,10 @@ impl Bootstraps {
 
 fn verifier(path: &Path) -> Result<Arc<dyn ClientCertVerifier>, String> {
     let wrong = |error: &dyn std::fmt::Display| {
-        format!("provisioning.mqtt_client_ca, {}: {error}", path.display())
+        format!(
+            "{} holds no authorities that can be used: {error}",
+            path.display()
+        )
     };
     let pem = std::fs::read(path).map_err(|error| wrong(&error))?;
     let mut roots = RootCertStore::empty();

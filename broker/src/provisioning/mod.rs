@@ -8,6 +8,7 @@
 mod authority;
 mod checks;
 mod claim;
+mod files;
 mod hook;
 mod http;
 mod method;
@@ -28,6 +29,7 @@ use crate::config::ProvisioningConfig;
 use crate::http::HttpClient;
 use crate::registry::{Credential, DeviceKey, Registry, Shown};
 use authority::Authority;
+pub(crate) use files::Files;
 pub(crate) use method::BootstrapMethod;
 use method::Bootstraps;
 use rate::Rate;
@@ -35,8 +37,6 @@ pub(crate) use request::{Bootstrap, Caller, Identity, Refusal, Request};
 use request::{Material, read};
 pub(crate) use serve::serve;
 
-/// Bytes of the answer of a hook.
-const ANSWER_MAX: usize = 64 * 1024;
 /// Gives identities.
 #[derive(Debug)]
 pub(crate) struct Provisioner {
@@ -54,38 +54,20 @@ pub(crate) struct Provisioner {
 }
 
 impl Provisioner {
-    /// Reads the files that the configuration names.
-    ///
-    /// # Errors
-    /// What is wrong with them.
+    /// `files` are those that the configuration names.
     pub(crate) fn new(
         config: &ProvisioningConfig,
+        files: Files,
         registry: Arc<Registry>,
         audit: Arc<Audit>,
-    ) -> Result<Self, String> {
-        let mut keys = Vec::new();
-        for path in &config.keys {
-            let shown = path.display();
-            let pem =
-                std::fs::read(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
-            keys.extend(Key::from_pem(&pem).map_err(|error| format!("{shown}: {error}"))?);
-        }
-        let authority = match (&config.ca_certificate, &config.ca_key) {
-            (Some(certificate), Some(key)) => {
-                Some(Authority::load(certificate, key, config.validity)?)
-            }
-            _ => None,
-        };
-        let hook = config.hook_url.as_ref().map(|url| {
-            HttpClient::new(
-                url,
-                config.hook_ca_file.as_deref(),
-                config.hook_timeout,
-                ANSWER_MAX,
-            )
-        });
-        let mqtt = config.mqtt.as_ref().map(Bootstraps::new).transpose()?;
-        Ok(Self {
+    ) -> Self {
+        let Files {
+            keys,
+            authority,
+            hook,
+            mqtt,
+        } = files;
+        Self {
             mqtt,
             registry,
             audit,
@@ -93,10 +75,10 @@ impl Provisioner {
             audience: config.audience.clone(),
             listed_only: config.listed_only,
             authority,
-            hook: hook.transpose().map_err(|error| error.to_string())?,
+            hook,
             by_credential: Rate::new(config.per_minute),
             by_address: Rate::new(config.per_minute),
-        })
+        }
     }
 
     /// Counts a request, before anything of it is looked at.

@@ -83,7 +83,12 @@ impl World {
     /// One more replica.
     fn replica(&self, config: &ProvisioningConfig) -> (HttpClient, Arc<Registry>) {
         let registry = Arc::new(Registry::new(self.store.records()));
-        let provisioner = Provisioner::new(config, registry.clone(), Audit::off()).unwrap();
+        let provisioner = Provisioner::new(
+            config,
+            Files::read(config).unwrap(),
+            registry.clone(),
+            Audit::off(),
+        );
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         socket.set_nonblocking(true).unwrap();
         let url = format!("http://{}", socket.local_addr().unwrap());

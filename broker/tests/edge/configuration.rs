@@ -428,6 +428,72 @@ fn tls_keys_must_fit_together() {
 }
 
 #[test]
+fn what_provisioning_needs_is_said_with_everything_else_that_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let put = |name: &str, text: &str| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        format!("{:?}", file.to_str().unwrap())
+    };
+    let pair = rcgen::KeyPair::generate().unwrap();
+    let good = put("line.pub", &pair.public_key_pem());
+    let old = "-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n";
+    let (empty, old) = (put("empty", "no PEM"), put("old.key", old));
+    for (text, words) in [
+        (
+            format!("keys = [{good}]\n"),
+            "add listen = \"127.0.0.1:9444\", or mqtt = true",
+        ),
+        ("mqtt = true\n".to_owned(), "nobody can ask: add keys"),
+        (
+            format!("listen = \"127.0.0.1:0\"\nkeys = [{good}]\nmqtt_client_ca = \"ca.pem\"\n"),
+            "add mqtt = true, or remove it",
+        ),
+        (
+            format!(
+                "mqtt = true\nkeys = [{good}]\n[provisioning.tls]\ncertificate = \"c\"\nkey = \"k\"\n"
+            ),
+            "provisioning.tls is that of provisioning.listen, which is not there",
+        ),
+        (
+            "mqtt = true\nmqtt_client_ca = \"ca.pem\"\n".to_owned(),
+            "no listener that takes bootstrap credentials asks for certificates",
+        ),
+        (
+            format!("mqtt = true\nkeys = [{good}]\n[auth]\nmethods = [\"users\"]\nusers = \"u\"\n"),
+            "no listener asks for bootstrap credentials",
+        ),
+        (
+            format!("mqtt = true\nkeys = [{good}, \"gone.pub\"]\n"),
+            "cannot read gone.pub",
+        ),
+        (
+            format!("mqtt = true\nkeys = [{empty}]\n"),
+            "empty holds no key",
+        ),
+        (
+            format!("mqtt = true\nkeys = [{good}]\nca_certificate = {empty}\nca_key = {old}\n"),
+            "must have the form PKCS#8: openssl pkcs8 -topk8",
+        ),
+        (
+            format!("mqtt = true\nkeys = [{good}]\nca_certificate = {empty}\nca_key = {empty}\n"),
+            "holds no private key that can sign",
+        ),
+        (
+            format!("mqtt = true\nkeys = [{good}]\nmqtt_client_ca = {empty}\n"),
+            "empty holds no authorities that can be used",
+        ),
+        (
+            format!("mqtt = true\nkeys = [{good}]\nhook_url = \"ftp://x\"\n"),
+            "provisioning.hook_url is ",
+        ),
+    ] {
+        let found = File::new(&format!("[provisioning]\n{text}")).problems();
+        assert!(found.contains(words), "{text}{found}");
+    }
+}
+
+#[test]
 fn lines_of_the_users_file_are_checked() {
     let folder = tempfile::tempdir().unwrap();
     let users = folder.path().join("users");

@@ -17,4 +17,5 @@ mod provisioning;
 mod service;
 mod tenants;
 mod tokens;
+mod walk_through;
 mod world;
