@@ -1,7 +1,7 @@
 //! The connections of devices of the registry: they end, or are renewed, when their devices change.
 //!
-//! A change is told with a hint ([`hint`]). That a device is blocked or removed ends its connections at once, in the step in which
-//! the announcement is applied: when who has made that change is told that it is everywhere, they have been told to end. After any other change
+//! A change is told with a hint ([`hint`]). That a device is blocked or removed, or that a credential was taken from it, ends its connections at once, in
+//! the step in which the announcement is applied: when who has made that change is told that it is everywhere, they have been told to end. After any other change
 //! it is read again by one task, some milliseconds later; and so is every device that is connected here when announcements were missed.
 //!
 //! What devices report goes the other way, by one task too: of each the newest, as far as the one before is not written yet.
@@ -27,7 +27,7 @@ use crate::core::frames::{Forwarded, Incoming, Origin, Topic};
 use crate::hash::RandomState;
 use crate::registry::{
     Acknowledged, DeviceConfig, DeviceKey, PAYLOAD_MAX, Registry, RegistryError, Reported, Reports,
-    Seen, Sent, hint, key_of, read_device, renewed, topic_of,
+    Seen, Sent, Withdrawn, hint, key_of, read_device, renewed, topic_of,
 };
 
 /// Devices that are read at once.
@@ -227,6 +227,13 @@ impl RecordListener for Listener {
                     hub.devices.wake.notify_one();
                 }
             }
+            RecordChange::Changed { key, hint, .. }
+                if key.table == Table::Revoked && hint & hint::END != 0 =>
+            {
+                if let Some(withdrawn) = Withdrawn::parse(&key.key) {
+                    hub.end_withdrawn_of(withdrawn);
+                }
+            }
             RecordChange::Changed { .. } => {}
             RecordChange::Missed { .. } => hub
                 .devices
@@ -347,10 +354,19 @@ impl Hub {
     }
 
     fn end_device(&self, key: &str) {
+        self.end_those_of(key, "its device was blocked or removed", |_| true);
+    }
+
+    fn end_withdrawn_of(&self, withdrawn: Withdrawn<'_>) {
+        let why = "its credential was taken from its device";
+        self.end_those_of(withdrawn.device, why, |who| withdrawn.let_in(who));
+    }
+
+    fn end_those_of(&self, key: &str, why: &str, which: impl Fn(&Principal) -> bool) {
         self.note_change();
         for client in self.clients_of(key) {
-            if client.wake.close_request().is_none() {
-                tracing::info!(client = %client.client_id, device = key, "its device was blocked or removed: the connection ends");
+            if client.wake.close_request().is_none() && which(&client.principal) {
+                tracing::info!(client = %client.client_id, device = key, "{why}: the connection ends");
                 client.wake.close(EndReason::Revoked.into());
             }
         }

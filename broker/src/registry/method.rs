@@ -328,19 +328,22 @@ pub(crate) fn renewed(principal: &Principal, found: Option<&Found>) -> Option<Ar
     }
     let now = now();
     let mut credentials = device.credentials.iter().filter(|it| it.is_good(now));
-    let has = match &principal.credential {
+    let ends = match &principal.credential {
         // Let in by another method, as the device that it is.
-        None | Some(Credential::Token { .. } | Credential::Password { .. }) => true,
-        Some(Credential::Key { id }) => credentials.any(|it| *it.id == **id),
+        None | Some(Credential::Token { .. } | Credential::Password { .. }) => None,
+        Some(Credential::Key { id }) => credentials.find(|it| *it.id == **id)?.expires_at,
         Some(Credential::Certificate { sha256, serial }) => {
             let fingerprint = Shown::Fingerprint(super::credential::hex(sha256));
-            credentials.any(|it| match &it.shown {
+            let shown = credentials.find(|it| match &it.shown {
                 Shown::Issued(text) => text.split_once(':').is_some_and(|(_, of)| *of == **serial),
                 shown => *shown == fingerprint,
-            })
+            });
+            shown?.expires_at
         }
     };
-    let mut renewed = has.then(|| principal.clone())?;
+    let mut renewed = principal.clone();
+    // What the client has shown may end before the credential does.
+    renewed.expires_at = earlier(principal.expires_at, ends);
     fill_in(&mut renewed, device);
     Some(Arc::new(renewed))
 }

@@ -12,6 +12,7 @@ mod service;
 mod status;
 #[cfg(test)]
 mod tests;
+mod withdrawn;
 
 pub use beside::{DeviceConfig, PAYLOAD_MAX, Reported, Sent};
 pub(crate) use beside::{Reports, topic_of};
@@ -24,3 +25,4 @@ pub(crate) use method::{key_of, renewed};
 pub(crate) use service::read as read_device;
 pub use service::{Found, Page, Registry, hint};
 pub use status::{Acknowledged, ConfigStatus, Seen, Status};
+pub(crate) use withdrawn::Withdrawn;

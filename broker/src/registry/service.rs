@@ -22,7 +22,7 @@ pub(super) const TRIES: usize = 16;
 
 /// Bits that are told along with a change of a device, see [`RecordPut::hint`].
 pub mod hint {
-    /// Its live connections end now: it is blocked or removed.
+    /// Its live connections end now: it is blocked or removed. Of a credential that was taken away: those that came with it.
     pub const END: u8 = 1;
     /// What it may do or what is known of it is another, or a credential of its is gone: it is read again, and those of its
     /// connections end that came with that credential.
@@ -168,7 +168,7 @@ impl Registry {
 
     /// Changes a device as `change` says, which is called again with what is there when somebody else was faster.
     /// With `only`, it is changed if it has that revision. What matters to live connections has reached every live replica
-    /// when this resolves.
+    /// when this resolves: those of a device that is blocked, and of a credential that was taken away, have been told to end.
     ///
     /// # Errors
     /// Those of `change`; bounds; [`RegistryError::Changed`]; a certificate of another device; the store.
@@ -199,6 +199,7 @@ impl Registry {
                 .expecting(Expect::Revision(old.revision))
                 .hinting(hint);
             if let PutOutcome::Done { revision } = self.put_one(put, hint != 0).await? {
+                self.withdraw(key, &old.device, &device).await?;
                 self.release(key, &old.device, Some(&device)).await?;
                 let found = Found {
                     key: key.clone(),

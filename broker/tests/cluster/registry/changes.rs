@@ -24,7 +24,7 @@ fn a_device_that_is_blocked_is_off_all_replicas_and_may_come_back_when_it_is_not
         let mut clients = open();
         let begin = Instant::now();
         world
-            .administrator
+            .administrator()
             .change(|device| device.state = State::Blocked);
         for client in &mut clients {
             expect_end(client);
@@ -37,7 +37,7 @@ fn a_device_that_is_blocked_is_off_all_replicas_and_may_come_back_when_it_is_not
                 .refused(replica, ReasonCode::NOT_AUTHORIZED);
         }
         world
-            .administrator
+            .administrator()
             .change(|device| device.state = State::Active);
     }
     println!(
@@ -55,12 +55,12 @@ fn a_credential_that_is_removed_ends_its_connections_and_not_those_of_the_other_
         ReasonCode::BAD_USER_NAME_OR_PASSWORD,
     );
     world
-        .administrator
+        .administrator()
         .change(|device| device.credentials.push(new.credential("new")));
     let mut second = world.cluster.open(1, &new.connect("pump/1"), false);
     first.expect_silence();
     world
-        .administrator
+        .administrator()
         .change(|device| device.credentials.retain(|it| it.id != "only"));
     expect_end(&mut first);
     second.expect_silence();
@@ -76,12 +76,79 @@ fn a_credential_that_is_removed_ends_its_connections_and_not_those_of_the_other_
 }
 
 #[test]
+fn with_a_credential_that_was_taken_away_nothing_is_done_any_more_when_that_is_answered() {
+    const TOPIC: &str = "/devices/pump/events";
+    let world = World::with(setup().set("auth.default=allow"));
+    let mut listener = world.cluster.clean(0, "listener");
+    listener.subscribe(TOPIC, QoS::AtMostOnce);
+    let mut others: Vec<_> = (0..3)
+        .map(|n| world.cluster.clean(n, &format!("other-{n}")))
+        .collect();
+    let mut late = Vec::new();
+    let publish = Packet::Publish(Publish {
+        topic: TOPIC,
+        payload: b"late",
+        ..Publish::default()
+    });
+    publish
+        .encode(Version::V5, &mut late)
+        .expect("it can be written");
+    let mut longest = std::time::Duration::ZERO;
+    for round in 0..10 {
+        let lost = Pair::new();
+        let id = format!("lost-{round}");
+        let credential = lost.credential(&id);
+        world
+            .administrator()
+            .change(|device| device.credentials.push(credential.clone()));
+        let mut clients: Vec<Client> = (0..3)
+            .map(|n| {
+                world
+                    .cluster
+                    .open(n, &lost.connect(&format!("pump/{n}")), false)
+            })
+            .collect();
+        let begin = Instant::now();
+        let path = format!("/v1/devices/pump/credentials/{id}");
+        world.operator.delete(world.replica(round % 3), &path);
+        longest = longest.max(begin.elapsed());
+        for client in &mut clients {
+            client.try_send_bytes(&late);
+        }
+        for client in &mut clients {
+            expect_end(client);
+        }
+        // What a replica sends keeps its order.
+        for other in &mut others {
+            other.publish(TOPIC, b"marker", QoS::AtMostOnce);
+        }
+        for _ in 0..3 {
+            listener.expect_message(TOPIC, b"marker");
+        }
+    }
+    println!("withdrawal of a credential: answered after {longest:?} at the longest of 10");
+}
+
+#[test]
+fn a_credential_whose_end_is_brought_forward_ends_its_connections_then() {
+    let world = World::start();
+    let mut client = world.open(1, "pump");
+    let end = now() + 2;
+    world
+        .administrator()
+        .change(|device| device.credentials[0].expires_at = Some(end));
+    client.expect_silence();
+    client.expect_end(ReasonCode::MAXIMUM_CONNECT_TIME);
+    assert!(now() >= end);
+}
+
+#[test]
 fn a_replica_that_has_missed_the_change_makes_up_for_it() {
     let world = World::with(setup().with_faults());
     let mut client = world.cluster.open(1, &world.pair.connect("pump"), false);
     world.cluster.proxies[1].cut();
     world
-        .administrator
+        .administrator()
         .change(|device| device.state = State::Blocked);
     world.cluster.proxies[1].heal();
     expect_end(&mut client);
@@ -160,7 +227,7 @@ fn a_device_has_its_own_topics_and_those_of_no_other() {
         assert_eq!(reason != ReasonCode::NOT_AUTHORIZED, allowed, "{topic}");
     }
     assert_eq!(
-        world.administrator.states(),
+        world.administrator().states(),
         [b"x"],
         "what it reports is kept"
     );
@@ -180,7 +247,7 @@ fn rules_that_are_changed_reach_the_connections_on_all_replicas() {
         })
         .collect();
     let begin = Instant::now();
-    world.administrator.change(|device| {
+    world.administrator().change(|device| {
         device.policy = Some(vec![PolicyRule {
             effect: PolicyEffect::Allow,
             action: PolicyAction::Any,

@@ -1,8 +1,11 @@
 //! A device of the registry in a cluster, and those who administer it.
 
+mod bans;
 mod changes;
 mod configs;
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -180,6 +183,22 @@ impl Operator {
             .expect("an address")
     }
 
+    /// Has a replica remove something, and is back as soon as that is answered.
+    #[track_caller]
+    fn delete(&self, replica: &Broker, path: &str) {
+        let url = Self::url(replica);
+        let address = url.trim_start_matches("http://");
+        let mut stream = TcpStream::connect(address).expect("it is administered");
+        let token = &self.token;
+        let request = format!(
+            "DELETE {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).expect("it reads");
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).expect("it answers");
+        assert_eq!(&status, b"HTTP/1.1 200", "{path}");
+    }
+
     /// Asks a replica; the answer is JSON, or nothing.
     #[track_caller]
     fn ask(&self, replica: &Broker, arguments: &[&str]) -> Value {
@@ -198,7 +217,7 @@ impl Operator {
 /// Three replicas, and the device `pump` with one key.
 struct World {
     pair: Pair,
-    administrator: Administrator,
+    administrator: Option<Administrator>,
     operator: Operator,
     cluster: Cluster,
 }
@@ -214,7 +233,7 @@ impl World {
         let administrator = Administrator::new(&cluster);
         let world = Self {
             pair: Pair::new(),
-            administrator,
+            administrator: Some(administrator),
             operator,
             cluster,
         };
@@ -226,7 +245,18 @@ impl World {
     fn add(&self, key: &DeviceKey) {
         let mut device = Device::new(now());
         device.credentials.push(self.pair.credential("only"));
-        self.administrator.create(key, device);
+        self.administrator().create(key, device);
+    }
+
+    fn administrator(&self) -> &Administrator {
+        self.administrator.as_ref().expect("it is there")
+    }
+
+    /// From now on replicas may be started: one that joins waits for all that have opened the store, and the administrator, who is no
+    /// replica, never answers.
+    fn without_administrator(mut self) -> Self {
+        self.administrator = None;
+        self
     }
 
     /// Connects the device.
