@@ -4,6 +4,9 @@
 
 mod content;
 mod default_stream;
+#[path = "../emulator/emulator.rs"]
+#[allow(dead_code, reason = "the emulator's own tests use the rest")]
+mod emulator;
 #[path = "../bigquery/fake.rs"]
 #[allow(dead_code, reason = "the in-process tests use the rest")]
 mod fake;

@@ -1,5 +1,6 @@
 //! The walk through a tutorial of IoT Core: an ES256 key by openssl, a device added with its public key, paho-mqtt with a token over TLS, and a row in the
-//! warehouse that has the device id from the broker. Only the host, its port and its CA file are others than in the tutorial.
+//! warehouse that has the device id from the broker. Only the host, its port and its CA file are others than in the tutorial. Once into Parquet files, once into
+//! BigQuery, with the registry of the tutorial's client id as the device's tenant.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -9,16 +10,21 @@ use std::sync::mpsc;
 
 use rcgen::{CertificateParams, KeyPair};
 
+use crate::emulator::{DATASET, Emulator, PROJECT};
 use crate::support::{LIMIT, Setup, free_port, wait_for};
 use crate::world::World;
 
 const DEVICE: &str = "pump-7";
+/// The registry of IoT Core is the device's tenant, where it has one.
+const REGISTRY: &str = "my-registry";
 
 /// The broker's folder, its ports, and a token for its administration.
 struct Place {
     dir: tempfile::TempDir,
     tls: u16,
     admin: u16,
+    /// Of the device.
+    tenant: Option<&'static str>,
 }
 
 fn broker() -> PathBuf {
@@ -26,6 +32,15 @@ fn broker() -> PathBuf {
 }
 
 impl Place {
+    fn new(tenant: Option<&'static str>) -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            tls: free_port(),
+            admin: free_port(),
+            tenant,
+        }
+    }
+
     fn path(&self, name: &str) -> String {
         self.dir.path().join(name).display().to_string()
     }
@@ -47,8 +62,11 @@ impl Place {
         let tls_files = format!(
             "tls = {{ certificate = \"{folder}/server.pem\", key = \"{folder}/server.key\" }}"
         );
+        let tenant = self.tenant.map_or_else(String::new, |tenant| {
+            format!("[[tenant]]\nname = \"{tenant}\"\n\n")
+        });
         let config = format!(
-            "[auth]\nregistry = true\n\n[[auth.rules]]\neffect = \"allow\"\ntopics = [\"probe\"]\n\n\
+            "{tenant}[auth]\nregistry = true\n\n[[auth.rules]]\neffect = \"allow\"\ntopics = [\"probe\"]\n\n\
              [[listener]]\nname = \"devices\"\ntype = \"tls\"\naddress = \"127.0.0.1:{tls}\"\nanonymous = false\n{tls_files}\n\n\
              [[listener]]\naddress = \"127.0.0.1:{plain}\"\nanonymous = true\n\n\
              [admin]\nlisten = \"127.0.0.1:{admin}\"\ntokens_file = \"{folder}/tokens\"\n{tls_files}\n"
@@ -72,8 +90,18 @@ impl Place {
                 "--token-file",
                 &self.path("token"),
             ])
+            .args(self.tenant.iter().flat_map(|tenant| ["--tenant", tenant]))
             .args(arguments);
         command.output().unwrap()
+    }
+
+    /// The client of the tutorial, with a private key.
+    fn client(&self, key: &str) -> Command {
+        let mut command = python();
+        command
+            .args(["localhost", &self.tls.to_string(), &self.path("server.pem")])
+            .args(["my-project", "europe-west1", REGISTRY, DEVICE, key]);
+        command
     }
 
     #[track_caller]
@@ -98,26 +126,8 @@ fn python() -> Command {
     command
 }
 
-#[test]
-fn a_tutorial_of_iot_core_works_with_another_host_name() {
-    let place = Place {
-        dir: tempfile::tempdir().unwrap(),
-        tls: free_port(),
-        admin: free_port(),
-    };
-    let world = World::start_with(|port| place.prepare(port));
-    let adapter = Setup::new("mqtt://127.0.0.1:1").and(&[
-        "--source",
-        "tap",
-        "--redis",
-        &world.redis_url(),
-        "--set",
-        "parquet.roll_ms=60",
-        "--set",
-        "tap.partitions=6",
-    ]);
-    let running = adapter.start_ready();
-
+/// What the tutorial does, and what its operator does beside it.
+fn walk(place: &Place) {
     let (private, public) = (place.path("ec_private.pem"), place.path("ec_public.pem"));
     openssl(&[
         "ecparam",
@@ -140,19 +150,8 @@ fn a_tutorial_of_iot_core_works_with_another_host_name() {
     assert!(shown.contains("key for ES256"), "{shown}");
     place.done(&["config", DEVICE, "--text", "{\"interval\": 17}"]);
 
-    let mut client = python()
-        .args([
-            "localhost",
-            &place.tls.to_string(),
-            &place.path("server.pem"),
-        ])
-        .args([
-            "my-project",
-            "europe-west1",
-            "my-registry",
-            DEVICE,
-            &private,
-        ])
+    let mut client = place
+        .client(&private)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -193,32 +192,77 @@ fn a_tutorial_of_iot_core_works_with_another_host_name() {
     ]);
     place.done(&["block", DEVICE, "--reason", "stolen"]);
     for key in [&other, &private] {
-        let refused = python()
-            .args([
-                "localhost",
-                &place.tls.to_string(),
-                &place.path("server.pem"),
-            ])
-            .args(["my-project", "europe-west1", "my-registry", DEVICE, key])
-            .output()
-            .unwrap();
+        let refused = place.client(key).output().unwrap();
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert!(
             !refused.status.success() && said.contains("AssertionError"),
             "{said}"
         );
     }
+}
 
-    // In MQTT 3.1.1 the client id is what a tutorial's client has; the device id is the registry's.
+/// The client id is what a tutorial's client has; the device id is the registry's.
+fn client_id() -> String {
+    format!("projects/my-project/locations/europe-west1/registries/{REGISTRY}/devices/{DEVICE}")
+}
+
+fn wait_until_stored(world: &World) {
     wait_for("all to be in the warehouse", || {
         (world.messages_left() == 0).then_some(())
     });
+}
+
+fn adapter(world: &World) -> Setup {
+    Setup::new("mqtt://127.0.0.1:1")
+        .and(&["--source", "tap", "--redis", &world.redis_url()])
+        .and(&["--set", "tap.partitions=6"])
+}
+
+#[test]
+fn a_tutorial_of_iot_core_works_with_another_host_name() {
+    let place = Place::new(None);
+    let world = World::start_with(|port| place.prepare(port));
+    let adapter = adapter(&world).and(&["--set", "parquet.roll_ms=60"]);
+    let running = adapter.start_ready();
+    walk(&place);
+    wait_until_stored(&world);
     assert!(running.terminate().success());
     let found = adapter.sql(&format!(
         "select device_id, client_id, tenant, count(*) from messages where topic = '/devices/{DEVICE}/events' group by all"
     ));
-    let client_id = format!(
-        "projects/my-project/locations/europe-west1/registries/my-registry/devices/{DEVICE}"
-    );
-    assert_eq!(found, format!("('{DEVICE}', '{client_id}', None, 3)"));
+    assert_eq!(found, format!("('{DEVICE}', '{}', None, 3)", client_id()));
+}
+
+#[test]
+fn its_rows_in_bigquery_have_the_device_and_the_tenant_that_the_broker_knows() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let emulator = Emulator::start();
+    runtime.block_on(emulator.make_dataset());
+    let place = Place::new(Some(REGISTRY));
+    let world = World::start_with(|port| place.prepare(port));
+    let settings = [
+        ("adapter.sink", "bigquery"),
+        ("bigquery.project", PROJECT),
+        ("bigquery.dataset", DATASET),
+        ("bigquery.credentials", "none"),
+        ("bigquery.endpoint", &emulator.grpc),
+        ("bigquery.rest_endpoint", &emulator.rest),
+        ("bigquery.dead_letter_directory", &place.path("dead")),
+        ("bigquery.age_ms", "20"),
+    ];
+    let adapter = settings
+        .iter()
+        .fold(adapter(&world), |setup, (key, value)| {
+            setup.and(&["--set", &format!("{key}={value}")])
+        });
+    let running = adapter.start_ready();
+    walk(&place);
+    wait_until_stored(&world);
+    assert!(running.terminate().success());
+    let found = runtime.block_on(emulator.query(&format!(
+        "select device_id, tenant, client_id, count(*) from `{PROJECT}.{DATASET}.messages` \
+         where topic = '/devices/{DEVICE}/events' group by device_id, tenant, client_id"
+    )));
+    let expected = [DEVICE, REGISTRY, &client_id(), "3"].map(|text| Some(text.to_owned()));
+    assert_eq!(found, [expected]);
 }

@@ -14,6 +14,7 @@ mod catalogue;
 mod certificates;
 mod configuration;
 mod flood;
+mod import;
 mod listeners;
 mod misdirected;
 mod ops;
