@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
-use dunlin_sync::records::Table;
-use dunlin_sync::records::{Expect, PutOutcome, RECORDS_AT_ONCE, Record, RecordKey, RecordPut};
+use dunlin_sync::records::{
+    Expect, PutOutcome, RECORDS_AT_ONCE, Record, RecordKey, RecordPut, Table,
+};
 use serde::{Deserialize, Serialize};
 
 use super::beside::{DeviceConfig, decode, encode};
@@ -83,7 +84,7 @@ impl Registry {
     /// What is noted of devices, one answer for each, in order; at most [`RECORDS_AT_ONCE`] / 2 of them.
     ///
     /// # Errors
-    /// The store, or what is in it.
+    /// The store.
     pub async fn statuses(&self, keys: &[DeviceKey]) -> Result<Vec<Status>, RegistryError> {
         let names = keys.iter().flat_map(|key| {
             let key = key.to_string();
@@ -96,9 +97,10 @@ impl Registry {
         while let (Some((config_key, config)), Some((seen_key, seen))) =
             (found.next(), found.next())
         {
+            // What cannot be read is no reason not to show the device; it is made anew when there is something to note.
             statuses.push(Status {
-                config: config.map(|it| decode(config_key, &it)).transpose()?,
-                seen: seen.map(|it| decode(seen_key, &it)).transpose()?,
+                config: config.and_then(|it| decode(config_key, &it).ok()),
+                seen: seen.and_then(|it| decode(seen_key, &it).ok()),
             });
         }
         Ok(statuses)
@@ -112,8 +114,11 @@ impl Registry {
     ) -> Result<(), RegistryError> {
         let key = config_key(&key.to_string());
         for _ in 0..TRIES {
-            let (old, expect) = self.read_for_change::<ConfigStatus>(&key).await?;
-            if old.is_some_and(|old| old.version >= config.version && config.version > 1) {
+            let record = self.one(key.clone()).await?;
+            let expect = expected(record.as_ref());
+            let old: Option<ConfigStatus> = record.and_then(|it| decode(&key, &it).ok());
+            // Somebody has set a newer one meanwhile.
+            if old.is_some_and(|old| old.version >= config.version && old.at >= config.at) {
                 return Ok(());
             }
             let status = ConfigStatus {
@@ -213,16 +218,6 @@ impl Registry {
         }
         Ok(())
     }
-
-    async fn read_for_change<T: serde::de::DeserializeOwned>(
-        &self,
-        key: &RecordKey,
-    ) -> Result<(Option<T>, Expect), RegistryError> {
-        let record = self.one(key.clone()).await?;
-        let expect = expected(record.as_ref());
-        let old = record.map(|record| decode(key, &record)).transpose()?;
-        Ok((old, expect))
-    }
 }
 
 /// What must be there for a change of what was read.
@@ -275,6 +270,53 @@ mod tests {
         registry.delete(&key, None).await.unwrap();
         registry.note_acknowledged(tell(4, 11)).await.unwrap();
         assert_eq!(status(&registry, &key).await, Status::default());
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_hides_no_device_and_is_made_anew() {
+        let store = MemoryStore::new().unwrap();
+        let registry = Registry::new(store.records());
+        let key = DeviceKey::new(None, "pump").unwrap();
+        registry.create(&key, Device::new(1)).await.unwrap();
+        let text = key.to_string();
+        let damaged = [config_key(&text), seen_key(&text)];
+        let damaged = damaged.map(|key| RecordPut::set(key, r#"{"at":1}"#));
+        registry.records().put(damaged.into()).await.unwrap();
+        assert_eq!(status(&registry, &key).await, Status::default());
+        registry.store_config(&key, b"x", None, 2).await.unwrap();
+        let seen = Seen {
+            connected_at_ms: 1,
+            disconnected_at_ms: None,
+            address: "192.0.2.7:1".to_owned(),
+            replica: None,
+        };
+        let told = vec![(text.into(), seen.clone())];
+        registry.note_seen(told).await.unwrap();
+        let noted = status(&registry, &key).await;
+        assert_eq!(noted.config.map(|config| config.version), Some(1));
+        assert_eq!(noted.seen, Some(seen));
+    }
+
+    #[tokio::test]
+    async fn a_configuration_that_is_noted_late_does_not_hide_a_newer_one() {
+        let store = MemoryStore::new().unwrap();
+        let registry = Registry::new(store.records());
+        let key = DeviceKey::new(None, "pump").unwrap();
+        let config = |version, at| DeviceConfig {
+            version,
+            at,
+            data: Vec::new(),
+        };
+        for (told, noted) in [
+            (config(2, 5), (2, 5)),
+            (config(1, 5), (2, 5)),
+            // Of the device that was here before, and is gone.
+            (config(1, 6), (1, 6)),
+        ] {
+            registry.note_config(&key, &told).await.unwrap();
+            let found = status(&registry, &key).await.config.unwrap();
+            assert_eq!((found.version, found.at), noted);
+        }
     }
 
     #[tokio::test]
