@@ -27,4 +27,5 @@ mod shards;
 mod sharing;
 mod takeover;
 mod tap;
+mod tenants;
 mod will;

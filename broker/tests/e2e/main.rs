@@ -7,6 +7,7 @@ mod auth;
 mod chaos_kill;
 mod connect;
 mod drain;
+mod escape;
 mod foreign_acl;
 mod foreign_clients;
 mod foreign_mosquitto;

@@ -1,22 +1,49 @@
 //! A device reads and writes what its rules allow, and nothing else, by whatever road it tries.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::support::*;
+use crate::support::{broker::free_port, connecting::Connecting, *};
 
 const RULES: &str = "[[auth.rules]]\neffect = \"allow\"\nclients = [\"keeper\"]\ntopics = [\"#\", \"$x/#\"]\n\
     [[auth.rules]]\neffect = \"deny\"\ntopics = [\"dev/+/secret/#\"]\n\
     [[auth.rules]]\neffect = \"allow\"\ntopics = [\"dev/%c/#\", \"%c/own\"]\n\
     [[auth.rules]]\neffect = \"allow\"\naction = \"subscribe\"\ntopics = [\"cast/+\"]\n";
 
-fn guarded() -> Broker {
+/// A broker with rules, and where its WebSockets are.
+struct Guarded {
+    broker: Broker,
+    web: SocketAddr,
+}
+
+impl Guarded {
+    /// Connects, by the one road or the other.
+    fn enter(&self, connecting: &Connecting, version: Version, web: bool) -> (Client, Received) {
+        connecting.answer_over(match web {
+            true => Client::open_websocket(self.web, version),
+            false => Client::open(self.broker.address(), version),
+        })
+    }
+
+    fn open(&self, connecting: &Connecting, version: Version, web: bool) -> Client {
+        let (client, answer) = self.enter(connecting, version, web);
+        assert_eq!(answer.reason(), ReasonCode::SUCCESS, "{answer:?}");
+        client
+    }
+}
+
+fn guarded() -> Guarded {
+    let web = free_port();
     let config = format!(
-        "[[listener]]\naddress = \"127.0.0.1:{{port}}\"\nanonymous = true\n[store]\nkind = \"memory\"\n{RULES}"
+        "[[listener]]\naddress = \"127.0.0.1:{{port}}\"\nanonymous = true\n\
+         [[listener]]\ntype = \"ws\"\naddress = \"127.0.0.1:{web}\"\nanonymous = true\n[store]\nkind = \"memory\"\n{RULES}"
     );
-    Broker::setup().config(&config).start()
+    let broker = Broker::setup().config(&config).start();
+    let web = SocketAddr::from(([127, 0, 0, 1], web));
+    Guarded { broker, web }
 }
 
 /// Client ids that try to be more than a name.
@@ -97,20 +124,22 @@ enum Road {
 }
 
 /// Whether the device was told that it could write.
-fn write(broker: &Broker, id: &str, version: Version, road: Road, topic: &str) {
+fn write(guarded: &Guarded, id: &str, version: Version, (road, web): (Road, bool), topic: &str) {
     let connecting = connect(version, id);
     if let Road::Will = road {
         let willing = connecting.will(topic, b"device", QoS::AtLeastOnce, false);
-        let (client, answer) = willing.answer_at(broker.address());
+        let (client, answer) = guarded.enter(&willing, version, web);
         assert_eq!(
             answer.reason() == ReasonCode::SUCCESS,
             may_write(id, topic),
             "{answer:?}"
         );
         client.drop_connection();
-        return connect(version, id).open(broker, false).disconnect();
+        return guarded
+            .open(&connect(version, id), version, web)
+            .disconnect();
     }
-    let mut client = connecting.open(broker, false);
+    let mut client = guarded.open(&connecting, version, web);
     let (qos, retain) = match road {
         Road::Plain(qos) => (qos, false),
         Road::Retained => (QoS::AtLeastOnce, true),
@@ -174,7 +203,8 @@ fn until_marker(client: &mut Client) -> BTreeSet<(String, Vec<u8>)> {
 
 #[test]
 fn a_device_neither_reads_nor_writes_outside_its_rules() {
-    let broker = guarded();
+    let guarded = guarded();
+    let broker = &guarded.broker;
     let everything = all_topics();
     let mut config = Config::with_cases(64);
     config.failure_persistence = None;
@@ -192,6 +222,7 @@ fn a_device_neither_reads_nor_writes_outside_its_rules() {
         any::<bool>(),
         any::<bool>(),
         any::<bool>(),
+        any::<bool>(),
     );
     let strategy = (
         device,
@@ -202,11 +233,11 @@ fn a_device_neither_reads_nor_writes_outside_its_rules() {
     );
     let outcome = TestRunner::new(config).run(
         &strategy,
-        |((id, v5, shared, away), filter, topic, topics, road)| {
+        |((id, v5, shared, away, web), filter, topic, topics, road)| {
             let version = if v5 { Version::V5 } else { Version::V311 };
             let levels: Vec<&str> = filter.split('/').collect();
             let wants = |topic: &str| matches(&levels, &topic.split('/').collect::<Vec<_>>(), true);
-            let mut keeper = connect(Version::V5, "keeper").open(&broker, false);
+            let mut keeper = connect(Version::V5, "keeper").open(broker, false);
             // Half of what is there is retained, so that it comes with the subscription.
             for topic in &topics[..3] {
                 keeper.publish_retained(topic, b"kept", QoS::AtLeastOnce);
@@ -215,7 +246,7 @@ fn a_device_neither_reads_nor_writes_outside_its_rules() {
             // Reading: connected, or from the queue of a session that was away.
             let reading = connect(version, id);
             let reading = if away { reading.persistent() } else { reading };
-            let (mut device, answer) = reading.answer_at(broker.address());
+            let (mut device, answer) = guarded.enter(&reading, version, web);
             prop_assert_eq!(answer.reason(), ReasonCode::SUCCESS);
             let asked = if shared {
                 format!("$share/g/{filter}")
@@ -246,7 +277,7 @@ fn a_device_neither_reads_nor_writes_outside_its_rules() {
             keeper.publish("cast/marker", b"", QoS::AtLeastOnce);
             if away {
                 device.drop_connection();
-                device = connect(version, id).resume().answer_at(broker.address()).0;
+                device = guarded.open(&connect(version, id).resume(), version, web);
             }
             for (seen, payload) in until_marker(&mut device) {
                 prop_assert!(
@@ -260,10 +291,10 @@ fn a_device_neither_reads_nor_writes_outside_its_rules() {
             }
             device.drop_connection();
             // Its session ends with this.
-            connect(version, id).open(&broker, false).disconnect();
+            connect(version, id).open(broker, false).disconnect();
 
             // Writing.
-            let mut witness = connect(Version::V5, "keeper").open(&broker, false);
+            let mut witness = connect(Version::V5, "keeper").open(broker, false);
             for filter in ["#", "$x/#"] {
                 let options = SubscribeOptions {
                     retain_handling: RetainHandling::DoNotSend,
@@ -271,14 +302,22 @@ fn a_device_neither_reads_nor_writes_outside_its_rules() {
                 };
                 witness.subscribe_with(filter, options, &[]);
             }
-            write(&broker, id, version, road, &topic);
+            write(&guarded, id, version, (road, web), &topic);
             witness.publish("cast/marker", b"", QoS::AtLeastOnce);
             let written = until_marker(&mut witness);
             let expected: BTreeSet<_> = may_write(id, &topic)
                 .then(|| (topic.clone(), b"device".to_vec()))
                 .into_iter()
                 .collect();
-            prop_assert_eq!(written, expected, "{} writes {} by {:?}", id, topic, road);
+            prop_assert_eq!(
+                written,
+                expected,
+                "{} writes {} by {:?}, over a WebSocket: {}",
+                id,
+                topic,
+                road,
+                web
+            );
             for topic in topics.iter().chain([&topic]) {
                 witness.publish_retained(topic, b"", QoS::AtLeastOnce);
             }

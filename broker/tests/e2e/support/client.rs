@@ -12,13 +12,18 @@ use dunlin_protocol::{
     Unsubscribe, UnsubscribeFiltersBuf, Version, peek_frame,
 };
 
-use super::{Broker, LIMIT, Received, connect, id};
+use super::{
+    Broker, LIMIT, Received, connect, id,
+    websocket::{self, Opcode, WebSocket},
+};
 
 /// One connection to the broker, driven step by step by a test.
 pub(crate) struct Client {
     stream: TcpStream,
     version: Version,
     unread: Vec<u8>,
+    /// Over a WebSocket: what has come of a frame that is not whole.
+    frames: Option<Vec<u8>>,
     /// Messages that came while an answer was awaited; they are next.
     set_aside: VecDeque<Received>,
     next_id: u16,
@@ -28,6 +33,10 @@ impl Client {
     /// Opens a socket and says nothing.
     pub(crate) fn open(address: SocketAddr, version: Version) -> Self {
         let stream = TcpStream::connect(address).expect("the broker accepts a connection");
+        Self::over(stream, version, None)
+    }
+
+    fn over(stream: TcpStream, version: Version, frames: Option<Vec<u8>>) -> Self {
         stream.set_nodelay(true).expect("TCP_NODELAY");
         stream
             .set_write_timeout(Some(LIMIT))
@@ -36,9 +45,16 @@ impl Client {
             stream,
             version,
             unread: Vec::new(),
+            frames,
             set_aside: VecDeque::new(),
             next_id: 1,
         }
+    }
+
+    /// Opens a WebSocket and says nothing.
+    pub(crate) fn open_websocket(address: SocketAddr, version: Version) -> Self {
+        let stream = WebSocket::open(address).into_stream();
+        Self::over(stream, version, Some(Vec::new()))
     }
 
     /// Connects with a clean session.
@@ -62,12 +78,18 @@ impl Client {
 
     /// Sends bytes as they are.
     pub(crate) fn send_bytes(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).expect("the broker reads");
+        assert!(self.try_send_bytes(bytes), "the broker reads");
     }
 
     /// Sends bytes that the broker may refuse to read to the end.
     pub(crate) fn try_send_bytes(&mut self, bytes: &[u8]) -> bool {
-        self.stream.write_all(bytes).is_ok()
+        match &self.frames {
+            None => self.stream.write_all(bytes).is_ok(),
+            Some(_) => {
+                let frame = websocket::frame(Opcode::Binary, bytes);
+                self.stream.write_all(&frame).is_ok()
+            }
+        }
     }
 
     /// Sends a packet.
@@ -152,8 +174,21 @@ impl Client {
         match self.stream.read(&mut chunk) {
             Ok(0) => false,
             Ok(count) => {
-                self.unread
-                    .extend_from_slice(chunk.get(..count).unwrap_or_default());
+                let bytes = chunk.get(..count).unwrap_or_default();
+                match &mut self.frames {
+                    None => self.unread.extend_from_slice(bytes),
+                    Some(frames) => {
+                        frames.extend_from_slice(bytes);
+                        while let Some((opcode, payload)) = websocket::take_frame(frames) {
+                            match opcode {
+                                Opcode::Binary => self.unread.extend_from_slice(&payload),
+                                // What came before it is still to be taken.
+                                Opcode::Close => drop(self.stream.shutdown(Shutdown::Both)),
+                                other => panic!("{other:?} where MQTT was expected"),
+                            }
+                        }
+                    }
+                }
                 true
             }
             Err(error) => match error.kind() {

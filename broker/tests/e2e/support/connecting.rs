@@ -144,7 +144,11 @@ impl Connecting {
 
     /// The same at an address.
     pub(crate) fn answer_at(&self, address: SocketAddr) -> (Client, Received) {
-        let mut client = Client::open(address, self.version);
+        self.answer_over(Client::open(address, self.version))
+    }
+
+    /// The same over what is open already.
+    pub(crate) fn answer_over(&self, mut client: Client) -> (Client, Received) {
         client.send_bytes(&self.bytes());
         let connack = client.receive();
         (client, connack)

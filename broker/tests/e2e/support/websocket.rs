@@ -22,6 +22,19 @@ pub(crate) enum Opcode {
     Pong = 10,
 }
 
+impl Opcode {
+    fn of(first: u8) -> Self {
+        match first & 0x0F {
+            1 => Self::Text,
+            2 => Self::Binary,
+            8 => Self::Close,
+            9 => Self::Ping,
+            10 => Self::Pong,
+            other => panic!("unexpected frame type {other}"),
+        }
+    }
+}
+
 /// What the server answered to the upgrade.
 pub(crate) struct Upgrade {
     /// The status line and the headers, as they came.
@@ -38,6 +51,44 @@ impl Upgrade {
             key.eq_ignore_ascii_case(name).then(|| value.trim())
         })
     }
+}
+
+/// One whole message, masked as a client has to.
+pub(crate) fn frame(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x80 | opcode as u8];
+    match u16::try_from(payload.len()) {
+        Ok(len) if len < 126 => frame.push(0x80 | payload.len() as u8),
+        Ok(len) => {
+            frame.push(0x80 | 126);
+            frame.extend_from_slice(&len.to_be_bytes());
+        }
+        Err(_) => panic!("the tests need no frame that long"),
+    }
+    let mask = [0x5A, 0xA5, 0x0F, 0xF0];
+    frame.extend_from_slice(&mask);
+    frame.extend(
+        payload
+            .iter()
+            .zip(mask.iter().cycle())
+            .map(|(byte, key)| byte ^ key),
+    );
+    frame
+}
+
+/// The first frame of what has come, if it is whole.
+pub(crate) fn take_frame(bytes: &mut Vec<u8>) -> Option<(Opcode, Vec<u8>)> {
+    let (at, len) = match *bytes.get(1)? {
+        126 => {
+            let len = [*bytes.get(2)?, *bytes.get(3)?];
+            (4, usize::from(u16::from_be_bytes(len)))
+        }
+        127 => panic!("the tests expect no frame that long"),
+        len => (2, usize::from(len)),
+    };
+    let payload = bytes.get(at..at + len)?.to_vec();
+    let opcode = Opcode::of(*bytes.first()?);
+    bytes.drain(..at + len);
+    Some((opcode, payload))
 }
 
 /// A WebSocket connection.
@@ -91,25 +142,14 @@ impl WebSocket {
         upgrade.socket
     }
 
+    /// The socket, for who makes the frames himself.
+    pub(crate) fn into_stream(self) -> TcpStream {
+        self.stream.into_inner()
+    }
+
     /// Sends one whole message, masked as a client has to.
     pub(crate) fn send(&mut self, opcode: Opcode, payload: &[u8]) {
-        let mut frame = vec![0x80 | opcode as u8];
-        match u16::try_from(payload.len()) {
-            Ok(len) if len < 126 => frame.push(0x80 | payload.len() as u8),
-            Ok(len) => {
-                frame.push(0x80 | 126);
-                frame.extend_from_slice(&len.to_be_bytes());
-            }
-            Err(_) => panic!("the tests need no frame that long"),
-        }
-        let mask = [0x5A, 0xA5, 0x0F, 0xF0];
-        frame.extend_from_slice(&mask);
-        frame.extend(
-            payload
-                .iter()
-                .zip(mask.iter().cycle())
-                .map(|(byte, key)| byte ^ key),
-        );
+        let frame = frame(opcode, payload);
         self.stream
             .get_mut()
             .write_all(&frame)
@@ -132,15 +172,7 @@ impl WebSocket {
         };
         let mut payload = vec![0; len];
         self.stream.read_exact(&mut payload).ok()?;
-        let opcode = match head[0] & 0x0F {
-            1 => Opcode::Text,
-            2 => Opcode::Binary,
-            8 => Opcode::Close,
-            9 => Opcode::Ping,
-            10 => Opcode::Pong,
-            other => panic!("unexpected frame type {other}"),
-        };
-        Some((opcode, payload))
+        Some((Opcode::of(head[0]), payload))
     }
 
     /// Takes binary frames until `count` bytes have come.
