@@ -1,6 +1,7 @@
 //! What all clients of a tenant may use together: the exact answer at each bound, what a neighbour notices of it (nothing), how
 //! room is made again, and that a restarted broker counts what is there.
 
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
@@ -169,6 +170,27 @@ fn a_burst_above_the_rate_is_taken_whole_also_where_clients_would_be_disconnecte
             reader.expect_message("burst", number.to_string().as_bytes());
         }
         client.disconnect();
+    }
+}
+
+#[test]
+fn mosquittos_client_is_slowed_down_to_the_rate_of_its_tenant_and_loses_nothing() {
+    const COUNT: usize = 100;
+    let world = world("messages_per_second = 40");
+    for (version, qos) in [("311", "1"), ("5", "2"), ("5", "1")] {
+        let mut reader = world.client(ACME, Version::V5, "reader");
+        reader.subscribe("foreign", QoS::AtMostOnce);
+        let mut command = Command::new("mosquitto_pub");
+        let port = world.doors[ACME].port().to_string();
+        command
+            .args(["-h", "127.0.0.1", "-p", &port, "-V", version, "-q", qos])
+            .args(["-t", "foreign", "-m", "x", "--repeat", &COUNT.to_string()]);
+        foreign::run(&mut command).success();
+        for _ in 0..COUNT {
+            reader.expect_message("foreign", b"x");
+        }
+        reader.expect_silence();
+        reader.disconnect();
     }
 }
 

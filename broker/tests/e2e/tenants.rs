@@ -12,16 +12,24 @@ pub(crate) struct World {
     pub(crate) broker: Broker,
     /// Of nobody, of `acme`, of `b`.
     pub(crate) doors: [SocketAddr; 3],
+    /// The same for WebSockets.
+    webs: [SocketAddr; 3],
 }
 
 impl World {
     pub(crate) fn start(more: &str) -> Self {
         let ports = [free_port(), free_port()];
+        let webs = [(); 3].map(|()| free_port());
+        let web = |(port, tenant): (u16, &str)| {
+            format!("[[listener]]\ntype = \"ws\"\naddress = \"127.0.0.1:{port}\"\n{tenant}\n")
+        };
+        let of = ["", "tenant = \"acme\"", "tenant = \"b\""];
+        let all_webs: String = webs.into_iter().zip(of).map(web).collect();
         let listener = |port: u16, tenant: &str| {
             format!("[[listener]]\naddress = \"127.0.0.1:{port}\"\ntenant = \"{tenant}\"\n")
         };
         let config = format!(
-            "[[listener]]\naddress = \"127.0.0.1:{{port}}\"\n{}{}\
+            "[[listener]]\naddress = \"127.0.0.1:{{port}}\"\n{}{}{all_webs}\
              [store]\npath = \"{{dir}}/store\"\n[features]\nsys_interval = 1\n{more}\n",
             listener(ports[0], "acme"),
             listener(ports[1], "b"),
@@ -32,6 +40,7 @@ impl World {
         Self {
             broker,
             doors: [own, at(ports[0]), at(ports[1])],
+            webs: webs.map(at),
         }
     }
 
@@ -39,6 +48,17 @@ impl World {
         let (client, answer) = connecting.answer_at(self.doors[door]);
         assert_eq!(answer.reason(), ReasonCode::SUCCESS, "{answer:?}");
         (client, answer)
+    }
+
+    /// The same, over a WebSocket or not.
+    fn enter(&self, door: usize, connecting: &Connecting, web: bool) -> Client {
+        if !web {
+            return self.open(door, connecting).0;
+        }
+        let client = Client::open_websocket(self.webs[door], connecting.version());
+        let (client, answer) = connecting.answer_over(client);
+        assert_eq!(answer.reason(), ReasonCode::SUCCESS, "{answer:?}");
+        client
     }
 
     pub(crate) fn client(&self, door: usize, version: Version, id: &str) -> Client {
@@ -323,8 +343,8 @@ fn road() -> impl Strategy<Value = Road> {
     ]
 }
 
-fn take(world: &World, door: usize, road: Road, topic: &str) {
-    let mut publisher = world.client(door, Version::V5, "publisher");
+fn take(world: &World, door: usize, (road, web): (Road, bool), topic: &str) {
+    let mut publisher = world.enter(door, &connect(Version::V5, "publisher"), web);
     match road {
         Road::Plain(qos) => publisher.publish(topic, b"x", qos),
         Road::Alias => {
@@ -336,7 +356,7 @@ fn take(world: &World, door: usize, road: Road, topic: &str) {
         Road::Will => {
             let willing =
                 connect(Version::V5, "willing").will(topic, b"x", QoS::AtLeastOnce, false);
-            world.open(door, &willing).0.drop_connection();
+            world.enter(door, &willing, web).drop_connection();
             // It was published before a newer connection of the client is let in.
             world.client(door, Version::V5, "willing").disconnect();
         }
@@ -357,9 +377,10 @@ fn what_is_published_in_a_tenant_is_seen_there_and_nowhere_else() {
         0..3_usize,
         any::<bool>(),
         any::<bool>(),
+        any::<bool>(),
     );
     let outcome =
-        TestRunner::new(config).run(&strategy, |(filter, topic, road, from, shared, v5)| {
+        TestRunner::new(config).run(&strategy, |(filter, topic, road, from, shared, v5, web)| {
             // What is said of the mount points to somebody outside has a test of its own.
             let reserved =
                 |text: &str| matches!(text.split('/').next(), Some("$tenant" | "$tenant$"));
@@ -371,7 +392,8 @@ fn what_is_published_in_a_tenant_is_seen_there_and_nowhere_else() {
             let marker = format!("marker/{case}");
             let mut readers: Vec<Client> = Vec::new();
             for door in 0..3 {
-                let mut reader = world.client(door, version, &format!("reader-{case}"));
+                let name = format!("reader-{case}");
+                let mut reader = world.enter(door, &connect(version, &name), web);
                 reader.subscribe(&marker, QoS::AtLeastOnce);
                 let asked = match shared {
                     true => format!("$share/g{case}/{filter}"),
@@ -380,7 +402,7 @@ fn what_is_published_in_a_tenant_is_seen_there_and_nowhere_else() {
                 prop_assert!(codes(&mut reader, &asked) <= 2, "{}", asked);
                 readers.push(reader);
             }
-            take(&world, from, road, &topic);
+            take(&world, from, (road, web), &topic);
             let times = if matches!(road, Road::Alias) { 2 } else { 1 };
             for (door, mut reader) in readers.into_iter().enumerate() {
                 let mut publisher = world.client(door, Version::V5, "marking");

@@ -112,6 +112,11 @@ impl Connecting {
         self
     }
 
+    /// What it speaks.
+    pub(crate) const fn version(&self) -> Version {
+        self.version
+    }
+
     /// The bytes of the CONNECT.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let connect = Connect {
