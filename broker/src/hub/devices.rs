@@ -6,6 +6,8 @@
 //!
 //! What devices report goes the other way, by one task too: of each the newest, as far as the one before is not written yet.
 
+mod noting;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroU64;
 use std::sync::{Arc, Weak};
@@ -49,6 +51,8 @@ pub(crate) struct Devices {
     /// Who has come or gone, until that is written. At most as many as have done so within the pause, or since the store has answered.
     seen: Mutex<BTreeMap<Arc<str>, Seen>>,
     saw: Arc<Notify>,
+    /// Held while they are written, so that who waits for the last of it waits for what is under way.
+    noting: tokio::sync::Mutex<()>,
     /// Kept, as the store holds it weakly.
     listener: Mutex<Option<Arc<dyn RecordListener>>>,
 }
@@ -64,6 +68,7 @@ impl Devices {
             reported: Arc::default(),
             seen: Mutex::default(),
             saw: Arc::default(),
+            noting: tokio::sync::Mutex::default(),
             listener: Mutex::default(),
         }
     }
@@ -250,8 +255,8 @@ impl Hub {
         *self.devices.listener.lock() = Some(listener);
         let hub = Arc::downgrade(self);
         self.spawn(read_again(hub.clone()));
-        self.spawn(write_reports(hub.clone()));
-        self.spawn(write_seen(hub));
+        self.spawn(noting::write_reports(hub.clone()));
+        self.spawn(noting::write_seen(hub));
     }
 
     /// Gives a device a configuration: it is stored, and delivered as a retained message on its topic. With `only`, if the one that is there has
@@ -408,63 +413,6 @@ impl Hub {
             }
         }
         true
-    }
-}
-
-/// Pause between two writings of what devices have reported, so that those that come together are written together.
-const GATHER: Duration = Duration::from_millis(100);
-
-async fn write_reports(hub: Weak<Hub>) {
-    while let Some(held) = hub.upgrade() {
-        let reported = Arc::clone(&held.devices.reported);
-        let reports = std::mem::take(&mut *held.devices.reports.lock());
-        if reports.is_empty() {
-            drop(held);
-            reported.notified().await;
-            tokio::time::sleep(GATHER).await;
-            continue;
-        }
-        let registry = &held.devices.registry;
-        let Reports {
-            states,
-            acknowledged,
-        } = reports;
-        for (key, state) in states {
-            if let Err(error) = registry.store_state(&key, &state).await {
-                tracing::warn!(device = %key, %error, "what a device has reported is not kept");
-            }
-        }
-        let acknowledged: Vec<_> = acknowledged.into_iter().collect();
-        if let Err(error) = registry.note_acknowledged(acknowledged.clone()).await {
-            tracing::warn!(%error, devices = acknowledged.len(), "what devices have acknowledged cannot be noted: it is tried again");
-            for (key, it) in acknowledged {
-                held.devices.acknowledged_at(&key, it);
-            }
-            drop(held);
-            tokio::time::sleep(PAUSE).await;
-        }
-    }
-}
-
-/// Pause between two writings of when devices were seen: one that comes and goes all the time is written once in it.
-const SEEN_EVERY: Duration = Duration::from_secs(1);
-
-async fn write_seen(hub: Weak<Hub>) {
-    while let Some(held) = hub.upgrade() {
-        let seen = std::mem::take(&mut *held.devices.seen.lock());
-        if seen.is_empty() {
-            let saw = Arc::clone(&held.devices.saw);
-            drop(held);
-            saw.notified().await;
-            tokio::time::sleep(SEEN_EVERY).await;
-            continue;
-        }
-        let seen = seen.into_iter().collect();
-        if let Err(error) = held.devices.registry.note_seen(seen).await {
-            tracing::warn!(%error, "when devices were seen is not noted");
-        }
-        drop(held);
-        tokio::time::sleep(SEEN_EVERY).await;
     }
 }
 

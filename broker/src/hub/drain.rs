@@ -91,6 +91,12 @@ impl Hub {
         self.draining.store(true, Ordering::Release);
         let start = Instant::now();
         let told = tokio::time::timeout_at(start + plan.time, self.send_away(plan, start)).await;
+        if tokio::time::timeout_at(start + plan.time, self.note_last())
+            .await
+            .is_err()
+        {
+            tracing::warn!("what devices have said last is not noted: the time to stop is over");
+        }
         let last = self.submit(Vec::new());
         let durable = dunlin_sync::wait_durable(&*self.store, last);
         let durable = tokio::time::timeout_at(start + plan.time, durable).await;

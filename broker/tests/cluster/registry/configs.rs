@@ -195,3 +195,15 @@ fn when_a_device_was_seen_is_said_by_the_connection_that_was_made_last() {
     world.add(&super::pump());
     assert!(seen(0).is_null(), "{}", seen(0));
 }
+
+#[test]
+fn a_replica_that_stops_takes_leave_for_its_devices() {
+    let mut world = World::start();
+    let seen = |world: &World| world.ask(0, &["devices", "show", "pump"])["last_seen"].clone();
+    let mut client = world.open(1, "pump");
+    wait_until("it is noted", || seen(&world)["connected_at"].is_u64());
+    let status = world.cluster.replicas[1].terminate();
+    assert!(status.success(), "{status}");
+    client.expect_end(ReasonCode::SERVER_SHUTTING_DOWN);
+    assert!(seen(&world)["disconnected_at"].is_u64(), "{}", seen(&world));
+}
