@@ -206,6 +206,17 @@ impl Message {
         flags
     }
 
+    /// When the message in a binary form expires, if it does and that can be read at all: what `expire_retained.lua` looks at.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn expiry_of(bytes: &[u8]) -> Option<u64> {
+        let (flags, times) = match bytes {
+            [VERSION, flags, times @ ..] => (flags, times),
+            _ => return None,
+        };
+        let at = times.get(16..24)?.try_into().ok()?;
+        (flags & FLAG_EXPIRES != 0).then(|| u64::from_le_bytes(at))
+    }
+
     /// The topic in a binary form, if that can be read at all.
     pub(crate) fn topic_of(bytes: &[u8]) -> Option<&str> {
         let mut reader = Reader::new(bytes);

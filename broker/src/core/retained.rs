@@ -124,10 +124,11 @@ impl Retained {
         Some(removed)
     }
 
-    /// The topic of a message that nobody may get any more at `now_ms`.
-    pub(crate) fn expired(&self, now_ms: u64) -> Option<&str> {
-        let (at, topic) = self.expiring.first()?;
-        (*at <= now_ms).then_some(topic)
+    /// The topics of messages that nobody may get any more at `now_ms`.
+    pub(crate) fn expired(&self, now_ms: u64) -> impl Iterator<Item = &str> {
+        let all = self.expiring.iter();
+        all.take_while(move |(at, _)| *at <= now_ms)
+            .map(|(_, topic)| &**topic)
     }
 
     /// Calls `visit` for each retained message whose topic `filter` matches.
@@ -266,7 +267,8 @@ mod tests {
                 let expected: BTreeSet<String> = model.keys().filter(|topic| topic::matches(&filter, topic)).cloned().collect();
                 prop_assert_eq!(found, expected, "filter {}", filter);
             }
-            while let Some(topic) = retained.expired(4).map(str::to_owned) {
+            let expired: Vec<_> = retained.expired(4).map(str::to_owned).collect();
+            for topic in expired {
                 prop_assert_eq!(retained.remove(&topic), model.remove(&topic));
             }
             prop_assert!(model.values().all(|message| message.expires_at().is_none_or(|at| at > 4)));

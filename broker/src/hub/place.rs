@@ -80,21 +80,21 @@ impl Hub {
         }
     }
 
-    /// Removes what nobody may get any more, so that it takes no place. In a cluster it stays until something else is kept for its
-    /// topic: another replica may be keeping that at this moment.
+    /// Removes what nobody may get any more, so that it takes no place. In a cluster the replica that leads has Redis do it: another one
+    /// may be keeping something for the topic at this moment.
     pub(super) fn remove_expired_retained(self: &Arc<Self>) {
         if self.cluster.is_some() {
             return;
         }
         let now_ms = self.clock.now_ms();
-        if self.retained.read().expired(now_ms).is_none() {
+        if self.retained.read().expired(now_ms).next().is_none() {
             return;
         }
         let mut retained = self.retained.write();
-        let mut ops = Vec::new();
-        while ops.len() < EXPIRED_MAX
-            && let Some(topic) = retained.expired(now_ms).map(Box::<str>::from)
-        {
+        let expired = retained.expired(now_ms).take(EXPIRED_MAX);
+        let expired: Vec<Box<str>> = expired.map(Box::from).collect();
+        let mut ops = Vec::with_capacity(expired.len());
+        for topic in expired {
             retained.remove(&topic);
             ops.push(Op::DeleteRetained(topic));
         }

@@ -47,6 +47,46 @@ fn a_retained_message_that_was_removed_is_gone_on_every_replica_at_once() {
 }
 
 #[test]
+fn what_has_expired_is_removed_from_redis_and_from_every_replica() {
+    let cluster = Cluster::setup(3).set("limits.max_retained=25").start();
+    let count = "local n = 0 for _, key in ipairs(redis.call('KEYS', '*:retained')) do n = n + redis.call('HLEN', key) end return n";
+    let in_redis = || -> u32 {
+        cluster
+            .redis
+            .ask(&["EVAL", count, "0"])
+            .trim()
+            .parse()
+            .unwrap()
+    };
+    let mut publisher = cluster.clean(0, "publisher");
+    for topic in 0..20 {
+        let topic = format!("expiring/{topic}");
+        let block = properties(&[Property::MessageExpiryInterval(1)]);
+        publisher.publish_packet(Publish {
+            topic: &topic,
+            payload: b"x",
+            qos: QoS::AtLeastOnce,
+            retain: true,
+            properties: block.as_properties(),
+            ..Publish::default()
+        });
+    }
+    publisher.publish_retained("expiring/0", b"this one stays", QoS::AtLeastOnce);
+    wait_until("only what has not expired is kept", || in_redis() == 1);
+    for at in 0..3 {
+        let mut subscriber = cluster.clean(at, "late");
+        subscriber.subscribe("expiring/#", QoS::AtMostOnce);
+        subscriber.expect_message("expiring/0", b"this one stays");
+        // A replica that still had the others would refuse some of these.
+        for topic in 0..8 {
+            let topic = format!("kept/{at}/{topic}");
+            subscriber.publish_retained(&topic, b"x", QoS::AtLeastOnce);
+        }
+    }
+    assert_eq!(in_redis(), 25);
+}
+
+#[test]
 fn a_replica_that_slept_through_a_retained_publish_gives_it_to_who_subscribes_there() {
     let cluster = Cluster::setup(3).with_faults().start();
     let mut publisher = cluster.clean(0, "publisher");

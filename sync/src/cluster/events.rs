@@ -204,6 +204,13 @@ pub trait ClusterEvents: Send + Sync {
     /// A topic has no retained message any more.
     fn retained_deleted(&self, topic: &str);
 
+    /// Topics of retained messages that have expired, `limit` at the most: asked now and then of the replica that leads, which has them
+    /// removed. [`Self::retained_deleted`] follows.
+    fn expired_retained(&self, limit: usize) -> Vec<Arc<str>> {
+        let _unused = limit;
+        Vec::new()
+    }
+
     /// Interests of another replica; an [empty](Route::is_empty) route is none any more.
     fn routes_changed(&self, replica: ReplicaId, changes: &[(Arc<str>, Route)]);
 

@@ -352,6 +352,13 @@ pub enum Request {
         /// For the announcements.
         head: Head,
     },
+    /// Removes the retained message of a topic, if it has expired by the server's clock. → [`Reply::Flag`]: it is removed now.
+    ExpireRetained {
+        /// The topic.
+        topic: Arc<str>,
+        /// For the announcements.
+        head: Head,
+    },
     /// Versions of buckets. → [`Reply::Versions`], in the order asked.
     Versions,
     /// A whole bucket. → [`Reply::Bucket`]

@@ -395,6 +395,16 @@ impl ClusterEvents for Events {
         });
     }
 
+    fn expired_retained(&self, limit: usize) -> Vec<Arc<str>> {
+        let mut expired = Vec::new();
+        self.with(|hub| {
+            let now_ms = hub.clock.now_ms();
+            let retained = hub.retained.read();
+            expired.extend(retained.expired(now_ms).take(limit).map(Arc::from));
+        });
+        expired
+    }
+
     fn routes_changed(&self, replica: ReplicaId, changes: &[(Arc<str>, Route)]) {
         self.with(|hub| {
             let mut tables = hub.known.tables.lock();

@@ -36,8 +36,12 @@ pub(super) struct Swept {
     pub(super) more: bool,
 }
 
-/// Looks through all buckets.
-pub(super) async fn sweep(backplane: Arc<dyn Backplane>, me: ReplicaId) -> Swept {
+/// Looks through all buckets. `retained`: topics of retained messages that have expired.
+pub(super) async fn sweep(
+    backplane: Arc<dyn Backplane>,
+    me: ReplicaId,
+    retained: Vec<Arc<str>>,
+) -> Swept {
     let asked = Bucket::all()
         .map(|bucket| Request::Due {
             bucket,
@@ -46,7 +50,13 @@ pub(super) async fn sweep(backplane: Arc<dyn Backplane>, me: ReplicaId) -> Swept
         .collect();
     let mut sessions = Vec::new();
     let mut wills = Vec::new();
-    let mut records = Vec::new();
+    let mut over: Vec<_> = retained
+        .into_iter()
+        .map(|topic| Request::ExpireRetained {
+            topic,
+            head: frame::head(Kind::Table, me),
+        })
+        .collect();
     let mut more = false;
     for (bucket, answer) in Bucket::all().zip(backplane.execute(asked).await) {
         let Ok(Reply::Due(items)) = answer else {
@@ -60,7 +70,7 @@ pub(super) async fn sweep(backplane: Arc<dyn Backplane>, me: ReplicaId) -> Swept
                 DueItem::Record { code, key } => {
                     // A table of a newer version is left to its replicas.
                     if let Some(table) = Table::of_code(code) {
-                        records.push(Request::ExpireRecord {
+                        over.push(Request::ExpireRecord {
                             key: RecordKey { table, key },
                             head: frame::head(Kind::Table, me),
                         });
@@ -69,9 +79,9 @@ pub(super) async fn sweep(backplane: Arc<dyn Backplane>, me: ReplicaId) -> Swept
             }
         }
     }
-    if !records.is_empty() {
+    if !over.is_empty() {
         // What is not done now is done the next time.
-        drop(backplane.execute(records).await);
+        drop(backplane.execute(over).await);
     }
     Swept {
         expired: expire(&*backplane, me, sessions).await,

@@ -49,6 +49,7 @@ scripts! {
     DeleteSession Frees "tables" "delete_session";
     PutRetained Grows "tables" "replace" "put_retained";
     DeleteRetained Frees "tables" "replace" "delete_retained";
+    ExpireRetained Frees "tables" "expire_retained";
     PutRecords Grows "tables" "replace" "put_records";
     DeleteRecords Frees "tables" "replace" "put_records";
     ExpireRecord Frees "tables" "expire_record";

@@ -126,6 +126,7 @@ impl BucketState {
             | Request::PutRetained { .. }
             | Request::DeleteRetained { .. }
             | Request::LoadBucket { .. } => self.apply_tables(request, out),
+            Request::ExpireRetained { topic, head } => self.expire_retained(now, topic, head, out),
             Request::PutRecords { .. }
             | Request::GetRecords { .. }
             | Request::RecordKeys { .. }

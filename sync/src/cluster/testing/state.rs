@@ -130,9 +130,9 @@ pub(super) fn bucket_of(request: &Request) -> Option<Bucket> {
         | Request::Restore { session, .. }
         | Request::GetSession { session } => Some(of_session(*session)),
         Request::ExpireRecord { key, .. } => Some(key.bucket()),
-        Request::PutRetained { topic, .. } | Request::DeleteRetained { topic, .. } => {
-            Some(Bucket::of(topic))
-        }
+        Request::PutRetained { topic, .. }
+        | Request::DeleteRetained { topic, .. }
+        | Request::ExpireRetained { topic, .. } => Some(Bucket::of(topic)),
         _ => None,
     }
 }

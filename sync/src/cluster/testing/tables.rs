@@ -77,6 +77,22 @@ impl BucketState {
         }
     }
 
+    pub(super) fn expire_retained(
+        &mut self,
+        now: u64,
+        topic: &Arc<str>,
+        head: &[u8],
+        out: &mut Vec<Announcement>,
+    ) -> Reply {
+        let ends = self.retained.get(topic);
+        let ends = ends.and_then(|body| crate::Message::expiry_of(body));
+        let over = ends.is_some_and(|at| at <= now);
+        if over {
+            self.delete_retained(topic, head, out);
+        }
+        Reply::Flag(over)
+    }
+
     fn put_session(&mut self, session: SessionId, request: &Request) {
         let Request::PutSession {
             client_id,

@@ -14,6 +14,9 @@ use super::{Phase, WILL_PATIENCE};
 use crate::cluster::frame::{Kind, head};
 use crate::cluster::{Backplane, Held, ReplicaId, Reply, Request};
 
+/// Retained messages that are removed at once because they have expired.
+const RETAINED_LIMIT: usize = 1024;
+
 impl Actor {
     pub(in super::super) fn led(&mut self, answer: Answer) {
         self.member.leading = answer == Ok(Reply::Flag(true)) && self.member.phase == Phase::Ready;
@@ -80,7 +83,14 @@ impl Actor {
 
     pub(super) fn sweep(&mut self) {
         if !std::mem::replace(&mut self.member.sweeping, true) {
-            let swept = keeper::sweep(Arc::clone(&self.backplane), self.replica);
+            let expired = self
+                .events()
+                .map(|events| events.expired_retained(RETAINED_LIMIT));
+            let swept = keeper::sweep(
+                Arc::clone(&self.backplane),
+                self.replica,
+                expired.unwrap_or_default(),
+            );
             self.expect(async move { Outcome::Swept(swept.await) });
         }
     }

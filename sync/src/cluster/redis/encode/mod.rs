@@ -272,6 +272,7 @@ impl Encoder<'_> {
             | Request::DeleteSession { .. }
             | Request::PutRetained { .. }
             | Request::DeleteRetained { .. }
+            | Request::ExpireRetained { .. }
             | Request::LoadBucket { .. } => self.tables(request),
             Request::PutRecords { .. }
             | Request::GetRecords { .. }

@@ -104,6 +104,19 @@ impl Encoder<'_> {
                     true,
                 )
             }
+            Request::ExpireRetained { topic, head } => {
+                let bucket = Bucket::of(topic);
+                Call::new(
+                    Script::ExpireRetained,
+                    self.0.bucket(bucket),
+                    3,
+                    topic.len(),
+                )
+                .arg(topic.as_bytes())
+                .arg(&bucket_head(head, bucket))
+                .arg(channel)
+                .finish("ExpireRetained", Class::Free, Shape::Flag)
+            }
             Request::LoadBucket { bucket } => self.load_bucket(*bucket),
             _ => return None,
         })
