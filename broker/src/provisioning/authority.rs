@@ -42,6 +42,19 @@ pub(crate) struct Issued {
     pub(crate) not_after: u64,
 }
 
+/// The blocks of a PEM file that have this label, and nothing of what is around them.
+fn blocks(pem: &str, label: &str) -> String {
+    let (begin, end) = (
+        format!("-----BEGIN {label}-----"),
+        format!("-----END {label}-----"),
+    );
+    pem.split(&begin)
+        .skip(1)
+        .filter_map(|rest| rest.split_once(&end))
+        .flat_map(|(body, _)| [&begin, body, &end, "\n"])
+        .collect()
+}
+
 /// The authority.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
@@ -57,7 +70,7 @@ impl std::fmt::Debug for Authority {
 }
 
 impl Authority {
-    /// Reads certificate and key, both PEM.
+    /// Reads certificate and key, both PEM. They may be one file: to devices go its certificates alone.
     ///
     /// # Errors
     /// The key of the configuration, and what is wrong with its file.
@@ -71,10 +84,12 @@ impl Authority {
             std::fs::read_to_string(path)
                 .map_err(|error| (OF[of], format!("cannot read {}: {error}", path.display())))
         };
-        let chain = read(0, certificate)?;
+        let whole = zeroize::Zeroizing::new(read(0, certificate)?);
+        let chain = blocks(&whole, "CERTIFICATE");
         let pair = zeroize::Zeroizing::new(read(1, key)?);
+        let own = zeroize::Zeroizing::new(blocks(&pair, "PRIVATE KEY"));
         let shown = key.display();
-        let pair = KeyPair::from_pem(&pair).map_err(|error| {
+        let pair = KeyPair::from_pem(&own).map_err(|error| {
             let text = match pair.contains("BEGIN EC PRIVATE KEY")
                 || pair.contains("BEGIN RSA PRIVATE KEY")
             {
@@ -134,5 +149,34 @@ impl Authority {
             pem: made.pem(),
             not_after,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As where one secret has both, so that they change at once.
+    #[test]
+    fn certificate_and_key_may_be_one_file_and_the_key_is_never_handed_out() {
+        let pair = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&pair).unwrap().pem();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.pem");
+        for text in [
+            format!("# ours\n{certificate}{certificate}{}", pair.serialize_pem()),
+            format!("{}{certificate}{certificate}", pair.serialize_pem()),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            let authority = Authority::load(&file, &file, BEFORE).unwrap();
+            assert!(!authority.chain.contains("PRIVATE KEY"));
+            assert_eq!(authority.chain.matches(certificate.trim_end()).count(), 2);
+            let request =
+                CertificateParams::default().serialize_request(&KeyPair::generate().unwrap());
+            let csr = Csr::read(&request.unwrap().pem().unwrap()).unwrap();
+            authority.sign(&csr, "pump-7", None).unwrap();
+        }
     }
 }
