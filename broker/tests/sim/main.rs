@@ -10,6 +10,7 @@ mod client;
 mod faults;
 mod oracle;
 mod plan;
+mod records;
 mod roles;
 mod tap;
 mod world;
@@ -155,8 +156,24 @@ fn a_planted_missing_epoch_check_is_found() {
     let found = (1..=40).find(|seed| {
         let mut plan = Plan::storm(*seed);
         plan.planted_no_epoch_check = true;
+        // Records have no claims: what they ask of Redis only shifts the rest.
+        plan.records = 0;
         !run(&plan).broken.is_empty()
     });
     let seed = found.expect("40 seeds do not find a missing epoch check");
     eprintln!("a missing epoch check is found by seed {seed}");
+}
+
+/// The same for changes of records that a failover has lost and nobody makes good.
+#[test]
+fn a_planted_loss_of_records_is_found() {
+    let found = (1..=40).find_map(|seed| {
+        let mut plan = Plan::failovers(seed);
+        plan.planted_lost_records = true;
+        let broken = run(&plan).broken;
+        let record = broken.iter().find(|text| text.starts_with("record "));
+        record.map(|text| (seed, text.clone()))
+    });
+    let (seed, text) = found.expect("40 seeds do not find a record that was lost");
+    eprintln!("a record that was lost is found by seed {seed}: {text}");
 }

@@ -31,6 +31,10 @@ pub(crate) struct Plan {
     pub(crate) members_window: u16,
     /// Milliseconds that members of the pool take for a message at the most.
     pub(crate) members_slowness_ms: u64,
+    /// Records, each with two writers and two readers.
+    pub(crate) records: usize,
+    /// Changes that each of these writers makes.
+    pub(crate) changes_each: u32,
     /// Clients that only connect, ping and vanish.
     pub(crate) idlers: usize,
     /// Faults, one after the other.
@@ -39,6 +43,7 @@ pub(crate) struct Plan {
     pub(crate) failovers: bool,
     pub(crate) planted_early_acknowledgement: bool,
     pub(crate) planted_no_epoch_check: bool,
+    pub(crate) planted_lost_records: bool,
 }
 
 impl Plan {
@@ -74,6 +79,7 @@ impl Plan {
             members_stay_ms: 1_500,
             members_window: 1,
             members_slowness_ms: 100,
+            records: 0,
             idlers: 0,
             faults: 8,
             ..Self::storm(seed)
@@ -98,11 +104,14 @@ impl Plan {
             members_stay_ms: 20_000,
             members_window: 0,
             members_slowness_ms: 0,
+            records: 3,
+            changes_each: 8,
             idlers: 40,
             faults: 6,
             failovers: false,
             planted_early_acknowledgement: false,
             planted_no_epoch_check: false,
+            planted_lost_records: false,
         }
     }
 }

@@ -14,7 +14,8 @@ use tokio::task::{AbortHandle, LocalSet};
 use crate::client::{Conn, Severed};
 use crate::oracle::{Ms, Oracle};
 use crate::plan::{Plan, Random};
-use crate::{faults, roles, tap};
+use crate::records::{Book, Ear};
+use crate::{faults, records, roles, tap};
 
 /// Longest run, in virtual time.
 const LONGEST: Duration = Duration::from_secs(3_600);
@@ -34,6 +35,7 @@ pub(crate) struct Ended {
     delivered: u64,
     duplicates: u64,
     connects: u64,
+    changes: u64,
 }
 
 impl Ended {
@@ -43,6 +45,7 @@ impl Ended {
         self.delivered += other.delivered;
         self.duplicates += other.duplicates;
         self.connects += other.connects;
+        self.changes += other.changes;
         self.digest ^= other.digest;
         self.faults.extend(other.faults.iter().cloned());
     }
@@ -52,11 +55,12 @@ impl std::fmt::Display for Ended {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} published, {} acknowledged, {} delivered to persistent sessions, {} delivered again at QoS 1, {} connects, {} faults, 0 lost, 0 repeated at QoS 2, 0 out of order (digest {:016x})",
+            "{} published, {} acknowledged, {} delivered to persistent sessions, {} delivered again at QoS 1, {} changes of records, {} connects, {} faults, 0 lost, 0 repeated at QoS 2, 0 out of order (digest {:016x})",
             self.published,
             self.acknowledged,
             self.delivered,
             self.duplicates,
+            self.changes,
             self.connects,
             self.faults.len(),
             self.digest
@@ -70,6 +74,8 @@ pub(crate) struct Replica {
     store: Arc<ClusterStore>,
     connections: RefCell<Vec<AbortHandle>>,
     severed: Rc<Severed>,
+    /// What it is told of records.
+    pub(crate) ear: Arc<Ear>,
     /// It was cut off from Redis at some time.
     pub(crate) troubled: Cell<bool>,
 }
@@ -78,12 +84,17 @@ impl Replica {
     pub(crate) fn is_alive(&self) -> bool {
         self.broker.borrow().is_some()
     }
+
+    pub(crate) fn store(&self) -> &ClusterStore {
+        &self.store
+    }
 }
 
 pub(crate) struct World {
     pub(crate) plan: Plan,
     pub(crate) model: ModelRedis,
     pub(crate) oracle: RefCell<Oracle>,
+    pub(crate) records: RefCell<Book>,
     replicas: RefCell<Vec<Rc<Replica>>>,
     digest: Cell<u64>,
     /// What is noted is shown too.
@@ -162,12 +173,14 @@ impl World {
             return;
         }
         self.note(&format!("replica {number} has joined"));
+        let ear = Ear::listen(&*store, self.now());
         self.replicas.borrow_mut().push(Rc::new(Replica {
             backplane: number,
             broker: RefCell::new(Some(broker)),
             store,
             connections: RefCell::default(),
             severed: Rc::default(),
+            ear,
             troubled: Cell::new(false),
         }));
     }
@@ -236,9 +249,13 @@ async fn live(plan: Plan) -> Ended {
     if plan.planted_no_epoch_check {
         model.skip_epoch_checks(true);
     }
+    if plan.planted_lost_records {
+        model.skip_record_replays(true);
+    }
     let world = Rc::new(World {
         model,
         oracle: RefCell::new(Oracle::new(plan.faults == 0)),
+        records: RefCell::default(),
         replicas: RefCell::default(),
         digest: Cell::new(plan.seed),
         traces: std::env::var_os("SIM_TRACE").is_some(),
@@ -255,6 +272,7 @@ async fn live(plan: Plan) -> Ended {
     }
     let _defines = tap::make(&world).await;
     roles::spawn_all(&world);
+    records::spawn(&world);
     tap::spawn(&world);
     faults::spawn(&world);
     let finished = async {
@@ -270,6 +288,7 @@ async fn live(plan: Plan) -> Ended {
         }
         // What comes too much comes now.
         tokio::time::sleep(Duration::from_secs(30)).await;
+        records::end(&world).await;
     };
     let in_time = tokio::time::timeout(LONGEST, finished).await.is_ok();
     world.over.set(true);
@@ -297,5 +316,6 @@ async fn live(plan: Plan) -> Ended {
         delivered,
         duplicates: oracle.duplicates,
         connects: world.connects.get(),
+        changes: world.records.borrow().changes(),
     }
 }

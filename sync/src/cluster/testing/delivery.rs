@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::link::{Link, WATCHDOG};
 use super::server::Inner;
-use crate::cluster::{BackplaneEvent, Reply};
+use crate::cluster::{BackplaneEvent, Reply, Request};
 
 /// Frames on their way to one listener that reads slowly; then Redis drops the connection.
 const EVENTS_MAX: usize = 1 << 16;
@@ -68,6 +68,9 @@ impl Inner {
             link.failovers += 1;
             let ring: Vec<_> = link.ring.iter().cloned().collect();
             for (_, request, reply) in ring {
+                if self.skip_record_replays && matches!(request, Request::PutRecords { .. }) {
+                    continue;
+                }
                 self.replay(&request, &reply);
             }
         }

@@ -39,6 +39,7 @@ pub(super) struct Inner {
     pub(super) full: bool,
     pub(super) late_ghosts: bool,
     skip_epoch_checks: bool,
+    pub(super) skip_record_replays: bool,
     /// Which server it is: changes with a failover.
     pub(super) generation: u64,
     /// The state before each of the newest writes.
@@ -87,6 +88,7 @@ impl ModelRedis {
             full: false,
             late_ghosts: false,
             skip_epoch_checks: false,
+            skip_record_replays: false,
             generation: 1,
             history: VecDeque::new(),
             history_max: 0,
@@ -210,6 +212,11 @@ impl ModelRedis {
     /// claim now.
     pub fn skip_epoch_checks(&self, on: bool) {
         self.inner.lock().skip_epoch_checks = on;
+    }
+
+    /// A planted defect, for a simulation to find: changes of records that a failover has lost are not made good.
+    pub fn skip_record_replays(&self, on: bool) {
+        self.inner.lock().skip_record_replays = on;
     }
 
     /// Executes a request at once, past all faults, as an operator's own client would.
