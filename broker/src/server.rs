@@ -462,8 +462,8 @@ fn start_provisioner(
     hub: &Arc<Hub>,
 ) -> Arc<Provisioner> {
     let registry = Arc::clone(hub.registry());
-    let provisioner = Provisioner::new(config, files, registry, Arc::clone(&hub.audit));
-    let provisioner = Arc::new(provisioner);
+    let (audit, metrics) = (Arc::clone(&hub.audit), Arc::clone(&hub.metrics));
+    let provisioner = Arc::new(Provisioner::new(config, files, registry, audit, metrics));
     if config.mqtt.is_some() {
         hub.auth
             .add(Arc::new(BootstrapMethod(Arc::clone(&provisioner))));

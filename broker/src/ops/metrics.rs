@@ -18,7 +18,7 @@ use parking_lot::{Mutex, RwLock};
 
 pub use self::count::Gauges;
 pub use self::kinds::{Counters, Gauged};
-pub use self::labels::{Bound, ByQos, Dropped, Label, Outcome, Reload};
+pub use self::labels::{Asked, Bound, ByQos, Dropped, Label, Outcome, Reload};
 
 use self::kinds::{
     ByListener, ByListenerAndVersion, ByReason, ByTenant, Kind, Seconds, SecondsCounted,
@@ -81,6 +81,8 @@ metrics! {
     bans: Gauge = "bans";
     /// Logins that were refused without a look at the password: too many had been wrong.
     logins_throttled: Counter = "logins_throttled";
+    /// Requests of devices for an identity of their own.
+    provisioning_requests: Counters<Asked> = "provisioning_requests";
     /// Events taken into the audit log.
     audit_events: Counter = "audit_events";
     /// Events that the audit log has lost: too many waited, or its file could not be written.

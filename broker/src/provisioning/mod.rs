@@ -27,6 +27,7 @@ use crate::audit::{Audit, Event, Kind};
 use crate::auth::jwt::Key;
 use crate::config::ProvisioningConfig;
 use crate::http::HttpClient;
+use crate::ops::metrics::{Asked, Metrics};
 use crate::registry::{Credential, DeviceKey, Registry, Shown};
 use authority::Authority;
 pub(crate) use files::Files;
@@ -42,6 +43,7 @@ pub(crate) use serve::serve;
 pub(crate) struct Provisioner {
     registry: Arc<Registry>,
     audit: Arc<Audit>,
+    metrics: Arc<Metrics>,
     keys: Vec<Key>,
     audience: String,
     listed_only: bool,
@@ -60,6 +62,7 @@ impl Provisioner {
         files: Files,
         registry: Arc<Registry>,
         audit: Arc<Audit>,
+        metrics: Arc<Metrics>,
     ) -> Self {
         let Files {
             keys,
@@ -71,6 +74,7 @@ impl Provisioner {
             mqtt,
             registry,
             audit,
+            metrics,
             keys,
             audience: config.audience.clone(),
             listed_only: config.listed_only,
@@ -96,7 +100,7 @@ impl Provisioner {
         Err(Refusal::TooMany)
     }
 
-    /// Has the audit log know of a request that came to nothing.
+    /// Counts a request that came to nothing, and has the audit log know of it.
     pub(crate) fn refused(
         &self,
         who: Option<&Bootstrap>,
@@ -104,6 +108,11 @@ impl Provisioner {
         serial: Option<&str>,
         why: &str,
     ) {
+        self.metrics.provisioning_requests.add(Asked::Refused, 1);
+        self.note(who, caller, serial, why);
+    }
+
+    fn note(&self, who: Option<&Bootstrap>, caller: Caller<'_>, serial: Option<&str>, why: &str) {
         let event = event(who, caller).action("provisioning.refused").why(why);
         self.audit.record(match serial {
             Some(serial) => event.target(serial),
@@ -119,25 +128,36 @@ impl Provisioner {
         request: &Request,
     ) -> Result<Identity, Refusal> {
         match self.give(who, caller.peer, request).await {
-            Ok((identity, action)) => {
+            Ok((identity, new)) => {
+                let (asked, action) = match new {
+                    true => (Asked::Given, "provisioning.given"),
+                    false => (Asked::Repeated, "provisioning.repeated"),
+                };
+                self.metrics.provisioning_requests.add(asked, 1);
                 let event = event(Some(who), caller).target(&request.serial);
                 self.audit.record(event.action(action));
                 Ok(identity)
             }
             Err(refusal) => {
+                let asked = match refusal {
+                    Refusal::Unavailable(_) => Asked::Unavailable,
+                    _ => Asked::Refused,
+                };
+                self.metrics.provisioning_requests.add(asked, 1);
                 let why = refusal.to_string();
-                self.refused(Some(who), caller, Some(&request.serial), &why);
+                self.note(Some(who), caller, Some(&request.serial), &why);
                 Err(refusal)
             }
         }
     }
 
+    /// Also says whether it is a new one.
     async fn give(
         &self,
         who: &Bootstrap,
         peer: SocketAddr,
         request: &Request,
-    ) -> Result<(Identity, &'static str), Refusal> {
+    ) -> Result<(Identity, bool), Refusal> {
         let now = now();
         let key = DeviceKey::new(who.tenant.as_deref(), &request.serial).map_err(|invalid| {
             Refusal::Invalid {
@@ -202,14 +222,7 @@ impl Provisioner {
             chain: chain.filter(|_| claim.certificate.is_some()),
             certificate: claim.certificate,
         };
-        Ok((
-            identity,
-            if new {
-                "provisioning.given"
-            } else {
-                "provisioning.repeated"
-            },
-        ))
+        Ok((identity, new))
     }
 }
 

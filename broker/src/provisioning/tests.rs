@@ -88,6 +88,7 @@ impl World {
             Files::read(config).unwrap(),
             registry.clone(),
             Audit::off(),
+            Arc::default(),
         );
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         socket.set_nonblocking(true).unwrap();

@@ -86,6 +86,13 @@ impl Broker {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
+    /// Asks it to end.
+    pub fn terminate(&self) {
+        let id = self.child.id().to_string();
+        let told = Command::new("kill").args(["-TERM", &id]).status().unwrap();
+        assert!(told.success());
+    }
+
     /// Another configuration from now on.
     pub fn reload(&mut self, config: &str) {
         let before = self.log().matches(RELOADED).count();

@@ -355,6 +355,39 @@ fn a_connection_ends_when_its_time_is_over() {
 }
 
 #[test]
+fn a_request_that_takes_longer_than_the_connection_may_is_given_up() {
+    let hook = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    // It takes connections and never says anything.
+    let url = format!("http://{}/", hook.local_addr().unwrap());
+    let plant = Plant::start(
+        &format!("mqtt_lifetime_ms = 1000\nhook_timeout_ms = 60000\nhook_url = {url:?}"),
+        "",
+    );
+    let mut client = plant.connect(V5, "new");
+    subscribe(&mut client, &["$provision/response/new"]);
+    let publish = Publish {
+        topic: REQUEST,
+        payload: &request("sn-1", &key()).to_string().into_bytes(),
+        ..Publish::default()
+    };
+    client.send(&Packet::Publish(publish)).unwrap();
+    assert_eq!(client.disconnect(), ReasonCode::MAXIMUM_CONNECT_TIME);
+    let events = audited(&plant, "provisioning", 1);
+    assert_eq!(events[0]["target"], json!("sn-1"));
+    let why = events[0]["why"].as_str().unwrap();
+    assert!(why.starts_with("the time of the connection was over"));
+}
+
+#[test]
+fn a_broker_that_stops_says_so() {
+    let plant = Plant::start("", "");
+    let mut client = plant.connect(V5, "new");
+    client.ping();
+    plant.broker.terminate();
+    assert_eq!(client.disconnect(), ReasonCode::SERVER_SHUTTING_DOWN);
+}
+
+#[test]
 fn requests_over_both_roads_count_together() {
     let plant = Plant::start("per_minute = 6", "");
     let token = plant.token("");

@@ -77,6 +77,20 @@ label! {
     }
 }
 
+label! {
+    /// What came of a request for an identity.
+    Asked ("result") {
+        /// It was given.
+        Given = "given",
+        /// It had been given before.
+        Repeated = "repeated",
+        /// It was not: for what was asked, or by whom.
+        Refused = "refused",
+        /// It was not: the store or the hook did not answer.
+        Unavailable = "unavailable",
+    }
+}
+
 /// What is read again while the broker runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reload {
