@@ -329,7 +329,7 @@ impl Conversation {
     /// Has the audit log know of a request that came to nothing.
     fn refused(&self, serial: Option<&str>, why: &str) {
         let provisioner = &self.newcomer.provisioner;
-        provisioner.refused(Some(&self.who), self.caller(), serial, why);
+        provisioner.refused(&self.who, self.caller(), serial, why);
     }
 
     fn caller(&self) -> Caller<'_> {

@@ -56,14 +56,14 @@ async fn provision(
         client: None,
     };
     let Some(who) = bootstrap(&provisioner, &headers, &peer) else {
-        provisioner.refused(None, caller, None, "no bootstrap credential that is good");
+        provisioner.stranger(caller);
         return Err(Problem::unauthorized());
     };
     provisioner.count(&who, caller)?;
     let request: Request = match json(&headers, body).await {
         Ok(request) => request,
         Err(problem) => {
-            provisioner.refused(Some(&who), caller, None, &problem.detail);
+            provisioner.refused(&who, caller, None, &problem.detail);
             return Err(problem);
         }
     };

@@ -33,7 +33,7 @@ use authority::Authority;
 pub(crate) use files::Files;
 pub(crate) use method::BootstrapMethod;
 use method::Bootstraps;
-use rate::Rate;
+use rate::{Rate, Takes};
 pub(crate) use request::{Bootstrap, Caller, Identity, Refusal, Request};
 use request::{Material, read};
 pub(crate) use serve::serve;
@@ -85,31 +85,45 @@ impl Provisioner {
         }
     }
 
-    /// Counts a request, before anything of it is looked at.
+    /// Counts a request, before anything of it is looked at. Of those that are too many the audit log is told once a minute.
     ///
     /// # Errors
     /// When there are too many.
     pub(crate) fn count(&self, who: &Bootstrap, caller: Caller<'_>) -> Result<(), Refusal> {
         let now = now();
-        let within = self.by_credential.takes(&who.name, now)
-            && self.by_address.takes(&caller.peer.ip().to_string(), now);
-        if within {
+        let mut takes = self.by_credential.takes(&who.name, now);
+        if takes == Takes::Yes {
+            takes = self.by_address.takes(&caller.peer.ip().to_string(), now);
+        }
+        if takes == Takes::Yes {
             return Ok(());
         }
-        self.refused(Some(who), caller, None, &Refusal::TooMany.to_string());
+        self.metrics.provisioning_requests.add(Asked::Refused, 1);
+        if takes == Takes::NoMore {
+            self.note(Some(who), caller, None, &Refusal::TooMany.to_string());
+        }
         Err(Refusal::TooMany)
+    }
+
+    /// Counts somebody who has shown no bootstrap credential that is good: a stranger cannot fill the audit log.
+    pub(crate) fn stranger(&self, caller: Caller<'_>) {
+        self.metrics.provisioning_requests.add(Asked::Refused, 1);
+        let address = caller.peer.ip().to_string();
+        if self.by_address.takes(&address, now()) == Takes::Yes {
+            self.note(None, caller, None, "no bootstrap credential that is good");
+        }
     }
 
     /// Counts a request that came to nothing, and has the audit log know of it.
     pub(crate) fn refused(
         &self,
-        who: Option<&Bootstrap>,
+        who: &Bootstrap,
         caller: Caller<'_>,
         serial: Option<&str>,
         why: &str,
     ) {
         self.metrics.provisioning_requests.add(Asked::Refused, 1);
-        self.note(who, caller, serial, why);
+        self.note(Some(who), caller, serial, why);
     }
 
     fn note(&self, who: Option<&Bootstrap>, caller: Caller<'_>, serial: Option<&str>, why: &str) {

@@ -9,6 +9,15 @@ use parking_lot::Mutex;
 /// which the bound by credential stops.
 const COUNTED_MAX: usize = 10_000;
 
+/// Whether one more is within the bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Takes {
+    Yes,
+    /// It is not, and is the first in this minute that is not.
+    NoMore,
+    No,
+}
+
 /// Counts by minutes.
 #[derive(Debug)]
 pub(crate) struct Rate {
@@ -25,7 +34,7 @@ impl Rate {
     }
 
     /// Whether one more is within the bound; `now` in Unix seconds.
-    pub(crate) fn takes(&self, who: &str, now: u64) -> bool {
+    pub(crate) fn takes(&self, who: &str, now: u64) -> Takes {
         let minute = now / 60;
         let mut counts = self.counts.lock();
         if counts.0 != minute || counts.1.len() >= COUNTED_MAX && !counts.1.contains_key(who) {
@@ -33,6 +42,11 @@ impl Rate {
         }
         let count = counts.1.entry(who.to_owned()).or_default();
         *count += 1;
-        *count <= self.per_minute.load(Ordering::Relaxed)
+        let max = self.per_minute.load(Ordering::Relaxed);
+        match *count {
+            it if it <= max => Takes::Yes,
+            it if it == max + 1 => Takes::NoMore,
+            _ => Takes::No,
+        }
     }
 }

@@ -405,6 +405,17 @@ fn requests_over_both_roads_count_together() {
         stopped += [mqtt, https].iter().filter(|it| **it == 429).count();
     }
     assert!((8..=14).contains(&stopped), "{stopped}");
+    // Strangers count by their address, and neither they nor floods fill the audit log.
+    for _ in 0..30 {
+        assert_eq!(plant.post(Some("a.b.c"), None, "{}").unwrap().0, 401);
+    }
+    // What is written down comes in order: that of the spy is behind all of it.
+    let mut last = spy(&plant);
+    last.ping();
+    audited(&plant, "connected", 2);
+    let events = audited(&plant, "provisioning", 1);
+    // In each of three minutes at the most: six that were looked at, and twice that there were too many.
+    assert!(events.len() <= 3 * (6 + 2), "{events:#?}");
 }
 
 #[test]
