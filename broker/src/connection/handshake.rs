@@ -1,17 +1,19 @@
 //! The first packet: CONNECT, what is wrong with it, and CONNACK.
 
+mod asked;
+mod connack;
+mod refusal;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use dunlin_protocol::{
-    ConnAck, Connect, DecodeError, Packet, PropertiesBuf, Property, QoS, ReasonCode, Sender,
-    Version, decode, peek_frame, topic,
-};
-use dunlin_sync::Message;
-use dunlin_sync::publisher::publisher_text;
+use dunlin_protocol::{Connect, Packet, ReasonCode, Sender, Version, decode, peek_frame};
 use tokio::io::AsyncReadExt;
 use zeroize::Zeroizing;
 
+use self::asked::{check, client_id, max_packet, request, will};
+use self::connack::{connack, server_keep_alive};
+use self::refusal::{Refusal, refuse, refuse_malformed};
 use super::audited;
 use super::bootstrap::Newcomer;
 use super::close::say_goodbye;
@@ -19,57 +21,15 @@ use super::exchange::{Failed, before_connack};
 use super::login;
 use super::run::{Connection, Established};
 use crate::auth::rules::is_of_tenants;
-use crate::auth::{Action, Credentials, Method, Principal, Refused, Who, scram};
-use crate::core::frames::{Forwarded, Incoming, Origin, Topic, keep};
-use crate::core::link::LinkOptions;
+use crate::auth::{Credentials, Method, Principal, Refused, scram};
 use crate::core::mount;
 use crate::hub::live::Peer;
-use crate::hub::{ConnectRequest, Departure, Hub, WillRequest};
+use crate::hub::{Departure, Hub};
 use crate::net::{Accepted, ClientCertificate, ListenerInfo, sniff};
 use crate::tenant::Place;
 
 /// Bytes read at a time before CONNECT is whole.
 const READ: usize = 2048;
-/// Longest client id that the broker makes up: "auto-" and 20 characters.
-const RANDOM_ID_LEN: usize = 20;
-
-/// A CONNECT that is refused: its answer, and the log's words.
-struct Refusal {
-    version: Version,
-    reason: ReasonCode,
-    /// Its word in the metric.
-    counted_as: &'static str,
-    why: String,
-}
-
-impl Refusal {
-    fn new(version: Version, reason: ReasonCode, why: impl Into<String>) -> Self {
-        Self {
-            version,
-            reason,
-            counted_as: reason.name(),
-            why: why.into(),
-        }
-    }
-
-    fn short_of_memory(version: Version) -> Self {
-        Self {
-            counted_as: "memory",
-            ..Self::new(version, ReasonCode::SERVER_BUSY, "memory is short")
-        }
-    }
-
-    fn full(version: Version) -> Self {
-        Self {
-            counted_as: "full",
-            ..Self::new(
-                version,
-                ReasonCode::SERVER_BUSY,
-                "as many connections are open as may be",
-            )
-        }
-    }
-}
 
 /// Who is let in.
 enum Welcome {
@@ -221,39 +181,6 @@ fn claimed_version(buffer: &[u8]) -> Option<Version> {
         0..=4 => Some(Version::V311),
         _ => Some(Version::V5),
     }
-}
-
-/// The CONNACK of a refusal. MQTT 3 has return codes for five reasons; the others close without one.
-fn refuse(refusal: &Refusal) -> Vec<u8> {
-    let mut out = Vec::new();
-    if !refusal.version.is_v5() {
-        let code = refusal.reason.connack_v3();
-        if code != 0
-            && refusal.reason != ReasonCode::MALFORMED_PACKET
-            && refusal.reason != ReasonCode::PROTOCOL_ERROR
-        {
-            out.extend_from_slice(&[0x20, 2, 0, code]);
-        }
-        return out;
-    }
-    let mut properties = PropertiesBuf::default();
-    let with_text = !refusal.why.is_empty()
-        && properties
-            .push(Property::ReasonString(&refusal.why))
-            .is_ok();
-    let connack = ConnAck {
-        session_present: false,
-        reason: refusal.reason,
-        properties: properties.as_properties(),
-    };
-    if !with_text
-        || Packet::ConnAck(connack)
-            .encode(Version::V5, &mut out)
-            .is_err()
-    {
-        out = vec![0x20, 3, 0, refusal.reason.0, 0];
-    }
-    out
 }
 
 async fn establish(
@@ -531,264 +458,6 @@ fn look_again(
         hub.take_away(&attached.session, &principal);
     }
     Ok(())
-}
-
-fn refuse_malformed(claimed: Version, error: DecodeError) -> Refusal {
-    Refusal::new(claimed, error.reason_code(), error.to_string())
-}
-
-/// What is refused whoever the client is.
-fn check(hub: &Hub, connect: &Connect<'_>) -> Result<(), Refusal> {
-    let version = connect.version;
-    if version == Version::V31 && !hub.features.allow_mqtt31 {
-        return Err(Refusal::new(
-            version,
-            ReasonCode::UNSUPPORTED_PROTOCOL_VERSION,
-            "MQTT 3.1 is switched off: features.allow_mqtt31",
-        ));
-    }
-    if let Some(will) = &connect.will {
-        if will.retain && !hub.features.retain_available {
-            return Err(Refusal::new(
-                version,
-                ReasonCode::RETAIN_NOT_SUPPORTED,
-                "retained messages are switched off",
-            ));
-        }
-        if will.qos as u8 > hub.features.maximum_qos {
-            return Err(Refusal::new(
-                version,
-                ReasonCode::QOS_NOT_SUPPORTED,
-                "the will's QoS is above the maximum",
-            ));
-        }
-    }
-    Ok(())
-}
-
-fn client_id(hub: &Hub, connect: &Connect<'_>) -> Result<(Arc<str>, bool), Refusal> {
-    if !connect.client_id.is_empty() {
-        return Ok((Arc::from(connect.client_id), false));
-    }
-    if !hub.features.allow_empty_client_id {
-        return Err(Refusal::new(
-            connect.version,
-            ReasonCode::CLIENT_IDENTIFIER_NOT_VALID,
-            "a client id is required",
-        ));
-    }
-    let random = crate::random::alphanumeric(RANDOM_ID_LEN)
-        .map_err(|error| Refusal::new(connect.version, ReasonCode::UNSPECIFIED_ERROR, error))?;
-    Ok((Arc::from(format!("auto-{random}")), true))
-}
-
-fn will(
-    hub: &Hub,
-    connect: &Connect<'_>,
-    client_id: &Arc<str>,
-    principal: &Principal,
-    tenant: Option<&Place>,
-) -> Result<Option<WillRequest>, Refusal> {
-    let Some(will) = &connect.will else {
-        return Ok(None);
-    };
-    let levels = will.topic.split('/').count();
-    if levels > usize::from(hub.limits.max_topic_levels) || topic::check_name(will.topic).is_err() {
-        return Err(Refusal::new(
-            connect.version,
-            ReasonCode::TOPIC_NAME_INVALID,
-            format!("the will topic has {levels} levels"),
-        ));
-    }
-    let action = Action::Publish {
-        qos: will.qos,
-        retain: will.retain,
-    };
-    let who = Who {
-        principal,
-        client_id: mount::own(client_id),
-    };
-    if will.topic.starts_with("$SYS") || !hub.auth.decide(who, action, will.topic).is_allowed() {
-        return Err(Refusal::new(
-            connect.version,
-            ReasonCode::NOT_AUTHORIZED,
-            format!("not allowed to publish the will to {:?}", will.topic),
-        ));
-    }
-    let inside = match tenant {
-        Some(tenant) => tenant.mount.topic(will.topic).map_err(|_| {
-            Refusal::new(
-                connect.version,
-                ReasonCode::TOPIC_NAME_INVALID,
-                "the will topic is too long for a tenant's client",
-            )
-        })?,
-        None => Arc::from(will.topic),
-    };
-    let mut properties = PropertiesBuf::default();
-    for property in will.properties.iter() {
-        if !matches!(
-            property,
-            Property::WillDelayInterval(_) | Property::MessageExpiryInterval(_)
-        ) && properties.push(property).is_err()
-        {
-            return Err(Refusal::new(
-                connect.version,
-                ReasonCode::MALFORMED_PACKET,
-                "a will property is too long",
-            ));
-        }
-    }
-    let publish = Incoming {
-        topic: Topic::Borrowed(&inside),
-        qos: will.qos,
-        retain: will.retain,
-        properties: Forwarded::Borrowed(properties.as_bytes()),
-        // Counted from publication, see `WillRequest::expiry`.
-        expiry: None,
-        once: None,
-        held: None,
-        received: None,
-        payload: will.payload,
-    };
-    let origin = Origin {
-        received_at: hub.clock.now_us(),
-        publisher: Some(publisher_text(client_id, principal.device.as_deref())),
-    };
-    let message: Message = keep(&publish, &origin);
-    Ok(Some(WillRequest {
-        delay: will.properties.will_delay_interval().unwrap_or(0),
-        expiry: will.properties.message_expiry_interval(),
-        message: Arc::new(message),
-    }))
-}
-
-fn request(
-    hub: &Hub,
-    connect: &Connect<'_>,
-    client_id: Arc<str>,
-    will: Option<WillRequest>,
-    peer: Peer,
-) -> ConnectRequest {
-    let limits = &hub.limits;
-    let asked = match connect.version {
-        Version::V5 => connect.properties.session_expiry_interval().unwrap_or(0),
-        // [MQTT-3.1.2-5] of 3.1.1: the session lasts; here as long as any may.
-        _ if !connect.clean_start => u32::MAX,
-        _ => 0,
-    };
-    let receive_maximum = connect.properties.receive_maximum().unwrap_or(u16::MAX);
-    let aliases = connect.properties.topic_alias_maximum().unwrap_or(0);
-    ConnectRequest {
-        client_id,
-        clean_start: connect.clean_start,
-        expiry_interval: asked.min(hub.live.load().max_session_expiry),
-        link: LinkOptions {
-            version: connect.version,
-            max_packet: max_packet(connect),
-            outbox_bytes: limits.outbox_bytes as usize,
-            aliases: aliases.min(limits.outbound_topic_aliases),
-        },
-        quota: receive_maximum.min(limits.max_inflight),
-        will,
-        peer,
-    }
-}
-
-fn max_packet(connect: &Connect<'_>) -> u32 {
-    connect.properties.maximum_packet_size().unwrap_or(u32::MAX)
-}
-
-/// [MQTT-3.1.2-21]: an MQTT 5 client is told of a shorter keep alive and must use it; an older one
-/// cannot be told and keeps its own.
-fn server_keep_alive(hub: &Hub, connect: &Connect<'_>) -> Option<u16> {
-    let max = hub.live.load().max_keep_alive;
-    let too_long = connect.keep_alive == 0 || connect.keep_alive > max;
-    (max > 0 && connect.version.is_v5() && too_long).then_some(max)
-}
-
-fn connack(
-    hub: &Hub,
-    connect: &Connect<'_>,
-    attached: &crate::hub::Attached,
-    assigned: bool,
-    expiry_interval: u32,
-    server_keep_alive: Option<u16>,
-    authenticated: Option<(&str, &[u8])>,
-) -> Vec<u8> {
-    let mut properties = PropertiesBuf::default();
-    let mut push = |property: Property<'_>| {
-        if let Err(error) = properties.push(property) {
-            tracing::error!(%error, "a CONNACK property could not be encoded");
-        }
-    };
-    let (limits, features) = (&hub.limits, &hub.features);
-    if connect.version.is_v5() {
-        if expiry_interval != connect.properties.session_expiry_interval().unwrap_or(0) {
-            push(Property::SessionExpiryInterval(expiry_interval));
-        }
-        push(Property::ReceiveMaximum(limits.receive_maximum));
-        match features.maximum_qos {
-            0 => push(Property::MaximumQoS(QoS::AtMostOnce)),
-            1 => push(Property::MaximumQoS(QoS::AtLeastOnce)),
-            _ => {}
-        }
-        if !features.retain_available {
-            push(Property::RetainAvailable(false));
-        }
-        push(Property::MaximumPacketSize(limits.max_packet_size));
-        if assigned {
-            push(Property::AssignedClientIdentifier(mount::own(
-                &attached.session.client_id,
-            )));
-        }
-        push(Property::TopicAliasMaximum(limits.topic_alias_maximum));
-        for (available, property) in [
-            (
-                hub.offers_wildcards(),
-                Property::WildcardSubscriptionAvailable(false),
-            ),
-            (
-                features.subscription_identifiers,
-                Property::SubscriptionIdentifierAvailable(false),
-            ),
-            (
-                features.shared_subscriptions,
-                Property::SharedSubscriptionAvailable(false),
-            ),
-        ] {
-            if !available {
-                push(property);
-            }
-        }
-        if let Some(seconds) = server_keep_alive {
-            push(Property::ServerKeepAlive(seconds));
-        }
-        if features.response_information
-            && connect.properties.request_response_information() == Some(true)
-        {
-            let base = format!("responses/{}", mount::own(&attached.session.client_id));
-            push(Property::ResponseInformation(&base));
-        }
-    }
-    if let Some((method, proof)) = authenticated {
-        push(Property::AuthenticationMethod(method));
-        if !proof.is_empty() {
-            push(Property::AuthenticationData(proof));
-        }
-    }
-    // [MQTT-3.1.3 of 3.1]: MQTT 3.1 has no session present flag.
-    let session_present = attached.present && connect.version != Version::V31;
-    let packet = ConnAck {
-        session_present,
-        reason: ReasonCode::SUCCESS,
-        properties: properties.as_properties(),
-    };
-    let mut out = Vec::new();
-    if let Err(error) = Packet::ConnAck(packet).encode(connect.version, &mut out) {
-        tracing::error!(%error, "a CONNACK could not be encoded");
-    }
-    out
 }
 
 /// When a connection that was accepted at `now` is idle for too long.
