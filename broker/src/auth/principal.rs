@@ -83,6 +83,8 @@ pub enum Credential {
     Key {
         /// Unique among those of its device.
         id: Box<str>,
+        /// Tells what is shown by it from what was shown under this id before.
+        print: u64,
     },
     /// The password of its user.
     Password {

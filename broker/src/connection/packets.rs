@@ -153,7 +153,10 @@ impl Connection {
             topic: "",
             inside: None,
             expected: 1,
-            outcome: Outcome::default(),
+            outcome: Outcome {
+                has_place: self.version.is_v5(),
+                ..Outcome::default()
+            },
             answers: Vec::new(),
             durable: false,
             origin: Origin {

@@ -33,6 +33,9 @@ pub(crate) struct Outcome {
     pub(crate) behind: Option<Arc<Session>>,
     /// The publisher is told only when every replica has applied what `ops` change in tables.
     pub(crate) barrier: bool,
+    /// The publisher is told when a retained message of QoS 1 or 2 finds no place, and has not been: such a message is kept, even if
+    /// somebody else has taken the last place since.
+    pub(crate) has_place: bool,
 }
 
 /// No session has this number: the publisher is the broker itself, or gone.
@@ -301,7 +304,8 @@ impl Hub {
         }
         let message = Arc::new(keep(publish, origin));
         let mut retained = self.retained.write();
-        if let Err(full) = self.has_place(&retained, topic, message.size(), (0, 0)) {
+        let promised = outcome.has_place && publish.qos > QoS::AtMostOnce;
+        if !promised && let Err(full) = self.has_place(&retained, topic, message.size(), (0, 0)) {
             self.refuse_retained(&full);
             return;
         }

@@ -82,6 +82,14 @@ pub struct Credential {
 }
 
 impl Credential {
+    /// Tells what is shown from anything else that may be shown under the same id.
+    pub(crate) fn print(&self) -> u64 {
+        let (Shown::Key(text) | Shown::Fingerprint(text) | Shown::Issued(text)) = &self.shown;
+        let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+        let first = digest.as_ref().first_chunk::<8>();
+        first.map_or(0, |first| u64::from_le_bytes(*first))
+    }
+
     /// Checks every bound; `field` is where it is.
     pub(crate) fn check(&self, field: &str) -> Result<(), Invalid> {
         check_name(&format!("{field}.id"), &self.id, CREDENTIAL_ID_MAX)?;

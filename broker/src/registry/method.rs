@@ -284,6 +284,7 @@ fn token_verdict(
     let ends = earlier(credential.expires_at, ends);
     let shown = Credential::Key {
         id: credential.id.as_str().into(),
+        print: credential.print(),
     };
     Verdict::Accept(Arc::new(principal(found, shown, ends)))
 }
@@ -331,7 +332,10 @@ pub(crate) fn renewed(principal: &Principal, found: Option<&Found>) -> Option<Ar
     let ends = match &principal.credential {
         // Let in by another method, as the device that it is.
         None | Some(Credential::Token { .. } | Credential::Password { .. }) => None,
-        Some(Credential::Key { id }) => credentials.find(|it| *it.id == **id)?.expires_at,
+        Some(Credential::Key { id, print }) => {
+            let same = credentials.find(|it| *it.id == **id && it.print() == *print);
+            same?.expires_at
+        }
         Some(Credential::Certificate { sha256, serial }) => {
             let fingerprint = Shown::Fingerprint(super::credential::hex(sha256));
             let shown = credentials.find(|it| match &it.shown {

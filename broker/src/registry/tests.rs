@@ -1,6 +1,7 @@
 use dunlin_sync::{MemoryStore, Store};
 
 use super::*;
+use crate::auth::{Credential as Shows, Method, Principal};
 
 /// The store must be held, else it is closed.
 fn registry() -> (MemoryStore, Registry) {
@@ -182,4 +183,30 @@ async fn an_import_that_is_repeated_changes_nothing() {
         }
     }
     assert_eq!(seen, devices.len() + 1);
+}
+
+#[test]
+fn whoever_came_with_another_key_of_the_same_id_must_go() {
+    let with = |text: &str| {
+        let mut device = Device::new(1);
+        device.credentials.push(Credential {
+            id: "k".to_owned(),
+            shown: Shown::Key(text.to_owned()),
+            not_before: None,
+            expires_at: None,
+        });
+        Found {
+            key: key("a"),
+            device,
+            revision: 1,
+        }
+    };
+    let mut client = Principal::new(Method::Registry, Some("a".into()));
+    client.device = Some("a".into());
+    client.credential = Some(Shows::Key {
+        id: "k".into(),
+        print: with("one").device.credentials[0].print(),
+    });
+    assert!(renewed(&client, Some(&with("one"))).is_some());
+    assert!(renewed(&client, Some(&with("two"))).is_none());
 }

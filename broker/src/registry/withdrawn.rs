@@ -81,7 +81,7 @@ impl<'a> Withdrawn<'a> {
             return false;
         };
         match (kind, &who.credential) {
-            ("k", Some(Credential::Key { id })) => **id == *what,
+            ("k", Some(Credential::Key { id, .. })) => **id == *what,
             ("f", Some(Credential::Certificate { sha256, .. })) => hex(sha256) == what,
             ("n", Some(Credential::Certificate { serial, .. })) => {
                 what.rsplit_once(':').is_some_and(|(_, of)| **serial == *of)
@@ -113,7 +113,12 @@ mod tests {
             who.credential = Some(credential);
             who
         };
-        let by_key = |id: &str| with(Credential::Key { id: id.into() });
+        let by_key = |id: &str| {
+            with(Credential::Key {
+                id: id.into(),
+                print: 1,
+            })
+        };
         let by_certificate = |byte, serial: &str| {
             with(Credential::Certificate {
                 sha256: [byte; 32],

@@ -505,3 +505,45 @@ fn a_tenants_connections_are_bounded_and_those_that_end_make_room() {
     });
     again.disconnect();
 }
+
+#[test]
+fn of_those_who_race_for_the_last_places_nobody_is_told_that_what_is_thrown_away_was_kept() {
+    const PLACES: usize = 6;
+    let world = world(&format!("max_retained = {PLACES}"));
+    let mut clients = ["a", "b", "c", "d"].map(|name| world.client(ACME, Version::V5, name));
+    for round in 0..40 {
+        let start = std::sync::Barrier::new(clients.len());
+        let publish = |client: &mut Client, who: usize| {
+            start.wait();
+            let topics = (0..3).map(|n| format!("race/{who}/{n}"));
+            let kept = topics.filter(|topic| {
+                let reason = try_publish(client, retained(topic, b"x", QoS::AtLeastOnce));
+                assert!([ReasonCode::SUCCESS, ReasonCode::QUOTA_EXCEEDED].contains(&reason));
+                reason == ReasonCode::SUCCESS
+            });
+            kept.collect::<Vec<_>>()
+        };
+        let mut promised = std::thread::scope(|scope| {
+            let each = clients.iter_mut().enumerate();
+            let running: Vec<_> = each
+                .map(|(who, client)| {
+                    scope.spawn({
+                        let publish = &publish;
+                        move || publish(client, who)
+                    })
+                })
+                .collect();
+            let ended = running
+                .into_iter()
+                .map(|run| run.join().expect("it publishes"));
+            ended.collect::<Vec<_>>().concat()
+        });
+        promised.sort();
+        assert_eq!(kept(&world, ACME, "race/#"), promised, "round {round}");
+        // Each of the others may have looked before the last place was taken.
+        assert!((PLACES..PLACES + clients.len()).contains(&promised.len()));
+        for topic in promised {
+            clients[0].publish_retained(&topic, b"", QoS::AtLeastOnce);
+        }
+    }
+}
