@@ -69,8 +69,10 @@ fn command(setup: &Setup, home: &std::path::Path, metadata: &str) -> Command {
 }
 
 /// A row is written with a token that was given, and later ones with others.
-fn writes_with_tokens_that_change(world: &World, command: &mut Command) {
+fn writes_with_tokens_that_change(world: &World, setup: &Setup, command: &mut Command) {
     let adapter = crate::support::Process::start(command);
+    // What is published before there is a tap is not in it.
+    setup.wait_ready();
     let mut publisher = world.publisher("c", "a", "1");
     let mut number = 0;
     wait_for("a second token", || {
@@ -107,7 +109,8 @@ fn on_google_cloud_tokens_come_from_the_metadata_server_and_are_renewed_before_t
     let setup = world
         .adapter()
         .and(&["--set", "bigquery.credentials=default"]);
-    writes_with_tokens_that_change(&world, &mut command(&setup, home.path(), &address));
+    let mut command = command(&setup, home.path(), &address);
+    writes_with_tokens_that_change(&world, &setup, &mut command);
     let given = tokens.given.load(Ordering::Relaxed);
     assert!((2..200).contains(&given), "{given} tokens: they are kept");
 }
@@ -137,7 +140,8 @@ fn a_service_accounts_key_gives_tokens_and_a_refused_one_is_told() {
     std::fs::write(&path, account.to_string()).unwrap();
     let credentials = format!("bigquery.credentials={}", path.display());
     let setup = world.adapter().and(&["--set", &credentials]);
-    writes_with_tokens_that_change(&world, &mut command(&setup, home.path(), "127.0.0.1:1"));
+    let mut accepted = command(&setup, home.path(), "127.0.0.1:1");
+    writes_with_tokens_that_change(&world, &setup, &mut accepted);
     tokens.refuses.store(true, Ordering::Relaxed);
     let mut refused = command(&setup, home.path(), "127.0.0.1:1");
     let output = refused
